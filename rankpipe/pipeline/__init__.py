@@ -1,1 +1,1 @@
-
+"""From a YAML file to stages, and back."""
