@@ -1,0 +1,25 @@
+"""What counts as text, and as an id: the checks that readers, Corpus and Queries share."""
+
+from __future__ import annotations
+
+import re
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def text_problem(text: object) -> str | None:
+    """Why `text` cannot be stored or searched, or None. NUL and control characters are text; lone surrogates are not."""
+    if not isinstance(text, str):
+        return f"{text!r} is not text"
+    if found := _SURROGATE.search(text) if not text.isascii() else None:
+        return f"lone surrogate U+{ord(found[0]):04X} at character {found.start() + 1}, which no Unicode text holds"
+    return None
+
+
+def id_problem(identifier: object) -> str | None:
+    """Why `identifier` cannot name a document or a query, or None."""
+    if problem := text_problem(identifier):
+        return problem
+    if not identifier:
+        return "is empty"
+    return None

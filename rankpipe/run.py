@@ -1,0 +1,358 @@
+"""Run: ranked candidates for some queries, in columns. It is what flows from stage to stage.
+
+One order everywhere: score falling, then doc_id falling, as trec_eval sorts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankpipe.data import Corpus, Queries
+from rankpipe.errors import RankpipeError, UsageError
+
+Rest = Literal["keep", "drop"]
+"""What a re-ranker does with the candidates below its depth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One row of a ranking. Title and text are read when asked for.
+
+    rank    from 1
+    scores  what named stages gave this document, by their names; NaN where a stage did not score it
+    """
+
+    rank: int
+    doc_id: str
+    score: float
+    scores: Mapping[str, float] = field(repr=False)
+    _corpus: Corpus = field(repr=False)
+    _row: int = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        """The document's title, empty if it has none."""
+        return self._corpus.texts([self._row], "title")[0]
+
+    @property
+    def text(self) -> str:
+        """The document's text, without its title."""
+        return self._corpus.texts([self._row])[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Ranked candidates for Q queries, H of them in all.
+
+    Query q owns the slice offsets[q]:offsets[q + 1]. Within it scores fall;
+    equal scores stand in falling doc_id order, as in trec_eval; no document stands twice.
+
+    offsets    (Q + 1,) int64, from 0 to H
+    documents  (H,) int32, the candidate's row in the corpus
+    scores     (H,) float32, higher is better, in the last stage's own unit, finite
+    features   name -> (H,) float32: scores that named stages gave, NaN where they gave none
+    passages   (H,) int32, the best window of a long document, where a stage chose one
+    """
+
+    queries: Queries
+    corpus: Corpus
+    offsets: NDArray[np.int64]
+    documents: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    passages: NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        size = len(self.documents)
+        expected = {"offsets": np.int64, "documents": np.int32, "scores": np.float32}
+        for name, dtype in expected.items():
+            if getattr(self, name).dtype != dtype:
+                raise UsageError(f"a run's {name} must be {np.dtype(dtype)}, got {getattr(self, name).dtype}")
+        if len(self.offsets) != len(self.queries) + 1 or self.offsets[0] != 0 or self.offsets[-1] != size:
+            raise UsageError(
+                f"offsets of {len(self.queries)} queries and {size} candidates do not run from 0 to {size}"
+            )
+        for name, values in (("scores", self.scores), *self.features.items()):
+            if len(values) != size:
+                raise UsageError(f"{len(values)} {name} for {size} candidates")
+
+    # -- making one ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def empty(cls, queries: Queries, corpus: Corpus) -> Run:
+        """No candidates yet."""
+        return cls(
+            queries, corpus, np.zeros(len(queries) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32)
+        )
+
+    @classmethod
+    def of(cls, queries: Queries, corpus: Corpus, ranked: Mapping[str, Mapping[str, float]]) -> Run:
+        """A run from {query_id: {doc_id: score}}, in any order; queries that are not there have no candidates.
+
+        Raises UsageError for a query or document that is unknown.
+        """
+        if unknown := next((query_id for query_id in ranked if query_id not in queries), None):
+            raise UsageError(f"query {unknown!r} of the run is not among the queries")
+        lists = [ranked.get(query_id, {}) for query_id in queries.ids]
+        ids = [doc_id for one in lists for doc_id in one]
+        documents = corpus.rows(ids)
+        if (documents < 0).any():
+            raise UsageError(f"document {ids[int(np.argmin(documents))]!r} of the run is not in the corpus")
+        offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        scores = np.fromiter((score for one in lists for score in one.values()), np.float32, len(ids))
+        return cls(queries, corpus, offsets, documents, scores).rescored(scores)
+
+    @classmethod
+    def concatenate(cls, runs: Sequence[Run]) -> Run:
+        """Runs of different queries over one corpus, one below the other. All have the same features."""
+        first = runs[0]
+        if len(runs) == 1:
+            return first
+        names = dict.fromkeys(name for run in runs for name in run.features)
+        return cls(
+            _joined([run.queries for run in runs]),
+            first.corpus,
+            np.concatenate([[0], np.cumsum(np.concatenate([run.counts for run in runs]))]).astype(np.int64),
+            np.concatenate([run.documents for run in runs]),
+            np.concatenate([run.scores for run in runs]),
+            {name: np.concatenate([run.features[name] for run in runs]) for name in names},
+            None if first.passages is None else np.concatenate([run.passages for run in runs]),  # type: ignore[arg-type]
+        )
+
+    @staticmethod
+    def read_trec(path: Path | str, *, corpus: Corpus | None = None, queries: Queries | None = None) -> Run:
+        """Read a TREC run file; see rankpipe.trec."""
+        from rankpipe.trec import read_run
+
+        return read_run(Path(path), corpus=corpus, queries=queries)
+
+    def write_trec(self, path: Path | str, *, tag: str = "rankpipe") -> None:
+        """Write a TREC run file, whole or not at all; see rankpipe.trec."""
+        from rankpipe.trec import write_run
+
+        write_run(self, Path(path), tag=tag)
+
+    # -- reading it ---------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.queries)
+
+    def __iter__(self) -> Iterator[str]:
+        """The query ids."""
+        return iter(self.queries.ids)
+
+    def __getitem__(self, query_id: str) -> list[Candidate]:
+        """Ranking of one query; KeyError if there is no such query."""
+        row = self.queries.row(query_id)
+        return self._candidates(int(self.offsets[row]), int(self.offsets[row + 1]))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(Q,) candidates of each query."""
+        return np.diff(self.offsets)
+
+    @property
+    def query_rows(self) -> NDArray[np.int64]:
+        """(H,) row of the query that each candidate belongs to."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @property
+    def ranks(self) -> NDArray[np.int64]:
+        """(H,) rank of each candidate within its query, from 1."""
+        return np.arange(1, len(self.documents) + 1) - np.repeat(self.offsets[:-1], self.counts)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """{query_id: {doc_id: score}}, each in ranked order."""
+        ids, scores = self.corpus.ids(self.documents), self.scores.tolist()
+        ends = self.offsets.tolist()
+        return {
+            query_id: dict(zip(ids[start:end], scores[start:end], strict=True))
+            for query_id, start, end in zip(self.queries.ids, ends[:-1], ends[1:], strict=True)
+        }
+
+    def __repr__(self) -> str:
+        return f"Run({len(self)} queries, {len(self.documents)} candidates)"
+
+    # -- new runs of it -----------------------------------------------------------------------------------------
+
+    def rescored(self, scores: NDArray[np.floating]) -> Run:
+        """The same candidates with new scores (H,), in their new order. Scores that are not finite raise RankpipeError."""
+        scores = np.asarray(scores, np.float32) + np.float32(0)  # -0.0 becomes 0.0, or it would not tie with it
+        if len(scores) != len(self.documents):
+            raise UsageError(f"{len(scores)} scores for {len(self.documents)} candidates")
+        if not np.isfinite(scores).all():
+            place = int(np.argmin(np.isfinite(scores)))
+            query_id = self.queries.ids[int(self.query_rows[place])]
+            doc_id = self.corpus.ids([int(self.documents[place])])[0]
+            raise RankpipeError(f"the score of document {doc_id!r} for query {query_id!r} is {scores[place]}")
+        order = _order(scores, self.corpus.tie_order[self.documents], self.offsets)
+        return replace(self, scores=scores)._taken(order, self.offsets)
+
+    def rescored_to(self, depth: int, score: Callable[[Run], NDArray[np.floating]], *, rest: Rest = "keep") -> Run:
+        """Rescore the first `depth` candidates of every query with `score(their run)`.
+
+        rest  "keep": the others stay below in their order, their scores shifted under the lowest new one;
+              "drop": they go.
+        """
+        head = self.top(depth)
+        rescored = head.rescored(score(head)) if len(head.documents) else head
+        return rescored if rest == "drop" else rescored.above(self.keep(self.ranks > depth))
+
+    def above(self, rest: Run) -> Run:
+        """These candidates, and those of `rest` below them, shifted under this run's lowest score for the query."""
+        lowest = _last_scores(self)
+        shifted = _shifted_under(lowest, rest)
+        counts = self.counts + rest.counts
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        mine = np.repeat(offsets[:-1], self.counts) + self.ranks - 1
+        theirs = np.repeat(offsets[:-1] + self.counts, rest.counts) + rest.ranks - 1
+
+        def merged(upper: NDArray, lower: NDArray) -> NDArray:
+            values = np.empty(len(upper) + len(lower), upper.dtype)
+            values[mine], values[theirs] = upper, lower
+            return values
+
+        return Run(
+            self.queries,
+            self.corpus,
+            offsets,
+            merged(self.documents, rest.documents),
+            merged(self.scores, shifted),
+            {name: merged(values, rest.features[name]) for name, values in self.features.items()},
+            None if self.passages is None or rest.passages is None else merged(self.passages, rest.passages),
+        )
+
+    def top(self, k: int) -> Run:
+        """The first k candidates of every query."""
+        return self if not len(self) or k >= self.counts.max(initial=0) else self.keep(self.ranks <= k)
+
+    def keep(self, mask: NDArray[np.bool_]) -> Run:
+        """The candidates where `mask` (H,) is true, their order and scores unchanged."""
+        kept = np.concatenate([[0], np.cumsum(mask)]).astype(np.int64)
+        return self._taken(np.flatnonzero(mask), kept[self.offsets])
+
+    def select(self, rows: Sequence[int] | NDArray[np.integer]) -> Run:
+        """The queries at these rows, with their candidates."""
+        rows = np.asarray(rows, np.int64)
+        counts = self.counts[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        taken = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
+        return self._taken(taken, offsets, self.queries.select(rows))
+
+    def with_feature(self, name: str, values: NDArray[np.floating]) -> Run:
+        """This run with one more column (H,), or an old one replaced."""
+        return replace(self, features={**self.features, name: np.asarray(values, np.float32)})
+
+    def with_queries(self, queries: Queries) -> Run:
+        """The same candidates for rewritten queries."""
+        return replace(self, queries=queries)
+
+    def _taken(self, rows: NDArray[np.int64], offsets: NDArray[np.int64], queries: Queries | None = None) -> Run:
+        return Run(
+            queries or self.queries,
+            self.corpus,
+            offsets,
+            self.documents[rows],
+            self.scores[rows],
+            {name: values[rows] for name, values in self.features.items()},
+            None if self.passages is None else self.passages[rows],
+        )
+
+    def _candidates(self, start: int, end: int) -> list[Candidate]:
+        rows = self.documents[start:end].tolist()
+        columns = {name: values[start:end].tolist() for name, values in self.features.items()}
+        return [
+            Candidate(
+                rank=place + 1,
+                doc_id=doc_id,
+                score=float(self.scores[start + place]),
+                scores={name: values[place] for name, values in columns.items()},
+                _corpus=self.corpus,
+                _row=row,
+            )
+            for place, (row, doc_id) in enumerate(zip(rows, self.corpus.ids(rows), strict=True))
+        ]
+
+
+def _rising(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Whole numbers in the order of the scores, neighbouring floats one apart. -0.0 and 0.0 must not both occur."""
+    bits = scores.view(np.int32).astype(np.int64)
+    return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+def _falling(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Inverse of _rising."""
+    bits = np.where(numbers < 0, -numbers | 0x80000000, numbers)
+    return bits.astype(np.uint32).view(np.float32)
+
+
+def _order(scores: NDArray[np.float32], ties: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(H,) positions that put every query's candidates in order: score falling, then `ties` rising."""
+    keys = (-_rising(scores) << 31) + ties  # one 64-bit number a candidate: sorting it is far faster than lexsort
+    counts = np.diff(offsets)
+    if len(counts) and (counts == counts[0]).all():
+        within = np.argsort(keys.reshape(len(counts), -1), axis=1) + offsets[:-1, None]
+        return within.ravel()
+    order = np.empty(len(keys), np.int64)
+    for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        order[start:end] = np.argsort(keys[start:end])
+        order[start:end] += start
+    return order
+
+
+def _last_scores(run: Run) -> NDArray[np.float32]:
+    """(Q,) lowest score of every query; infinity where it has no candidates."""
+    lowest = np.full(len(run), np.inf, np.float32)
+    some = run.counts > 0
+    lowest[some] = run.scores[run.offsets[1:][some] - 1]
+    return lowest
+
+
+def _shifted_under(lowest: NDArray[np.float32], rest: Run) -> NDArray[np.float32]:
+    """Scores of `rest` moved down, per query, to start just below `lowest` (Q,), without new ties.
+
+    float32 is too coarse to keep every gap far from zero: where two different scores would fall together, the lower
+    one moves down to the next number.
+    """
+    if not len(rest.documents):
+        return rest.scores
+    starts = rest.ranks == 1
+    filled = rest.counts > 0
+    limit = np.repeat(lowest, rest.counts).astype(np.float64)
+    first = np.repeat(rest.scores[starts], rest.counts[filled]).astype(np.float64)
+    bounded = np.isfinite(limit)
+    moved = np.where(bounded, limit - (first - rest.scores), rest.scores).astype(np.float32) + np.float32(0)
+    # Down a list, the number of a score must fall by `drops`: one where the score falls, one below the limit at the
+    # start, else nothing. So number[i] = min over j <= i of (number[j] + total[j]) - total[i], total = sum of drops.
+    drops = np.where(starts, 1, np.diff(rest.scores, prepend=np.float32(0)) < 0).astype(np.int64)
+    total = np.cumsum(drops)
+    total -= np.repeat(total[starts] - 1, rest.counts[filled])
+    numbers = _rising(moved) + total
+    caps = _rising(np.where(bounded, limit, 0).astype(np.float32) + np.float32(0))
+    numbers = np.where(starts & bounded, np.minimum(numbers, caps), numbers)
+    apart = rest.query_rows << 34  # lets one running minimum serve all queries
+    return _falling(np.minimum.accumulate(numbers - apart) + apart - total)
+
+
+def _joined(parts: Sequence[Queries]) -> Queries:
+    """The queries of several parts, in order."""
+
+    def chained(name: str) -> tuple:
+        return tuple(value for part in parts for value in getattr(part, name))
+
+    first = parts[0]
+    return Queries(
+        ids=chained("ids"),
+        texts=chained("texts"),
+        original=chained("original"),
+        fields={name: tuple(text for part in parts for text in part.fields[name]) for name in first.fields},
+        terms=None if first.terms is None else chained("terms"),
+        vectors=None if first.vectors is None else np.concatenate([part.vectors for part in parts]),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,193 @@
+"""Stage, the one kind of thing a pipeline is made of; Chain, stages one after the other; the operator `>>`.
+
+A stage is a frozen, keyword-only pydantic dataclass: its fields are its settings, the same ones YAML writes. Building
+one is free; models and indexes open on first use (Stage.open_once).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from rankpipe.run import Run
+
+if TYPE_CHECKING:
+    from rankpipe.data import Corpus
+    from rankpipe.pipeline import Pipeline
+
+T = TypeVar("T")
+
+Part = Literal["candidates"]
+"""What a stage may need of the run it gets, or make."""
+
+SETTINGS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+"""The pydantic config of every stage: no unknown settings, no text for numbers, no NaN."""
+
+OPENED_AT_ONCE = 4
+"""How many indexes and models one stage keeps open; the oldest goes first."""
+
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Stage(ABC):
+    """A step from a run to a run.
+
+    A rewriter changes the queries; a retriever replaces the candidates; a re-ranker rescores them. A stage never
+    writes to the run it gets, and gives equal answers for equal runs.
+
+    needs       parts of the run that must be there before this stage
+    makes       parts that are there after it; a stage that makes candidates without needing them replaces those of
+                the run, and with them the scores that earlier stages left under their names
+    references  names of earlier stages whose scores it reads from run.features
+
+    name  under which later stages find this stage's scores, in run.features
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset()
+    makes: ClassVar[frozenset[Part]] = frozenset()
+
+    name: str | None = None
+
+    @abstractmethod
+    def __call__(self, run: Run) -> Run:
+        """Give a new run. Shape, order and unit are the stage's to document."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Names of earlier stages that this one reads the scores of."""
+        return ()
+
+    @property
+    def parts(self) -> tuple[Stage, ...]:
+        """The stages inside this one, in the order they run; none for a plain stage."""
+        return ()
+
+    @classmethod
+    def type_name(cls) -> str:
+        """Class name as YAML writes it: words in lower case, joined by hyphens (CrossEncoder: cross-encoder)."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", cls.__name__).lower()
+
+    def __rshift__(self, other: Stage) -> Chain:
+        """`a >> b`: first a, then b."""
+        if not isinstance(other, Stage):
+            return NotImplemented
+        return Chain(stages=(*_steps(self), *_steps(other)))
+
+    def on(self, corpus: Corpus) -> Pipeline:
+        """A pipeline of this stage over a corpus."""
+        from rankpipe.pipeline import Pipeline  # the pipeline room stands below this one
+
+        return Pipeline(stages=_steps(self), corpus=corpus)
+
+    def open_once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` opens, made once for a key even when several threads ask; kept while the stage lives."""
+        with _lock:
+            opened: dict[Hashable, Any] = self.__dict__.setdefault("_opened", {})
+            lock: threading.RLock = self.__dict__.setdefault("_opening", threading.RLock())
+        with lock:
+            if key not in opened:
+                while len(opened) >= OPENED_AT_ONCE:
+                    del opened[next(iter(opened))]
+                opened[key] = make()
+            return cast(T, opened[key])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "_opening")}
+
+
+def _steps(stage: Stage) -> tuple[Stage, ...]:
+    """Stages that a chain is made of, or the one stage itself; a named chain stays whole, for its name's sake."""
+    return stage.stages if isinstance(stage, Chain) and stage.name is None else (stage,)
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Chain(Stage):
+    """Stages one after the other, each given the run of the one before."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def parts(self) -> tuple[Stage, ...]:
+        """The chain's stages."""
+        return self.stages
+
+    def __call__(self, run: Run) -> Run:
+        """Run the stages in turn."""
+        for stage in self.stages:
+            run = apply(stage, run)
+        return run
+
+
+@dataclass(kw_only=True, config=SETTINGS)
+class Trace:
+    """What a run tells of itself: seconds of each stage and, on request, the scores of every stage.
+
+    labels        a readable, unique label for each stage, by id()
+    seconds       label -> wall seconds, over all batches; a stage that holds others includes theirs
+    keep_scores   leave every stage's scores in run.features under its label
+    """
+
+    labels: dict[int, str]
+    keep_scores: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+_trace: ContextVar[Trace | None] = ContextVar("rankpipe_trace", default=None)
+
+
+@contextmanager
+def traced(stage: Stage, *, keep_scores: bool = False) -> Iterator[Trace]:
+    """Within the block, every stage inside `stage` leaves its time, and its scores if asked, in the trace."""
+    trace = Trace(labels=stage_labels(stage), keep_scores=keep_scores)
+    token = _trace.set(trace)
+    try:
+        yield trace
+    finally:
+        _trace.reset(token)
+
+
+def apply(stage: Stage, run: Run) -> Run:
+    """`stage(run)`, its scores kept under its name. Stages that hold others call them through this."""
+    trace = _trace.get()
+    started = perf_counter()
+    result = stage(run)
+    name = stage.name
+    if trace is not None and (label := trace.labels.get(id(stage))) is not None:
+        trace.seconds[label] = trace.seconds.get(label, 0.0) + perf_counter() - started
+        if trace.keep_scores and not isinstance(stage, Chain):
+            name = label
+    return result if name is None else result.with_feature(name, result.scores)
+
+
+def stage_labels(stage: Stage) -> dict[int, str]:
+    """A unique label for every stage inside `stage`: its name or type, numbered where it repeats (bm25, bm25-2)."""
+    labels: dict[int, str] = {}
+    taken: set[str] = set()
+    for inner in walk(stage):
+        wanted = inner.name or inner.type_name()
+        label, number = wanted, 1
+        while label in taken:
+            number += 1
+            label = f"{wanted}-{number}"
+        taken.add(label)
+        labels[id(inner)] = label
+    return labels
+
+
+def walk(stage: Stage) -> Iterator[Stage]:
+    """Every stage inside `stage`, chains left out, outer before inner, in the order of the file."""
+    for part in stage.parts:
+        if not isinstance(part, Chain):
+            yield part
+        yield from walk(part)

@@ -1,0 +1,213 @@
+"""The artefact store: folders found by what made them, with a manifest, written aside and renamed.
+
+    $RANKPIPE_HOME/KIND/DIGEST/            DIGEST = sha256 of the key, in canonical JSON
+        manifest.json                      the key, and size and sha256 of every other file
+        ...                                whatever was built
+
+A reader sees a whole artefact or none: a build writes into a hidden folder beside it and renames it at the end, so
+kill -9, a full disk or two builds at once leave nothing half-written behind a valid name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rankpipe.errors import StoreError, UsageError
+
+MANIFEST = "manifest.json"
+ALWAYS_HASHED = 64 << 20
+"""Files up to this many bytes are hashed whenever their artefact is opened; larger ones when their time stamp moved."""
+RACY_NS = 2_000_000_000
+"""A file changed this recently may change again within one tick of its time stamp: its digest is not remembered."""
+
+
+def home() -> Path:
+    """Folder of the store: $RANKPIPE_HOME, else rankpipe/ in the user's cache folder."""
+    if chosen := os.environ.get("RANKPIPE_HOME"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rankpipe"
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """Digest of what makes an artefact: 32 hexadecimal digits of the sha256 of its canonical JSON."""
+    text = json.dumps(key, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """Folder of the artefact that `key` describes, built by `make(empty folder)` if the store does not have it.
+
+    Raises StoreError if it is damaged (it is then set aside, and built anew next time) or cannot be written.
+    """
+    parent = home() / kind
+    folder = parent / key_digest(key)
+    if folder.exists():
+        _verify(folder)
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=parent))
+        try:
+            started = time.time()
+            make(aside)
+            _write_manifest(aside, kind, key, seconds=time.time() - started)
+            try:
+                os.rename(aside, folder)
+            except OSError:
+                if not folder.exists():  # if it does, another process was first: its artefact is as good
+                    raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {kind} to the store {home()}: {error.strerror or error}; set RANKPIPE_HOME to another folder"
+        ) from error
+    return folder
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal; remembered in the store while size, time stamp and inode stay the same."""
+    path = path.resolve()
+    status = path.stat()
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
+    memo = home() / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+    try:
+        remembered = json.loads(memo.read_text())
+        if remembered["stamp"] == stamp:
+            return str(remembered["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no memory of it: hash it
+    digest = _sha256(path)
+    if time.time_ns() - status.st_mtime_ns > RACY_NS:
+        try:
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(memo) as file:
+                json.dump({"path": str(path), "stamp": stamp, "sha256": digest}, file)
+        except OSError:
+            pass  # a store that cannot be written costs time here, nothing else
+    return digest
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file beside `path` for writing, and rename it to `path` at the end; an error leaves `path` as it was."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `path`, renamed to `path` at the end; an existing `path` is refused without `force`.
+
+    With `force` the old folder is there until the new one is whole.
+    """
+    path = Path(path)
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file()):
+        raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST}), so it is not replaced")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=path.parent))
+    try:
+        os.chmod(aside, 0o777 & ~_umask())
+        yield aside
+        if path.is_dir() and not path.is_symlink():
+            old = aside.with_name(aside.name + "-old")
+            os.rename(path, old)
+            os.rename(aside, path)
+            shutil.rmtree(old)
+        else:
+            path.unlink(missing_ok=True)
+            os.rename(aside, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_manifest(folder: Path, kind: str, key: Mapping[str, Any], *, seconds: float) -> None:
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"kind": kind, "key": key, "files": files, "seconds": round(seconds, 3)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _verify(folder: Path) -> None:
+    """Compare an artefact with its manifest; a damaged one is set aside and raises StoreError."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest["files"].items():
+            path = folder / name
+            size = path.stat().st_size
+            if size != expected["bytes"]:
+                raise ValueError(f"{name} has {size} bytes, not {expected['bytes']}")
+            digest = _sha256(path) if size <= ALWAYS_HASHED else file_digest(path)
+            if digest != expected["sha256"]:
+                raise ValueError(f"the content of {name} is not what was written")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+        aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
+        try:
+            os.rename(folder, aside)
+        except OSError:
+            raise StoreError(f"{folder} is damaged: {reason}; delete it, and it is built anew") from error
+        raise StoreError(
+            f"{folder} is damaged: {reason}; it is set aside as {aside.name}, and the next run builds it anew"
+        ) from error
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what builds that were killed have left in a folder: hidden folders of processes that live no more."""
+    for path in parent.glob(".building-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere, signal 0 is not a question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
