@@ -1,1 +1,75 @@
-"""rankpipe."""
+"""Search systems as pipelines of stages, written in YAML, trained and measured.
+
+Everything below is imported on first use, so that `import rankpipe` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from rankpipe.data import Corpus, Dataset, Qrels, Queries
+    from rankpipe.errors import RankpipeError
+    from rankpipe.evaluation import compare, evaluate
+    from rankpipe.models.runtime import Runtime
+    from rankpipe.pipeline import Pipeline
+    from rankpipe.run import Run
+    from rankpipe.stage import Chain, Stage
+    from rankpipe.stages.bm25 import BM25
+    from rankpipe.stages.cut import Cut
+    from rankpipe.stages.fuse import Fuse
+    from rankpipe.stages.interpolate import Interpolate
+
+_MODULES = {
+    "BM25": "rankpipe.stages.bm25",
+    "Chain": "rankpipe.stage",
+    "Corpus": "rankpipe.data",
+    "Cut": "rankpipe.stages.cut",
+    "Dataset": "rankpipe.data",
+    "Fuse": "rankpipe.stages.fuse",
+    "Interpolate": "rankpipe.stages.interpolate",
+    "Pipeline": "rankpipe.pipeline",
+    "Qrels": "rankpipe.data",
+    "Queries": "rankpipe.data",
+    "RankpipeError": "rankpipe.errors",
+    "Run": "rankpipe.run",
+    "Runtime": "rankpipe.models.runtime",
+    "Stage": "rankpipe.stage",
+    "compare": "rankpipe.evaluation",
+    "evaluate": "rankpipe.evaluation",
+}
+
+__all__ = [
+    "BM25",
+    "Chain",
+    "Corpus",
+    "Cut",
+    "Dataset",
+    "Fuse",
+    "Interpolate",
+    "Pipeline",
+    "Qrels",
+    "Queries",
+    "RankpipeError",
+    "Run",
+    "Runtime",
+    "Stage",
+    "__version__",
+    "compare",
+    "evaluate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'rankpipe' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

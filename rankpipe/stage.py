@@ -63,6 +63,9 @@ class Stage(ABC):
     def __call__(self, run: Run) -> Run:
         """Give a new run. Shape, order and unit are the stage's to document."""
 
+    def prepare(self, corpus: Corpus) -> None:  # noqa: B027 - most stages have nothing to prepare
+        """Build or open what this stage needs for a corpus, so that the first query does not wait for it."""
+
     @property
     def references(self) -> tuple[str, ...]:
         """Names of earlier stages that this one reads the scores of."""
@@ -92,9 +95,10 @@ class Stage(ABC):
 
     def open_once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` opens, made once for a key even when several threads ask; kept while the stage lives."""
+        held = cast(dict[str, Any], self.__dict__)  # not a setting, so not a field; a frozen dataclass allows it here
         with _lock:
-            opened: dict[Hashable, Any] = self.__dict__.setdefault("_opened", {})
-            lock: threading.RLock = self.__dict__.setdefault("_opening", threading.RLock())
+            opened: dict[Hashable, Any] = held.setdefault("_opened", {})
+            lock: threading.RLock = held.setdefault("_opening", threading.RLock())
         with lock:
             if key not in opened:
                 while len(opened) >= OPENED_AT_ONCE:

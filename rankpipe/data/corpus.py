@@ -82,8 +82,6 @@ class Corpus:
     @classmethod
     def build(cls, folder: Path, records: Iterable[Record]) -> Corpus:
         """Write a corpus into an existing, empty folder, in memory bounded by the ids, and open it."""
-        import pyarrow as pa
-
         builder = _SegmentBuilder()
         files = _write_batches(folder, "segment-1", builder.batches(records))
         _write_folder(folder, [{**builder.description(), "files": files}], _arrays(builder.ids, deleted=()))
@@ -194,10 +192,12 @@ class Corpus:
             raise UsageError(f"the corpus has no field {field!r}; it has {', '.join(self.fields)}")
         return self._column(field, rows)
 
-    def full_texts(self, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
-        """Title and text of rows, joined by one blank and stripped: what lexical indexes and encoders read."""
-        titles, texts = self.texts(rows, "title"), self.texts(rows, "text")
-        return [f"{title} {text}".strip() for title, text in zip(titles, texts, strict=True)]
+    def joined_texts(
+        self, rows: Sequence[int] | NDArray[np.integer], fields: Sequence[str] = ("title", "text")
+    ) -> list[str]:
+        """Fields of rows, joined by one blank and stripped: what lexical indexes and encoders read."""
+        columns = [self.texts(rows, field) for field in fields]
+        return columns[0] if len(columns) == 1 else [" ".join(parts).strip() for parts in zip(*columns, strict=True)]
 
     def blocks(self, size: int = BATCH) -> Iterator[NDArray[np.int32]]:
         """The live rows, in blocks of at most `size`."""

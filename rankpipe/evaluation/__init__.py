@@ -1,1 +1,1 @@
-
+"""Evaluation: measures, comparisons, tables, reports."""

@@ -1,1 +1,1 @@
-
+"""Models: networks, their loading, and the machine they run on. Importing this imports no torch."""

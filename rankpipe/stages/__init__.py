@@ -1,1 +1,1 @@
-
+"""The stages, one file per family."""

@@ -1,1 +1,1 @@
-
+"""The trainers: each leaves a folder that a stage opens."""

@@ -1,0 +1,61 @@
+"""Runtime: what the machine gives a pipeline. It is never part of the YAML, so a pipeline means the same everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+from rankpipe.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How the machine is used.
+
+    device        where networks run: "auto" takes a GPU where there is one; else "cpu", "cuda", "cuda:1", "mps"
+    dtype         precision of networks: "auto" is bfloat16 where the hardware has it, else float32
+    threads       threads of a stage at work; default: the cores this process may use
+    batch_tokens  tokens in one batch of a network; default: chosen by device
+    """
+
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = None
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name} is {value}, must be at least 1")
+
+    @property
+    def thread_count(self) -> int:
+        """Threads to use, detected where none were given."""
+        return self.threads or usable_cores()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within the block, current_runtime() is this one."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+_current: ContextVar[Runtime] = ContextVar("rankpipe_runtime")
+
+
+def current_runtime() -> Runtime:
+    """The runtime that stages at work should use: that of the running pipeline, or the machine's defaults."""
+    return _current.get(Runtime())
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
