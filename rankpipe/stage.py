@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -32,6 +32,12 @@ Part = Literal["candidates"]
 
 SETTINGS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 """The pydantic config of every stage: no unknown settings, no text for numbers, no NaN."""
+
+BESIDE_FILE = "relative to the YAML file, where there is such a path"
+"""Marks a text setting that may be a path: where the file's folder has such a path, that is what is meant."""
+
+Reference = Annotated[str, BESIDE_FILE]
+"""A setting that names something known (an analyzer, a model) or is the path of a file or folder."""
 
 OPENED_AT_ONCE = 4
 """How many indexes and models one stage keeps open; the oldest goes first."""

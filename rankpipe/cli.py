@@ -1,0 +1,201 @@
+"""The command line. Exit status: 0 done, 1 the work failed, 2 the command or a file is wrong.
+
+Everything that takes time to import is imported inside the command that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from rankpipe import __version__
+from rankpipe.errors import RankpipeError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from rankpipe.data import Dataset
+    from rankpipe.models.runtime import Runtime
+    from rankpipe.pipeline import Pipeline
+
+app = typer.Typer(
+    name="rankpipe",
+    help="Search systems as pipelines of stages, written in YAML, trained and measured.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline file, or a shipped one: bm25")]
+DatasetOption = Annotated[
+    str,
+    typer.Option("--dataset", "-d", help="A name from the catalogue, an ir_datasets id, or a folder in BEIR layout."),
+]
+SplitOption = Annotated[str, typer.Option(help="Which queries and judgements of the data set.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that are there already.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the cores there are.")]
+DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, mps.")]
+DtypeOption = Annotated[str, typer.Option(help="Precision of networks: auto, float32, bfloat16, float16.")]
+MeasuresOption = Annotated[list[str] | None, typer.Option("--measure", "-m", help="As nDCG@10; may be repeated.")]
+DEFAULT_DATASET = "python-docs"
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    del debug  # main looks for it before any command runs
+    if version:
+        print(f"rankpipe {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    pipeline: PipelineArgument,
+    dataset: DatasetOption = DEFAULT_DATASET,
+    split: SplitOption = "test",
+    output: Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")] = None,
+    force: ForceOption = False,
+    measure: MeasuresOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Run a pipeline over a data set's queries and measure it."""
+    from rankpipe.evaluation.experiment import run_experiment
+    from rankpipe.evaluation.tables import print_result
+    from rankpipe.store import check_replaceable
+
+    if output is not None:
+        check_replaceable(output, force=force)
+    loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype))
+    experiment = run_experiment(loaded, _load_dataset(dataset), split, measures=measure, notify=_say)
+    if output is not None:
+        experiment.write(output, force=force, command=_command())
+    print_result(experiment)
+    _say(f"results: {output}" if output is not None else "nothing is written; --output FOLDER keeps the results")
+
+
+@app.command()
+def check(pipeline: PipelineArgument) -> None:
+    """Check a pipeline file: every mistake at once, with its place. Loads no model."""
+    loaded = _load_pipeline(pipeline, None)
+    print(f"{pipeline}: {' >> '.join(stage.type_name() for stage in loaded.stages)}: no mistakes found")
+
+
+@app.command()
+def search(
+    pipeline: PipelineArgument,
+    query: Annotated[str, typer.Argument(help="What to search for.")],
+    dataset: DatasetOption = DEFAULT_DATASET,
+    k: Annotated[int, typer.Option(min=1, help="How many documents to show.")] = 5,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Search a data set for one query and show what is found, with every stage's score."""
+    loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype)).on(_load_dataset(dataset).corpus)
+    found = loaded.search(query, k)
+    if not found:
+        print("nothing found")
+    for candidate in found:
+        scores = "  ".join(f"{name} {score:.4f}" for name, score in candidate.scores.items())
+        print(f"{candidate.rank}. {candidate.doc_id}  {candidate.score:.4f}  ({scores})")
+        if candidate.title:
+            print(f"   {_shortened(candidate.title)}")
+        print(f"   {_shortened(candidate.text)}\n")
+
+
+@app.command()
+def index(
+    pipeline: PipelineArgument,
+    dataset: DatasetOption = DEFAULT_DATASET,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Build every index that a pipeline needs for a data set, and leave it in the store."""
+    from time import perf_counter
+
+    from rankpipe.store import home
+
+    loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype))
+    corpus = _load_dataset(dataset).corpus
+    started = perf_counter()
+    loaded.prepare(corpus)
+    print(f"{corpus.size} documents indexed in {perf_counter() - started:.1f} s, in {home()}")
+
+
+@app.command()
+def evaluate(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.trec", help="A TREC run file, plain or .gz.")],
+    qrels: Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")] = None,
+    split: SplitOption = "test",
+    measure: MeasuresOption = None,
+) -> None:
+    """Measure a run file against judgements: those of a file, or those of a data set, with its quirks."""
+    from rankpipe.data import readers
+    from rankpipe.evaluation.evaluate import evaluate as evaluate_run
+    from rankpipe.evaluation.tables import print_measures
+    from rankpipe.run import Run
+
+    if (qrels is None) == (dataset is None):
+        raise UsageError("give the judgements by one of --qrels FILE and --dataset NAME")
+    ranked = Run.read_trec(run_file)
+    if dataset is not None:
+        from rankpipe.evaluation.experiment import evaluate_on
+
+        result = evaluate_on(ranked, _load_dataset(dataset), split, measures=measure)
+    else:
+        assert qrels is not None  # noqa: S101 - for the type checker
+        result = evaluate_run(ranked, readers.read_qrels(qrels), measure)
+    print_measures(result)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files or result folders; the first is the baseline.")],
+    qrels: Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")] = None,
+    split: SplitOption = "test",
+    measure: MeasuresOption = None,
+) -> None:
+    """Compare runs with the first: differences, paired tests, queries won and lost."""
+    raise NotImplementedError(runs, qrels, dataset, split, measure)
+
+
+@app.command()
+def datasets() -> None:
+    """List the data sets of the catalogue, and those that lie in RANKPIPE_DATA."""
+    raise NotImplementedError
+
+
+@app.command()
+def stages() -> None:
+    """List the stages, with their settings."""
+    raise NotImplementedError
+
+
+def main() -> None:
+    """Entry point: run the command line, with errors as one line on standard error."""
+    debug = "--debug" in sys.argv
+    try:
+        status = app(standalone_mode=False)
+    except Exception as error:
+        if debug:
+            raise
+        status = _report(error)
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong and give the exit status. An error that is not ours is a fault of rankpipe, and said so."""
+    raise error

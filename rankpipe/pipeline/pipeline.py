@@ -1,0 +1,147 @@
+"""Pipeline: stages over a corpus, read from YAML or built with operators, run over batches of queries."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic.dataclasses import dataclass
+
+from rankpipe.data import Corpus, Queries
+from rankpipe.data.shipped import shipped_folder
+from rankpipe.errors import UsageError
+from rankpipe.models.runtime import Runtime
+from rankpipe.pipeline.checks import load_file, load_text
+from rankpipe.pipeline.order import check_stages
+from rankpipe.pipeline.source import SUFFIXES
+from rankpipe.pipeline.writing import to_yaml
+from rankpipe.run import Candidate, Run
+from rankpipe.stage import SETTINGS, Chain, traced, walk
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+BATCH = 1024
+"""Queries that are on their way through the stages at once."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Pipeline(Chain):
+    """Stages one after the other, the corpus they search and the machine they run on.
+
+    description  one line for people
+    corpus       the documents; needed to run, not to check or to write as YAML
+    runtime      device, precision, threads; by default what the machine has
+    """
+
+    description: str | None = None
+    corpus: Corpus | None = field(default=None, compare=False, repr=False)
+    runtime: Runtime = field(default_factory=Runtime, compare=False, repr=False)
+
+    @classmethod
+    def load(cls, path: Path | str, *, corpus: Corpus | None = None, runtime: Runtime | None = None) -> Pipeline:
+        """Read a pipeline file, or one that rankpipe ships by its name ("bm25").
+
+        Raises PipelineError with all mistakes of the file.
+        """
+        read = load_file(find_file(path))
+        return cls(
+            stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime()
+        )
+
+    @classmethod
+    def from_yaml(cls, text: str, *, corpus: Corpus | None = None, runtime: Runtime | None = None) -> Pipeline:
+        """Read a pipeline from YAML text; relative paths in it stand in the working folder."""
+        read = load_text(text)
+        return cls(
+            stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime()
+        )
+
+    def to_yaml(self) -> str:
+        """The YAML that gives this pipeline again."""
+        return to_yaml(self)
+
+    def on(self, corpus: Corpus) -> Pipeline:
+        """The same pipeline over another corpus."""
+        return replace(self, corpus=corpus)
+
+    def check(self) -> None:
+        """Raise PipelineError with every mistake in the order of the stages, if there is any."""
+        check_stages(self.stages)
+
+    def prepare(self, corpus: Corpus | None = None) -> None:
+        """Build or open every index and model, so that the first query does not wait for them."""
+        corpus = corpus or self._corpus()
+        with self.runtime.active():
+            for stage in walk(self):
+                stage.prepare(corpus)
+
+    def run(
+        self,
+        queries: Queries | Mapping[str, str] | Sequence[str] | str,
+        *,
+        batch_size: int = BATCH,
+        progress: bool | None = None,
+    ) -> Run:
+        """Rank documents for queries, in their order: one ranking each, empty where nothing matches.
+
+        queries     Queries, {query_id: text}, texts (ids q1, q2, ...), or one text
+        batch_size  queries that are on their way at once: bounds the memory that stages need
+        progress    show a bar; by default only on a terminal
+        """
+        self.check()
+        corpus, queries = self._corpus(), Queries.of(queries)
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, must be at least 1")
+        self.prepare(corpus)
+        runs: list[Run] = []
+        with self.runtime.active(), _progress_bar(len(queries), progress) as bar:
+            for start in range(0, max(len(queries), 1), batch_size):
+                batch = queries.select(slice(start, start + batch_size))
+                runs.append(self(Run.empty(batch, corpus)))
+                if bar is not None:
+                    bar.advance(bar.task_ids[0], len(batch))
+        return Run.concatenate(runs)
+
+    def search(self, query: str, k: int = 10) -> list[Candidate]:
+        """The first k candidates for one query, each with the score of every stage."""
+        with traced(self, keep_scores=True):
+            run = self.run(query, progress=False)
+        return run.top(k)["q1"]
+
+    def _corpus(self) -> Corpus:
+        if self.corpus is None:
+            raise UsageError("the pipeline has no corpus; give it one with pipeline.on(corpus) or Pipeline.load(..., corpus=)")
+        return self.corpus
+
+
+def find_file(path: Path | str) -> Path:
+    """The file at `path`, or the shipped pipeline of that name."""
+    path = Path(path)
+    if path.exists() or path.suffix in SUFFIXES or len(path.parts) != 1:
+        return path
+    folder = shipped_folder("pipelines")
+    shipped = folder / f"{path.name}.yaml"
+    if not shipped.is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UsageError(f"there is no pipeline file {str(path)!r}, and rankpipe ships none of that name; it ships {names}")
+    return shipped
+
+
+@contextmanager
+def _progress_bar(total: int, wanted: bool | None) -> Iterator[Progress | None]:
+    """A bar on standard error; nothing where it is no terminal, unless wanted."""
+    if not (sys.stderr.isatty() if wanted is None else wanted):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (TextColumn("queries"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task("queries", total=total)
+        yield bar
