@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import ir_measures
@@ -98,10 +98,12 @@ def _suggestion(name: str) -> str | None:
             return str(ir_measures.parse_trec_measure(name)[0])
         except (ValueError, IndexError):
             pass  # not one of trec_eval's either
+    if at and not cutoff.strip().isdecimal():
+        cutoff = "10"
     by_lower_case = {known.lower(): known for known in reversed(_registry())}
     close = difflib.get_close_matches(stem.strip().lower(), by_lower_case, 1)
     return f"{by_lower_case[close[0]]}{at}{cutoff}" if close else None
 
 
-def _registry() -> Mapping[str, type[Measure]]:
+def _registry() -> dict[str, type[Measure]]:
     return ir_measures.measures.registry
