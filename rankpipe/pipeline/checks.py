@@ -1,0 +1,260 @@
+"""From a YAML file to stages, or to the complete list of what is wrong with it, in the order of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rankpipe.errors import PipelineError, Problem, RankpipeError
+from rankpipe.pipeline.order import Step, order_problems
+from rankpipe.pipeline.registry import closest, load_stage, suggestion
+from rankpipe.pipeline.settings import Setting, as_written, problems_of, settings_of, value_of
+from rankpipe.pipeline.source import (
+    Entry,
+    Mapping,
+    Node,
+    Place,
+    Scalar,
+    Sequence,
+    Source,
+    parse_source,
+    quoted,
+    read_source,
+)
+from rankpipe.stage import Chain, Stage
+
+TOP = ("description", "stages")
+
+
+@dataclass(frozen=True)
+class PipelineFile:
+    """What a file says: its stages, at least one, and where each stands (by `id(stage)`, branches included)."""
+
+    stages: tuple[Stage, ...]
+    description: str | None
+    places: dict[int, Place]
+
+
+def load_file(path: Path | str) -> PipelineFile:
+    """Read and check a pipeline file; relative paths in it stand in its folder. Raises PipelineError, never OSError."""
+    return _checked(read_source(path), str(path), Path(path).parent.absolute())
+
+
+def load_text(text: str, *, file: str | None = None, folder: Path | None = None) -> PipelineFile:
+    """Read and check a pipeline's YAML; `file` is its name in messages. Raises PipelineError.
+
+    Without a folder, relative paths stay as they are.
+    """
+    return _checked(parse_source(text, file), file, folder or Path())
+
+
+def _checked(source: Source, file: str | None, folder: Path) -> PipelineFile:
+    builder = _Builder(folder)
+    description, stages = builder.document(source.root) if source.root is not None else (None, ())
+    # what the reader refused stands in the tree as something else; only the reader's own words about it are right
+    refused = {(problem.line, problem.column) for problem in source.problems}
+    found = [problem for problem in builder.problems if (problem.line, problem.column) not in refused]
+    problems = sorted({*source.problems, *found}, key=lambda p: (p.line or 0, p.column or 0, p.message))
+    if problems or source.root is None:
+        raise PipelineError(problems or [Problem("cannot be read", file)])
+    return PipelineFile(stages, description, builder.places)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A stage, or None where it could not be built, and what the check of the order knows of it."""
+
+    stage: Stage | None
+    step: Step
+
+
+UNKNOWN = _Built(None, Step(label="", known=False))
+
+
+@dataclass
+class _Builder:
+    """Builds stages from nodes, noting every problem on the way."""
+
+    folder: Path
+    problems: list[Problem] = field(default_factory=list)
+    places: dict[int, Place] = field(default_factory=dict)
+
+    def document(self, root: Mapping) -> tuple[str | None, tuple[Stage, ...]]:
+        """Build everything. What it returns is complete only if no problem was noted."""
+        entries = {entry.key: entry.value for entry in root.entries if entry.key in TOP}
+        for entry in root.entries:
+            if entry.key not in TOP:
+                self._note(entry.place, f"a pipeline has no {quoted(entry.key)}{suggestion(entry.key, TOP)}")
+                if meant := closest(entry.key, TOP):
+                    entries.setdefault(meant, entry.value)
+        description = None
+        if (node := entries.get("description")) is not None:
+            description = self._text(node, "the description")
+        if (node := entries.get("stages")) is None:
+            self._note(root.place, "a pipeline needs 'stages', a list of stages")
+            return description, ()
+        built = self._stages(node)
+        if built:
+            self.problems += order_problems([one.step for one in built])
+        return description, tuple(one.stage for one in built if one.stage is not None)
+
+    def _stages(self, node: Node) -> list[_Built]:
+        if not isinstance(node, Sequence):
+            self._note(node.place, f"'stages' is {as_written(node)}, must be a list of stages")
+            return []
+        if not node.items:
+            self._note(node.place, "a pipeline needs at least one stage")
+        return [self._entry(item) for item in node.items]
+
+    def _branch(self, node: Node) -> _Built:
+        """One stage, or a list of stages that run one after the other; a list of one is that one."""
+        if not isinstance(node, Sequence):
+            return self._entry(node)
+        if not node.items:
+            self._note(node.place, "an empty branch; it needs at least one stage")
+            return UNKNOWN
+        built = [self._entry(item) for item in node.items]
+        if len(built) == 1:
+            return built[0]
+        step = Step(label="chain", parts=tuple(one.step for one in built), in_turn=True, place=node.place)
+        stages = tuple(one.stage for one in built if one.stage is not None)
+        if len(stages) < len(built):
+            return _Built(None, step)
+        chain = Chain(stages=stages)
+        self.places[id(chain)] = node.place
+        return _Built(chain, step)
+
+    def _entry(self, node: Node) -> _Built:
+        """A stage: its bare name, or a map of its name to its settings with `name` beside."""
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            return self._stage(Entry(node.place, node.value, Scalar(node.place, None, "")), None)
+        if not isinstance(node, Mapping):
+            self._note(node.place, f"a stage is wanted (its name, or its name and settings), not {as_written(node)}")
+            return UNKNOWN
+        name = self._name(node.get("name"))
+        entries = [entry for entry in node.entries if entry.key != "name"]
+        if not entries:
+            self._note(node.place, "a stage is missing; write its name, such as 'bm25', and then its settings")
+            return UNKNOWN
+        built = self._stage(entries[0], name)
+        for extra in entries[1:]:
+            self._note(extra.place, self._beside(entries[0].key, extra.key, built))
+        return built
+
+    def _beside(self, first: str, extra: str, built: _Built) -> str:
+        try:
+            if extra in settings_of(load_stage(first)):
+                return f"'{extra}' stands beside '{first}'; as one of its settings it is indented further"
+        except RankpipeError:
+            pass  # the unknown stage was noted already
+        return f"{quoted(extra)} stands beside {quoted(first)}; each stage is an item of its own, begun by '- '"
+
+    def _name(self, entry: Entry | None) -> str | None:
+        return None if entry is None else self._text(entry.value, "a name")
+
+    def _text(self, node: Node, what: str) -> str | None:
+        if isinstance(node, Scalar) and isinstance(node.value, str) and node.value:
+            return node.value
+        self._note(node.place, f"{what} is {as_written(node)}, must be text")
+        return None
+
+    def _stage(self, entry: Entry, name: str | None) -> _Built:
+        """Build the stage that an entry names, with the settings that are its value."""
+        try:
+            cls = load_stage(entry.key)
+        except RankpipeError as error:
+            self._note(entry.place, str(error))
+            return _Built(None, Step(label=entry.key, name=name, known=False, place=entry.place))
+        before = len(self.problems)
+        given = self._given(entry, settings_of(cls))
+        values, parts, partial = self._values(entry.key, given)
+        stage = self._construct(cls, entry, values | {"name": name}, given, partial)
+        step = Step(
+            label=entry.key,
+            name=name,
+            needs=cls.needs,
+            makes=cls.makes,
+            references=stage.references if stage is not None else (),
+            parts=parts,
+            in_turn=issubclass(cls, Chain),
+            place=entry.place,
+            places=_texts(node for setting, node in given.values() if not setting.holds_stages),
+        )
+        if stage is None or len(self.problems) > before:
+            return _Built(None, step)
+        self.places[id(stage)] = entry.place
+        return _Built(stage, step)
+
+    def _given(self, entry: Entry, settings: dict[str, Setting]) -> dict[str, tuple[Setting, Node]]:
+        """Settings that are written, by python names; a misspelt one counts as the one it was meant to be."""
+        node, label = entry.value, entry.key
+        if isinstance(node, Scalar) and node.value is None:
+            return {}
+        if not isinstance(node, Mapping):
+            self._note(node.place, f"the settings of '{label}' are {as_written(node)}, must be a map")
+            return {}
+        given = {one.key: one.value for one in node.entries if one.key in settings}
+        for one in node.entries:
+            if one.key == "name":
+                self._note(one.place, f"'name' stands among the settings of '{label}', must stand beside '{label}'")
+            elif one.key not in settings:
+                self._note(one.place, f"'{label}' has no setting {quoted(one.key)}{suggestion(one.key, settings)}")
+                if meant := closest(one.key, settings):
+                    given.setdefault(meant, one.value)
+        return {settings[key].python_name: (settings[key], value) for key, value in given.items()}
+
+    def _values(
+        self, label: str, given: dict[str, tuple[Setting, Node]]
+    ) -> tuple[dict[str, Any], tuple[Step, ...], set[str]]:
+        """Values by python names; the steps inside; names of the settings whose stages could not all be built."""
+        values: dict[str, Any] = {}
+        steps: list[Step] = []
+        partial: set[str] = set()
+        for name, (setting, node) in given.items():
+            if not setting.holds_stages:
+                values[name] = value_of(node, self.folder if setting.holds_paths else None)
+                continue
+            built = []
+            if isinstance(node, Sequence):
+                built = [self._branch(item) for item in node.items]
+            else:
+                wrong = f"is {as_written(node)}, must be a list of stages"
+                self._note(node.place, f"'{label}' setting '{setting.yaml_name}' {wrong}")
+                partial.add(name)
+            values[name] = tuple(one.stage for one in built if one.stage is not None)
+            steps += [one.step for one in built]
+            if len(values[name]) < len(built):
+                partial.add(name)
+        return values, tuple(steps), partial
+
+    def _construct(
+        self, cls: type[Stage], entry: Entry, values: dict[str, Any], given: dict[str, Any], partial: set[str]
+    ) -> Stage | None:
+        """Make the stage, or note what its class says is wrong with the values."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            nodes = {name: node for name, (_, node) in given.items()}
+            self.problems += problems_of(error, entry.key, nodes, entry.place, partial)
+        except RankpipeError as error:  # a stage's own check of its settings taken together
+            if not partial:
+                self._note(entry.place, f"'{entry.key}': {error}")
+        return None
+
+    def _note(self, place: Place, message: str) -> None:
+        self.problems.append(place.problem(message))
+
+
+def _texts(nodes: Iterable[Node]) -> dict[str, Place]:
+    """Where each text among the values stands, the first of equal ones."""
+    found: dict[str, Place] = {}
+    for node in nodes:
+        if isinstance(node, Scalar) and isinstance(node.value, str):
+            found.setdefault(node.value, node.place)
+        elif isinstance(node, Sequence):
+            found = {**_texts(node.items), **found}
+    return found

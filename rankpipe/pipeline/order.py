@@ -1,0 +1,158 @@
+"""Static check of the order of stages: who needs candidates that nobody makes, who refers to a name nobody has."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rankpipe.errors import PipelineError, Problem
+from rankpipe.pipeline.registry import suggestion
+from rankpipe.pipeline.source import Place, quoted
+from rankpipe.stage import Chain, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What the check knows of a stage, also of one whose settings are wrong.
+
+    label       the stage's type, for messages
+    known       False: the type is unknown, so whatever follows may be right
+    in_turn     the parts run one after the other (a chain); otherwise they are branches of equal standing
+    places      where each name that the stage refers to is written
+    """
+
+    label: str
+    name: str | None = None
+    needs: frozenset[str] = frozenset()
+    makes: frozenset[str] = frozenset()
+    references: tuple[str, ...] = ()
+    parts: tuple[Step, ...] = ()
+    known: bool = True
+    in_turn: bool = False
+    place: Place | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
+
+    def problem(self, message: str, place: Place | None = None) -> Problem:
+        """Build a mistake of this stage, at the stage unless a place is given."""
+        place = place or self.place
+        return place.problem(message) if place else Problem(message)
+
+    def __str__(self) -> str:
+        return f"'{self.label}'" + (f" on line {self.place.line}" if self.place else "")
+
+
+def steps_of(stages: Iterable[Stage]) -> tuple[Step, ...]:
+    """What the check needs to know of stages that were built in Python."""
+    return tuple(
+        Step(
+            label=stage.type_name(),
+            name=stage.name,
+            needs=stage.needs,
+            makes=stage.makes,
+            references=stage.references,
+            parts=steps_of(stage.parts),
+            in_turn=isinstance(stage, Chain),
+        )
+        for stage in stages
+    )
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Raise PipelineError with all mistakes in the order of stages built in Python, if there are any."""
+    if problems := order_problems(steps_of(stages)):
+        raise PipelineError(problems)
+
+
+def order_problems(steps: Sequence[Step]) -> list[Problem]:
+    """Find all mistakes in the order of a pipeline's stages, in that order."""
+    if not steps:
+        return [Problem("a pipeline needs at least one stage")]
+    return [*_repeated_names(steps), *_in_turn(steps, _State(all_names=[s.name for s in _walk(steps) if s.name]))]
+
+
+@dataclass
+class _State:
+    """What is there when a stage begins.
+
+    present   parts of the run that were made
+    names     names whose scores are there
+    replaced  names whose scores are gone, and the step that replaced them
+    anything  a stage of unknown type went before
+    """
+
+    all_names: list[str]
+    present: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    replaced: Mapping[str, Step] = field(default_factory=dict)
+    anything: bool = False
+
+    def copy(self) -> _State:
+        return _State(self.all_names, self.present, self.names, self.replaced, self.anything)
+
+
+def _walk(steps: Iterable[Step]) -> Iterator[Step]:
+    for step in steps:
+        yield from _walk(step.parts)
+        yield step
+
+
+def _repeated_names(steps: Sequence[Step]) -> Iterator[Problem]:
+    first: dict[str, Step] = {}
+    for step in _walk(steps):
+        if step.name is None:
+            continue
+        if step.name in first:
+            yield step.problem(f"the name {quoted(step.name)} is taken by {first[step.name]}; names are given once")
+        else:
+            first[step.name] = step
+
+
+def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
+    """Mistakes of steps that run one after the other; `state` becomes what is there after the last."""
+    for step in steps:
+        yield from _missing_parts(step, state)
+        yield from _missing_names(step, state)
+        if step.in_turn:
+            yield from _in_turn(step.parts, state)
+        else:
+            yield from _branches(step, state)
+            if "candidates" in step.makes - step.needs:
+                state.replaced = ChainMap(dict.fromkeys(state.names, step), dict(state.replaced))
+                state.names = frozenset()
+        state.present |= step.makes
+        state.anything |= not step.known
+        if step.name is not None:
+            state.names |= {step.name}
+
+
+def _branches(step: Step, state: _State) -> Iterator[Problem]:
+    for part in step.parts:
+        branch = state.copy()
+        yield from _in_turn([part], branch)
+        if "candidates" in step.makes - branch.present and not branch.anything:
+            yield part.problem(f"this branch of {step} makes no candidates; a retriever such as 'bm25' does")
+
+
+def _missing_parts(step: Step, state: _State) -> Iterator[Problem]:
+    for part in sorted(step.needs - state.present):
+        if not state.anything:
+            yield step.problem(
+                f"'{step.label}' needs {part}, and no stage before it makes any; put a retriever such as 'bm25' first"
+            )
+
+
+def _missing_names(step: Step, state: _State) -> Iterator[Problem]:
+    for name in step.references:
+        if name in state.names or state.anything:
+            continue
+        refers = f"'{step.label}' refers to {quoted(name)}"
+        if name in state.replaced:
+            message = f"{refers}, whose scores {state.replaced[name]} replaced"
+        elif name in state.all_names:
+            message = f"{refers}, which is not an earlier stage on the way to it"
+        elif state.names:
+            message = f"{refers}, a name that no earlier stage has{suggestion(name, state.names)}"
+        else:
+            message = f"{refers}, and no earlier stage has a name; give one a 'name'"
+        yield step.problem(message, step.places.get(name))

@@ -1,0 +1,119 @@
+"""Names of stages, as YAML writes them, and the classes behind them. Listing imports none of them.
+
+Ours stand in BUILT_IN. Other packages add theirs through the entry point group `rankpipe.stages`, name = "module:Class".
+"""
+
+from __future__ import annotations
+
+import sys
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, NamedTuple
+
+from rankpipe.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rankpipe.stage import Stage
+
+GROUP = "rankpipe.stages"
+
+BUILT_IN = {
+    "bm25": "rankpipe.stages.bm25:BM25",
+    "chain": "rankpipe.stage:Chain",
+    "cut": "rankpipe.stages.cut:Cut",
+    "fuse": "rankpipe.stages.fuse:Fuse",
+    "interpolate": "rankpipe.stages.interpolate:Interpolate",
+}
+
+
+class Registered(NamedTuple):
+    """A name's class, as "module:Class", and the package that gave the name."""
+
+    reference: str
+    package: str
+
+    def __str__(self) -> str:
+        return f"{self.reference} of package '{self.package}'"
+
+
+def stage_names() -> tuple[str, ...]:
+    """Names of all stages, sorted. Raises UsageError where two packages give one name."""
+    return tuple(sorted(name for name in _registered() if _the_one(name)))
+
+
+def load_stage(name: str) -> type[Stage]:
+    """Import the class behind a name.
+
+    Raises UsageError for an unknown name, one that two packages give, and a class that cannot be imported.
+    """
+    found = _the_one(name)
+    module, _, attribute = found.reference.partition(":")
+    try:
+        loaded = getattr(import_module(module), attribute)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # another package's import may fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"stage '{name}' ({found}) cannot be imported: {reason}") from error
+    from rankpipe.stage import Stage
+
+    if not (isinstance(loaded, type) and issubclass(loaded, Stage)):
+        raise UsageError(f"stage '{name}' ({found}) is not a subclass of rankpipe.stage.Stage")
+    return loaded
+
+
+def name_of(stage: type[Stage]) -> str:
+    """Name under which a class is registered. Raises UsageError for a class that is not."""
+    for name, candidates in _registered().items():
+        module, _, attribute = candidates[0].reference.partition(":")
+        if getattr(sys.modules.get(module), attribute, None) is stage:
+            return name
+    raise UsageError(
+        f"{stage.__module__}.{stage.__qualname__} is not registered as a stage; "
+        f"its package names it in the entry point group '{GROUP}'"
+    )
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Which known word an unknown one was probably meant to be."""
+    return next(iter(get_close_matches(word, sorted(known), n=1)), None)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """End of a message about an unknown word: "; did you mean 'this'?", or else the words there are."""
+    known = sorted(known)
+    if meant := closest(word, known):
+        return f"; did you mean '{meant}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def _the_one(name: str) -> Registered:
+    """What a name stands for; UsageError where it stands for nothing, or for two things."""
+    candidates = _registered().get(name)
+    if not candidates:
+        raise UsageError(f"no stage is called '{name}'{suggestion(name, _registered())}")
+    first, *others = candidates
+    if others:
+        raise UsageError(
+            f"stage '{name}' is given twice: {' and '.join(map(str, candidates))}; one of the packages has to go"
+        )
+    return first
+
+
+def _registered() -> dict[str, tuple[Registered, ...]]:
+    return _found(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _found(_path: tuple[str, ...]) -> dict[str, tuple[Registered, ...]]:
+    """All names, from here and from the packages on `_path`; more than one candidate is a clash."""
+    found: dict[str, tuple[Registered, ...]] = {
+        name: (Registered(reference, "rankpipe"),) for name, reference in BUILT_IN.items()
+    }
+    for point in metadata.entry_points(group=GROUP):
+        package = point.dist.name if point.dist is not None else "unknown"
+        found[point.name] = (*found.get(point.name, ()), Registered(point.value, package))
+    return found

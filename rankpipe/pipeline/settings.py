@@ -1,0 +1,207 @@
+"""Settings of a stage: from YAML nodes to the values of its fields, and from pydantic's errors to ours."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+from rankpipe.errors import Problem
+from rankpipe.pipeline.source import Mapping, Node, Place, Scalar, Sequence, kind_of, quoted, shortened
+from rankpipe.stage import Stage
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+PHRASES = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be a map",
+    "finite_number": "must be finite",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "too_short": "must have at least {min_length} values",
+    "too_long": "must have at most {max_length} values",
+}
+"""What would be right, by pydantic's type of error: https://docs.pydantic.dev/latest/errors/validation_errors/"""
+
+
+class Setting(NamedTuple):
+    """A field of a stage's class: its name in Python and what pydantic knows of it."""
+
+    python_name: str
+    field: FieldInfo
+
+    @property
+    def yaml_name(self) -> str:
+        """The name in YAML: without the underscore of a reserved word (`with_`)."""
+        return self.python_name.removesuffix("_")
+
+    @property
+    def holds_stages(self) -> bool:
+        """Whether the values are stages: a branch, or several."""
+        return _mentions(self.field.annotation, Stage)
+
+    @property
+    def holds_paths(self) -> bool:
+        """Whether text in it is a path, which a file's folder completes."""
+        return _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str)
+
+
+def settings_of(stage: type[Stage]) -> dict[str, Setting]:
+    """Settings of a stage by their names in YAML.
+
+    `name` is not among them: it stands beside the settings.
+    """
+    fields: dict[str, FieldInfo] = getattr(stage, "__pydantic_fields__", {})
+    settings = [Setting(name, field) for name, field in fields.items() if name != "name" and field.init is not False]
+    return {setting.yaml_name: setting for setting in settings}
+
+
+def value_of(node: Node, folder: Path | None = None) -> Any:
+    """Python value of a node: lists become tuples. With a folder, text is a path, and relative ones stand in it."""
+    if isinstance(node, Sequence):
+        return tuple(value_of(item, folder) for item in node.items)
+    if isinstance(node, Mapping):
+        return {entry.key: value_of(entry.value, folder) for entry in node.entries}
+    if folder is not None and isinstance(node.value, str):
+        return folder / node.value
+    return node.value
+
+
+def problems_of(
+    error: ValidationError, label: str, given: dict[str, Node], place: Place, partial: set[str]
+) -> Iterator[Problem]:
+    """Turn pydantic's errors about a stage into ours.
+
+    label  the stage's name in YAML
+    given  nodes of the settings, by their names in Python
+    place  of the stage, for what is missing and for mistakes of settings taken together
+    partial  settings known to be incomplete for another reason; what pydantic says of them, or of all together, is void
+    """
+    wrong: dict[int, _Wrong] = {}
+    for details in error.errors(include_url=False):
+        first, *path = details["loc"] or (None,)
+        if first in partial or (first is None and partial):
+            continue
+        if not isinstance(first, str):
+            yield place.problem(f"'{label}': {_own_words(details)}")
+        elif first in given:
+            found = _found(given[first], path)
+            shown = first.removesuffix("_") + "".join(f"[{step!r}]" for step in found.path)
+            item = wrong.setdefault(id(found.node), _Wrong(shown, found.node, found.ancestors, []))
+            item.expected.append((details["type"], _expected(details, found)))
+        elif details["type"] == "missing":
+            yield place.problem(f"'{label}' needs the setting '{first.removesuffix('_')}'")
+        else:
+            yield place.problem(f"'{label}' setting '{first.removesuffix('_')}': {_own_words(details)}")
+    # of a union, the member that was understood furthest says best what is wrong
+    outer = {ancestor for item in wrong.values() for ancestor in item.ancestors}
+    for key, item in wrong.items():
+        if key not in outer:
+            yield item.node.place.problem(f"'{label}' setting '{item.shown}' {item.complaint()}")
+
+
+class _Found(NamedTuple):
+    node: Node
+    path: list[str | int]
+    ancestors: list[int]
+    beyond: int | None  # index that the list is too short for
+
+
+class _Wrong(NamedTuple):
+    shown: str
+    node: Node
+    ancestors: list[int]
+    expected: list[tuple[str, str]]
+
+    def complaint(self) -> str:
+        node, kinds = self.node, dict(self.expected)
+        if isinstance(node, Scalar) and isinstance(node.value, float) and math.isnan(node.value):
+            return "is not a number (nan)"
+        if isinstance(node, Sequence) and kinds.keys() <= {"too_short", "too_long", "missing"}:
+            count = len(node.items)
+            return f"has {count} value{'s' * (count != 1)}, {list(kinds.values())[-1]}"
+        wanted = [phrase for _, phrase in self.expected]
+        joined = wanted[0]
+        for phrase in dict.fromkeys(wanted[1:]):
+            if phrase != wanted[0]:
+                joined += " or " + phrase.removeprefix("must be ")
+        return f"is {as_written(node)}, {joined}"
+
+
+def as_written(node: Node) -> str:
+    """Show a value in a message as it stands in the file: text in quotes, numbers as they are, the rest by kind."""
+    if isinstance(node, Scalar) and node.value is not None:
+        return quoted(node.value) if isinstance(node.value, str) else shortened(node.text)
+    return kind_of(node)
+
+
+def _found(node: Node, path: list[Any]) -> _Found:
+    """Follow pydantic's location down a node. Steps that name a union's member or a missing item lead nowhere."""
+    walked: list[str | int] = []
+    ancestors: list[int] = []
+    beyond = None
+    for step in path:
+        inner = None
+        if isinstance(node, Sequence) and isinstance(step, int):
+            inner = node.items[step] if step < len(node.items) else None
+            beyond = step if inner is None else None
+        elif isinstance(node, Mapping) and (entry := node.get(str(step))):
+            inner = entry.value
+        if inner is not None:
+            ancestors.append(id(node))
+            walked.append(step)
+            node = inner
+    return _Found(node, walked, ancestors, beyond)
+
+
+def _expected(details: ErrorDetails, found: _Found) -> str:
+    if details["type"] == "missing" and found.beyond is not None:
+        return f"must have at least {found.beyond + 1} values"
+    if details["type"] in PHRASES:
+        limits = {key: _short(limit) for key, limit in details.get("ctx", {}).items()}
+        return PHRASES[details["type"]].format(**limits)
+    return _own_words(details)
+
+
+def _short(limit: Any) -> Any:
+    """A float without its '.0': pydantic turns the 0 of Ge(0) into 0.0."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
+
+
+def _own_words(details: ErrorDetails) -> str:
+    """What a stage's own check said, or pydantic where we have no words for it."""
+    raised = details.get("ctx", {}).get("error")
+    if raised is not None:
+        return str(raised)
+    return details["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+
+
+def _mentions(annotation: Any, wanted: type) -> bool:
+    """Whether a type is, or is made of, `wanted`; the keys of a map do not count."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _mentions(arguments[0], wanted)
+    if origin in (Union, types.UnionType, tuple, list):
+        return any(_mentions(argument, wanted) for argument in arguments)
+    if origin is dict:
+        return _mentions(arguments[1], wanted)
+    return isinstance(annotation, type) and issubclass(annotation, wanted)

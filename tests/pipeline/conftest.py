@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def little_stages() -> Iterator[None]:
+    """Another package of stages, installed: seek, cross-read, join, blend, and three that cannot be loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "installed")
+        yield

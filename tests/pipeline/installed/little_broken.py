@@ -1,0 +1,3 @@
+"""A module that fails on import."""
+
+raise RuntimeError("no such engine on this machine")

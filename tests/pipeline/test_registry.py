@@ -1,0 +1,118 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankpipe.errors import UsageError
+from rankpipe.pipeline.registry import load_stage, name_of, stage_names
+from rankpipe.stage import Chain, Stage
+
+
+def install(folder: Path, package: str, entry_points: str) -> None:
+    """Put a distribution that gives stages into a folder, as pip would."""
+    info = folder / f"{package.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[rankpipe.stages]\n{entry_points}\n")
+
+
+def test_built_in_names_are_the_hyphenated_class_names(little_stages: None) -> None:
+    assert {"bm25", "chain", "cut", "fuse", "interpolate"} <= set(stage_names())
+    assert load_stage("chain") is Chain
+    assert load_stage("chain").type_name() == "chain"
+
+
+def test_packages_add_stages_through_the_entry_point(little_stages: None) -> None:
+    assert {"seek", "join"} <= set(stage_names())
+    seek = load_stage("seek")
+    assert issubclass(seek, Stage)
+    assert name_of(seek) == "seek"
+
+
+def test_names_are_sorted() -> None:
+    assert list(stage_names()) == sorted(stage_names())
+
+
+def test_listing_imports_no_stage() -> None:
+    code = (
+        "import sys; from rankpipe.pipeline.registry import stage_names; stage_names(); "
+        "print(sorted(m for m in sys.modules if m.startswith('rankpipe.stage') or m in ('numba', 'pyarrow', 'numpy')))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=None)
+    assert shown.stdout == "[]\n"
+
+
+def test_an_unknown_name_gets_a_suggestion(little_stages: None) -> None:
+    with pytest.raises(UsageError) as error:
+        load_stage("bm52")
+    assert str(error.value) == "no stage is called 'bm52'; did you mean 'bm25'?"
+
+
+def test_an_unknown_name_like_no_other_gets_the_list(little_stages: None) -> None:
+    with pytest.raises(UsageError, match=r"^no stage is called 'zzzzzz'; known: blend, bm25, broken, chain, "):
+        load_stage("zzzzzz")
+
+
+def test_a_failing_import_names_the_package(little_stages: None) -> None:
+    with pytest.raises(UsageError) as error:
+        load_stage("broken")
+    assert str(error.value) == (
+        "stage 'broken' (little_broken:Broken of package 'little-stages') cannot be imported: "
+        "RuntimeError: no such engine on this machine"
+    )
+
+
+def test_a_class_that_is_not_there_is_said(little_stages: None) -> None:
+    with pytest.raises(UsageError) as error:
+        load_stage("gone")
+    assert str(error.value) == (
+        "stage 'gone' (little_stages:Gone of package 'little-stages') cannot be imported: "
+        "AttributeError: module 'little_stages' has no attribute 'Gone'"
+    )
+
+
+def test_a_class_that_is_no_stage_is_said(little_stages: None) -> None:
+    with pytest.raises(UsageError) as error:
+        load_stage("not-a-stage")
+    assert str(error.value) == (
+        "stage 'not-a-stage' (little_stages:NotAStage of package 'little-stages') "
+        "is not a subclass of rankpipe.stage.Stage"
+    )
+
+
+def test_a_clash_with_a_built_in_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "other-search", "bm25 = other:BM25")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = (
+        "stage 'bm25' is given twice: rankpipe.stages.bm25:BM25 of package 'rankpipe' and "
+        "other:BM25 of package 'other-search'; one of the packages has to go"
+    )
+    with pytest.raises(UsageError) as error:
+        load_stage("bm25")
+    assert str(error.value) == message
+    with pytest.raises(UsageError) as error:
+        stage_names()
+    assert str(error.value) == message
+    assert load_stage("chain") is Chain
+
+
+def test_a_clash_between_packages_names_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "a", "one-search", "fetch = one:Fetch")
+    install(tmp_path / "b", "two-search", "fetch = two:Fetch")
+    monkeypatch.syspath_prepend(tmp_path / "b")
+    monkeypatch.syspath_prepend(tmp_path / "a")
+    with pytest.raises(UsageError) as error:
+        load_stage("fetch")
+    assert str(error.value) == (
+        "stage 'fetch' is given twice: one:Fetch of package 'one-search' and "
+        "two:Fetch of package 'two-search'; one of the packages has to go"
+    )
+
+
+def test_a_class_that_nobody_registered_has_no_name(little_stages: None) -> None:
+    class Mine(Chain):
+        pass
+
+    with pytest.raises(UsageError, match=r"Mine is not registered as a stage; .* entry point group 'rankpipe.stages'$"):
+        name_of(Mine)
