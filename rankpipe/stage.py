@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import field
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Strict
 from pydantic.dataclasses import dataclass
 
 from rankpipe.run import Run
@@ -38,6 +38,12 @@ BESIDE_FILE = "relative to the YAML file, where there is such a path"
 
 Reference = Annotated[str, BESIDE_FILE]
 """A setting that names something known (an analyzer, a model) or is the path of a file or folder."""
+
+if TYPE_CHECKING:
+    Several = Sequence[T]
+else:
+    Several = Annotated[tuple[T, ...], Strict(False)]
+"""A setting of several values: any sequence is taken, and kept as a tuple."""
 
 OPENED_AT_ONCE = 4
 """How many indexes and models one stage keeps open; the oldest goes first."""

@@ -1,0 +1,67 @@
+"""Interpolate: the present scores mixed with those of an earlier stage."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Le, Len
+from numpy.typing import NDArray
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from rankpipe.errors import UsageError
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Part, Several, Stage
+from rankpipe.stages.normalise import Normalisation, floors, normalised
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Interpolate(Stage):
+    """Score the candidates by weight · earlier + (1 - weight) · present, both normalised query by query.
+
+    A candidate that the earlier stage did not score gets from it 0, or the lowest value that it gave the query's
+    candidates if that is less.
+
+    with_      `name` of the earlier stage; in YAML the setting is called `with`
+    weight     of the earlier stage's scores, from 0 to 1
+    normalise  see rankpipe.stages.normalise
+    minimum    for normalise: theoretical-minimum: the lowest scores that the earlier stage and the present one can give
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+
+    with_: str
+    weight: Annotated[float, Ge(0), Le(1)] = 0.5
+    normalise: Normalisation = "min-max"
+    minimum: Annotated[Several[float], Len(2, 2)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Interpolate:
+        if (self.normalise == "theoretical-minimum") != (self.minimum is not None):
+            raise ValueError("'minimum' and 'normalise: theoretical-minimum' need each other")
+        return self
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The earlier stage's name."""
+        return (self.with_,)
+
+    def __call__(self, run: Run) -> Run:
+        """Mix the scores. Raises UsageError if no stage left scores under the name `with_`."""
+        if self.with_ not in run.features:
+            there = ", ".join(map(repr, run.features)) or "none"
+            raise UsageError(f"interpolate finds no scores under the name {self.with_!r}; names with scores: {there}")
+        first, second = self.minimum or (None, None)
+        earlier = self._filled(run, run.features[self.with_], first)
+        present = normalised(run.scores, run.offsets, self.normalise, second)
+        return run.rescored(self.weight * earlier + (1 - self.weight) * present)
+
+    def _filled(self, run: Run, scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.float64]:
+        """(H,) normalised scores of the earlier stage, also for candidates that it did not score (NaN)."""
+        known = ~np.isnan(scores)
+        offsets = np.concatenate([[0], np.cumsum(known)])[run.offsets]
+        values = normalised(scores[known], offsets, self.normalise, minimum)
+        filled = np.repeat(floors(values, offsets), run.counts)
+        filled[known] = values
+        return filled
