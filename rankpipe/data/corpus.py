@@ -39,6 +39,14 @@ Record = Mapping[str, str]
 """A document: `id`, `text`, and perhaps `title` and further fields, all text."""
 
 
+class RepeatedIdError(DataError):
+    """Two documents under one id, `doc_id`."""
+
+    def __init__(self, doc_id: str) -> None:
+        super().__init__(f"document id {doc_id!r} occurs twice")
+        self.doc_id = doc_id
+
+
 class Corpus:
     """Documents in rows 0 to len(corpus) - 1, some of them perhaps deleted.
 
@@ -241,7 +249,11 @@ class _SegmentBuilder:
         columns: dict[str, None] = {"id": None}
         pending: list[Record] = []
         for record in records:
-            self._check(record)
+            try:
+                self._check(record)
+            except DataError as error:
+                located = getattr(records, "located", None)  # a reader knows the file and line of its last record
+                raise (located(error) if located else error) from None
             pending.append(record)
             if len(pending) == BATCH:
                 yield self._batch(pending, columns)
@@ -258,9 +270,9 @@ class _SegmentBuilder:
         if problem := id_problem(doc_id):
             raise DataError(f"id of document {len(self.ids) + 1} {problem}")
         if doc_id in self._seen:
-            raise DataError(f"document id {doc_id!r} occurs twice")
+            raise RepeatedIdError(doc_id)
         for name, value in record.items():
-            if problem := text_problem(value):
+            if problem := text_problem(name) or text_problem(value):
                 raise DataError(f"document {doc_id!r}, field {name!r}: {problem}")
         self._seen.add(doc_id)
         self.ids.append(doc_id)
