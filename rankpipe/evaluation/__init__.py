@@ -6,12 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rankpipe.evaluation.comparison import Comparison, compare
     from rankpipe.evaluation.measures import DEFAULT_MEASURES
     from rankpipe.evaluation.result import Result, evaluate
 
-__all__ = ["DEFAULT_MEASURES", "Result", "evaluate"]
+__all__ = ["DEFAULT_MEASURES", "Comparison", "Result", "compare", "evaluate"]
 
-_MODULES = {"DEFAULT_MEASURES": "measures", "Result": "result", "evaluate": "result"}
+_MODULES = {
+    "DEFAULT_MEASURES": "measures",
+    "Comparison": "comparison",
+    "Result": "result",
+    "compare": "comparison",
+    "evaluate": "result",
+}
 
 
 def __getattr__(name: str) -> Any:
