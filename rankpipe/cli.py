@@ -5,20 +5,17 @@ Everything that takes time to import is imported inside the command that needs i
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rankpipe import __version__
-from rankpipe.errors import RankpipeError, StoreError, UsageError
+from rankpipe.errors import UsageError
 
 if TYPE_CHECKING:
-    from rankpipe.data import Dataset
-    from rankpipe.models.runtime import Runtime
-    from rankpipe.pipeline import Pipeline
+    pass
 
 app = typer.Typer(
     name="rankpipe",
@@ -152,14 +149,16 @@ def evaluate(
 
         result = evaluate_on(ranked, _load_dataset(dataset), split, measures=measure)
     else:
-        assert qrels is not None  # noqa: S101 - for the type checker
+        assert qrels is not None
         result = evaluate_run(ranked, readers.read_qrels(qrels), measure)
     print_measures(result)
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files or result folders; the first is the baseline.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run files or result folders; the first is the baseline.")
+    ],
     qrels: Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")] = None,
     split: SplitOption = "test",

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rankpipe.errors import PipelineError, Problem, RankpipeError
 from rankpipe.pipeline.order import Step, order_problems
 from rankpipe.pipeline.registry import closest, load_stage, suggestion
-from rankpipe.pipeline.settings import Setting, as_written, problems_of, settings_of, value_of
+from rankpipe.pipeline.settings import Setting, as_written, problems_of, settings_of
 from rankpipe.pipeline.source import (
     Entry,
     Mapping,
@@ -216,7 +216,7 @@ class _Builder:
         partial: set[str] = set()
         for name, (setting, node) in given.items():
             if not setting.holds_stages:
-                values[name] = value_of(node, self.folder if setting.holds_paths else None)
+                values[name] = setting.value(node, self.folder)
                 continue
             built = []
             if isinstance(node, Sequence):

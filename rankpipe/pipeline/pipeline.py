@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
-from rankpipe.data.shipped import shipped_folder
+from rankpipe.data.shipped import shipped
 from rankpipe.errors import UsageError
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline.checks import load_file, load_text
 from rankpipe.pipeline.order import check_stages
-from rankpipe.pipeline.source import SUFFIXES
-from rankpipe.pipeline.writing import to_yaml
+from rankpipe.pipeline.writer import to_yaml
 from rankpipe.run import Candidate, Run
 from rankpipe.stage import SETTINGS, Chain, traced, walk
 
@@ -49,21 +48,17 @@ class Pipeline(Chain):
         Raises PipelineError with all mistakes of the file.
         """
         read = load_file(find_file(path))
-        return cls(
-            stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime()
-        )
+        return cls(stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime())
 
     @classmethod
     def from_yaml(cls, text: str, *, corpus: Corpus | None = None, runtime: Runtime | None = None) -> Pipeline:
         """Read a pipeline from YAML text; relative paths in it stand in the working folder."""
         read = load_text(text)
-        return cls(
-            stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime()
-        )
+        return cls(stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime())
 
     def to_yaml(self) -> str:
         """The YAML that gives this pipeline again."""
-        return to_yaml(self)
+        return to_yaml(self.stages, description=self.description)
 
     def on(self, corpus: Corpus) -> Pipeline:
         """The same pipeline over another corpus."""
@@ -115,21 +110,25 @@ class Pipeline(Chain):
 
     def _corpus(self) -> Corpus:
         if self.corpus is None:
-            raise UsageError("the pipeline has no corpus; give it one with pipeline.on(corpus) or Pipeline.load(..., corpus=)")
+            raise UsageError(
+                "the pipeline has no corpus; give it one with pipeline.on(corpus) or Pipeline.load(..., corpus=)"
+            )
         return self.corpus
 
 
 def find_file(path: Path | str) -> Path:
     """The file at `path`, or the shipped pipeline of that name."""
     path = Path(path)
-    if path.exists() or path.suffix in SUFFIXES or len(path.parts) != 1:
+    if path.is_file() or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
         return path
-    folder = shipped_folder("pipelines")
-    shipped = folder / f"{path.name}.yaml"
-    if not shipped.is_file():
+    folder = shipped("pipelines")
+    file = folder / f"{path.name}.yaml"
+    if not file.is_file():
         names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise UsageError(f"there is no pipeline file {str(path)!r}, and rankpipe ships none of that name; it ships {names}")
-    return shipped
+        raise UsageError(
+            f"there is no pipeline file {str(path)!r}, and rankpipe ships none of that name; it ships {names}"
+        )
+    return file
 
 
 @contextmanager

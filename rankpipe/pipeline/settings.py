@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, g
 
 from rankpipe.errors import Problem
 from rankpipe.pipeline.source import Mapping, Node, Place, Scalar, Sequence, kind_of, quoted, shortened
-from rankpipe.stage import Stage
+from rankpipe.stage import BESIDE_FILE, Stage
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -63,6 +63,18 @@ class Setting(NamedTuple):
     def holds_paths(self) -> bool:
         """Whether text in it is a path, which a file's folder completes."""
         return _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether text in it names something, or is a path if the file's folder has such a path."""
+        return BESIDE_FILE in self.field.metadata
+
+    def value(self, node: Node, folder: Path) -> Any:
+        """Value of a node for this setting; relative paths stand in `folder`."""
+        value = value_of(node, folder if self.holds_paths else None)
+        if self.is_reference and isinstance(value, str) and (folder / value).exists():
+            return str(folder / value)
+        return value
 
 
 def settings_of(stage: type[Stage]) -> dict[str, Setting]:

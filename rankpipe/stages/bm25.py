@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.dataclasses import dataclass
 
-from rankpipe.data import Corpus
-from rankpipe.models.runtime import current_runtime
-from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Stage
-from rankpipe.store import artefact
 
 if TYPE_CHECKING:
-    from rankpipe.index.inverted import InvertedIndex
-    from rankpipe.index.rank_bm25 import RankBM25Index
+    pass
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
