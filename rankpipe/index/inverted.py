@@ -1,0 +1,283 @@
+"""The inverted index: memory-mapped postings, searched by BM25 as Lucene scores it, or by the dot product of impacts.
+
+    build(folder, texts, analyzer)
+    index = InvertedIndex.open(folder)
+    ranking = index.search(index.queries(["aspirin"], analyzer), 10, corpus.tie_order)
+
+k1 and b belong to the search: a posting holds a code for its frequency and its document's length, and a search makes
+the table of what each code is worth. How the top is found: rankpipe/index/kernels.py; the files: layout.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankpipe.errors import StoreError, UsageError
+from rankpipe.index import kernels
+from rankpipe.index.bm25 import LENGTHS, check_parameters, inverse_document_frequency, saturation
+from rankpipe.index.indexing import build, build_impacts
+from rankpipe.index.layout import Arrays, Header, read
+from rankpipe.index.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from rankpipe.index.analysis import Analyzer
+
+__all__ = ["InvertedIndex", "Ranking", "TermQueries", "build", "build_impacts"]
+
+REMEMBERED = 1 << 20  # surface words whose term numbers are kept; then all are forgotten
+CHUNK = 64  # queries that a thread takes at once
+
+
+class TermQueries(NamedTuple):
+    """Q queries of T terms in all: query q owns offsets[q]:offsets[q + 1].
+
+    offsets  (Q + 1,) int64
+    terms    (T,) int32, terms' numbers in this index; -1 for terms it does not have, which match nothing
+    weights  (T,) float32, above 0; terms that are repeated count with the sum of their weights
+    """
+
+    offsets: NDArray[np.int64]
+    terms: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+
+class Ranking(NamedTuple):
+    """The best documents of Q queries: query q owns offsets[q]:offsets[q + 1], the best first.
+
+    offsets    (Q + 1,) int64
+    documents  (H,) int32, rows of the corpus
+    scores     (H,) float32, above 0
+    """
+
+    offsets: NDArray[np.int64]
+    documents: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+class InvertedIndex:
+    """An open index; any number of threads may search it at once."""
+
+    def __init__(self, folder: Path, header: Header, arrays: Arrays) -> None:
+        """Internal: use InvertedIndex.open."""
+        self.folder = folder
+        self.header = header
+        self._arrays = arrays
+        self._vocabulary = Vocabulary(arrays.letters, arrays.letter_starts)
+        self._numbers: tuple[Analyzer, _TermNumbers] | None = None
+        self._tables: tuple[float, float, NDArray[np.float32]] | None = None
+        self._ties: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> InvertedIndex:
+        """Open what build or build_impacts wrote; StoreError if it is damaged."""
+        header, arrays = read(folder)
+        return cls(folder, header, arrays)
+
+    def queries(self, texts: Iterable[str], analyzer: Analyzer) -> TermQueries:
+        """Texts as weighted terms, each occurrence of a term with weight 1; analyzer must be that of the index."""
+        if analyzer.fingerprint != self.header.analyzer:
+            raise UsageError(
+                f"the index was built with analyzer '{self.header.analyzer}', not '{analyzer.fingerprint}'"
+            )
+        if self._numbers is None or self._numbers[0] is not analyzer:
+            self._numbers = analyzer, _TermNumbers(analyzer, self._vocabulary)
+        number = self._numbers[1].__getitem__
+        terms: list[int] = []
+        ends = [0]
+        for words in map(analyzer.words, texts):
+            terms.extend(map(number, words))
+            ends.append(len(terms))
+        return TermQueries(np.array(ends, np.int64), np.array(terms, np.int32), np.ones(len(terms), np.float32))
+
+    def weighted_queries(self, queries: Iterable[Mapping[str, float]]) -> TermQueries:
+        """Queries given as term of the index -> weight (finite, 0 or more; those of weight 0 match nothing)."""
+        terms: list[int] = []
+        weights: list[float] = []
+        ends = [0]
+        for query in queries:
+            terms.extend(map(self._vocabulary.find, query))
+            weights.extend(query.values())
+            ends.append(len(terms))
+        return TermQueries(np.array(ends, np.int64), np.array(terms, np.int32), np.array(weights, np.float32))
+
+    def document_frequency(self, term: str) -> int:
+        """Documents that have the term."""
+        number = self._vocabulary.find(term)
+        return 0 if number < 0 else int(self._arrays.starts[number + 1] - self._arrays.starts[number])
+
+    def search(
+        self,
+        queries: TermQueries,
+        k: int,
+        tie_order: NDArray[np.int32],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        threads: int = 1,
+    ) -> Ranking:
+        """The k best of the documents that have at least one of a query's terms, exactly, for each query.
+
+        tie_order (rows,) is the corpus': of equal scores the smaller comes first, at the cut too. k1 and b are ignored
+        for impacts. threads are threads of this call only. UsageError for k, k1, b, weights or an order that cannot be;
+        StoreError if the postings turn out to be damaged.
+        """
+        if k <= 0:
+            raise UsageError(f"k is {k}; it must be 1 or more")
+        if threads <= 0:
+            raise UsageError(f"threads is {threads}; it must be 1 or more")
+        batch, postings = self._batch(queries), self._postings(k1, b)
+        most = self._matches(batch)
+        limits = np.minimum(most, k)
+        offsets = np.concatenate([[0], np.cumsum(limits)])
+        order = self._order(tie_order, int(limits.max(initial=1)))
+        answer = kernels.Answer(
+            offsets, np.zeros_like(limits), np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+        )
+        self._run(lambda first, last: kernels.search(first, last, batch, postings, order, answer), limits.size, threads)
+        return _compacted(answer, limits)
+
+    def score(
+        self,
+        queries: TermQueries,
+        offsets: NDArray[np.int64],
+        documents: NDArray[np.int32],
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+    ) -> NDArray[np.float32]:
+        """Scores (H,) of given candidates, query q's documents being those of its slice of offsets; 0 without a match.
+
+        Equal to what search gives them.
+        """
+        if offsets.size != queries.offsets.size or offsets[0] != 0 or offsets[-1] != documents.size:
+            raise UsageError(f"offsets of {offsets.size - 1} queries do not divide {documents.size} documents")
+        scores = np.zeros(documents.size, np.float32)
+        batch, postings = self._batch(queries), self._postings(k1, b)
+        kernels.score(batch, postings, offsets, np.ascontiguousarray(documents, np.int32), scores)
+        if not np.isfinite(scores).all():
+            raise self._damaged()
+        return scores
+
+    def _batch(self, queries: TermQueries) -> kernels.Queries:
+        offsets = np.ascontiguousarray(queries.offsets, np.int64)
+        terms = np.ascontiguousarray(queries.terms, np.int32)
+        weights = np.ascontiguousarray(queries.weights, np.float32)
+        if not (offsets.size and offsets[0] == 0 and offsets[-1] == terms.size == weights.size):
+            raise UsageError(f"offsets to {offsets[-1:]} do not divide {terms.size} terms of {weights.size} weights")
+        if np.any(np.diff(offsets) < 0) or np.any(terms >= self.header.terms):
+            raise UsageError("offsets must rise, and terms be numbers of this index")
+        if not (weights.min(initial=0) >= 0 and weights.max(initial=0) < np.inf):
+            raise UsageError("weights of terms must be finite and not below 0")
+        return kernels.Queries(*map(_read_only, (offsets, terms, weights, self._factors[terms])))
+
+    @cached_property
+    def _factors(self) -> NDArray[np.float32]:
+        """Factor of each term's weight: its idf, or 1; one more at the end, for terms that are not there."""
+        if self.header.kind == "impacts":
+            return np.ones(self.header.terms + 1, np.float32)
+        idf = inverse_document_frequency(np.diff(self._arrays.starts), self.header.documents)
+        return np.append(idf, np.float32(0))
+
+    def _matches(self, batch: kernels.Queries) -> NDArray[np.int64]:
+        """For each query an upper bound of the documents that match it."""
+        frequencies = np.append(np.diff(self._arrays.starts), 0)[batch.terms]
+        sums = np.concatenate([[0], np.cumsum(frequencies)])[batch.offsets]
+        return np.minimum(np.diff(sums), self.header.documents)
+
+    def _postings(self, k1: float, b: float) -> kernels.Postings:
+        arrays, header = self._arrays, self.header
+        if header.kind == "impacts":
+            return kernels.Postings(
+                arrays.starts, arrays.documents, arrays.payload, _read_only(np.empty(0, np.float32))
+            )
+        if self._tables is None or self._tables[:2] != (k1, b):
+            check_parameters(k1, b)
+            frequencies, lengths = arrays.codebook >> 8, LENGTHS[arrays.codebook & 255]
+            table = np.full(max(1 << 16, frequencies.size), np.nan, np.float32)  # nan betrays a code that is none
+            table[: frequencies.size] = saturation(frequencies, lengths, self._average_length, k1, b)
+            self._tables = k1, b, _read_only(table)
+        return kernels.Postings(arrays.starts, arrays.documents, arrays.payload, self._tables[2])
+
+    @property
+    def _average_length(self) -> float:
+        return self.header.tokens / max(self.header.documents, 1)
+
+    def _order(self, tie_order: NDArray[np.int32], k: int) -> kernels.Order:
+        if self._ties is None or self._ties[0] is not tie_order:
+            size = tie_order.size
+            if size < self.header.rows:
+                raise UsageError(f"tie_order has {size} rows, the index {self.header.rows}")
+            rows = np.full(size, -1, np.int32)
+            inside = (tie_order >= 0) & (tie_order < size)
+            rows[tie_order[inside]] = np.flatnonzero(inside)
+            if rows.min(initial=0) < 0:
+                raise UsageError(f"tie_order must hold each of 0 to {size - 1} once")
+            self._ties = tie_order, rows
+        ties, rows = self._ties
+        return kernels.Order(k, _read_only(np.ascontiguousarray(ties, np.int32)), _read_only(rows))
+
+    def _run(self, work, size: int, threads: int) -> None:
+        """Call work(first, last) for chunks of 0..size, in this thread and threads - 1 more."""
+        chunks = -(-size // CHUNK)
+        following = count()
+        failures: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                while not failures and (chunk := next(following)) < chunks:
+                    if work(chunk * CHUNK, min((chunk + 1) * CHUNK, size)) != kernels.DONE:
+                        raise self._damaged()
+            except BaseException as failure:  # raised again below, in the caller's thread
+                failures.append(failure)
+
+        helpers = [threading.Thread(target=take) for _ in range(min(threads, chunks) - 1)]
+        for helper in helpers:
+            helper.start()
+        take()
+        for helper in helpers:
+            helper.join()
+        if failures:
+            raise failures[0]
+
+    def _damaged(self) -> StoreError:
+        return StoreError(f"{self.folder}: damaged index: its postings are out of order; build it again")
+
+
+class _TermNumbers(dict[str, int]):
+    """Surface word -> number of its term in the index, -1 for none; found once for each word."""
+
+    def __init__(self, analyzer: Analyzer, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self._analyzer, self._vocabulary = analyzer, vocabulary
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= REMEMBERED:
+            self.clear()
+        term = self._analyzer.term(word)
+        number = -1 if term is None else self._vocabulary.find(term)
+        self[word] = number
+        return number
+
+
+def _read_only(array: NDArray) -> NDArray:
+    """A view that compiled code sees as the same type whether or not its owner may write to it."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _compacted(answer: kernels.Answer, limits: NDArray[np.int64]) -> Ranking:
+    """The answer without the room that was not needed."""
+    if np.array_equal(answer.counts, limits):
+        return Ranking(answer.offsets, answer.documents, answer.scores)
+    offsets = np.concatenate([[0], np.cumsum(answer.counts)])
+    places = np.arange(offsets[-1]) + np.repeat(answer.offsets[:-1] - offsets[:-1], answer.counts)
+    return Ranking(offsets, answer.documents[places], answer.scores[places])
