@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,10 @@ def load_text(text: str, *, file: str | None = None, folder: Path | None = None)
 
     Without a folder, relative paths stay as they are.
     """
-    return _checked(parse_source(text, file), file, folder or Path())
+    return _checked(parse_source(text, file), file, folder)
 
 
-def _checked(source: Source, file: str | None, folder: Path) -> PipelineFile:
+def _checked(source: Source, file: str | None, folder: Path | None) -> PipelineFile:
     builder = _Builder(folder)
     description, stages = builder.document(source.root) if source.root is not None else (None, ())
     # what the reader refused stands in the tree as something else; only the reader's own words about it are right
@@ -79,7 +79,7 @@ UNKNOWN = _Built(None, Step(label="", known=False))
 class _Builder:
     """Builds stages from nodes, noting every problem on the way."""
 
-    folder: Path
+    folder: Path | None
     problems: list[Problem] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
 
@@ -168,7 +168,11 @@ class _Builder:
             cls = load_stage(entry.key)
         except RankpipeError as error:
             self._note(entry.place, str(error))
-            return _Built(None, Step(label=entry.key, name=name, known=False, place=entry.place))
+            inside = tuple(_names_inside(entry.value))
+            return _Built(
+                None,
+                Step(label=entry.key, name=name, parts=inside, in_turn=True, known=False, place=entry.place),
+            )
         before = len(self.problems)
         given = self._given(entry, settings_of(cls))
         values, parts, partial = self._values(entry.key, given)
@@ -247,6 +251,18 @@ class _Builder:
 
     def _note(self, place: Place, message: str) -> None:
         self.problems.append(place.problem(message))
+
+
+def _names_inside(node: Node) -> Iterator[Step]:
+    """Named stages among the settings of a stage of unknown type, so that later ones may refer to them."""
+    if isinstance(node, Sequence):
+        for item in node.items:
+            yield from _names_inside(item)
+    elif isinstance(node, Mapping):
+        for entry in node.entries:
+            if entry.key == "name" and isinstance(entry.value, Scalar) and isinstance(entry.value.value, str):
+                yield Step(label="stage", name=entry.value.value, known=False, place=entry.place)
+            yield from _names_inside(entry.value)
 
 
 def _texts(nodes: Iterable[Node]) -> dict[str, Place]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ class Step:
     """What the check knows of a stage, also of one whose settings are wrong.
 
     label       the stage's type, for messages
-    known       False: the type is unknown, so whatever follows may be right
+    known       False: the type is unknown; it may make whatever later stages need
     in_turn     the parts run one after the other (a chain); otherwise they are branches of equal standing
     places      where each name that the stage refers to is written
     """
@@ -115,11 +114,11 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
         yield from _missing_names(step, state)
         if step.in_turn:
             yield from _in_turn(step.parts, state)
-        else:
+        elif step.parts:
             yield from _branches(step, state)
-            if "candidates" in step.makes - step.needs:
-                state.replaced = ChainMap(dict.fromkeys(state.names, step), dict(state.replaced))
-                state.names = frozenset()
+        elif "candidates" in step.makes - step.needs:
+            state.replaced = {**state.replaced, **dict.fromkeys(state.names, step)}
+            state.names = frozenset()
         state.present |= step.makes
         state.anything |= not step.known
         if step.name is not None:
@@ -127,11 +126,15 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
 
 
 def _branches(step: Step, state: _State) -> Iterator[Problem]:
-    for part in step.parts:
-        branch = state.copy()
-        yield from _in_turn([part], branch)
-        if "candidates" in step.makes - branch.present and not branch.anything:
+    """Mistakes inside branches. Afterwards the names are there that any branch brings."""
+    ends = [state.copy() for _ in step.parts]
+    for part, end in zip(step.parts, ends, strict=True):
+        yield from _in_turn([part], end)
+        if "candidates" in step.makes - end.present and not end.anything:
             yield part.problem(f"this branch of {step} makes no candidates; a retriever such as 'bm25' does")
+    state.names = frozenset().union(*(end.names for end in ends))
+    state.replaced = {name: by for end in ends for name, by in end.replaced.items()}
+    state.anything |= any(end.anything for end in ends)
 
 
 def _missing_parts(step: Step, state: _State) -> Iterator[Problem]:
@@ -144,7 +147,7 @@ def _missing_parts(step: Step, state: _State) -> Iterator[Problem]:
 
 def _missing_names(step: Step, state: _State) -> Iterator[Problem]:
     for name in step.references:
-        if name in state.names or state.anything:
+        if name in state.names:
             continue
         refers = f"'{step.label}' refers to {quoted(name)}"
         if name in state.replaced:

@@ -9,6 +9,7 @@ import sys
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module, metadata
+from inspect import isabstract
 from typing import TYPE_CHECKING, NamedTuple
 
 from rankpipe.errors import MissingExtraError, UsageError
@@ -62,6 +63,8 @@ def load_stage(name: str) -> type[Stage]:
 
     if not (isinstance(loaded, type) and issubclass(loaded, Stage)):
         raise UsageError(f"stage '{name}' ({found}) is not a subclass of rankpipe.stage.Stage")
+    if isabstract(loaded):
+        raise UsageError(f"stage '{name}' ({found}) does not define {', '.join(sorted(loaded.__abstractmethods__))}")
     return loaded
 
 
@@ -87,7 +90,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     if meant := closest(word, known):
         return f"; did you mean '{meant}'?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; there are: {', '.join(known)}" if known else ""
 
 
 def _the_one(name: str) -> Registered:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -37,8 +38,8 @@ PHRASES = {
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match the pattern {pattern}",
-    "too_short": "must have at least {min_length} values",
-    "too_long": "must have at most {max_length} values",
+    "too_short": "must have at least {min_length}",
+    "too_long": "must have at most {max_length}",
 }
 """What would be right, by pydantic's type of error: https://docs.pydantic.dev/latest/errors/validation_errors/"""
 
@@ -60,21 +61,25 @@ class Setting(NamedTuple):
         return _mentions(self.field.annotation, Stage)
 
     @property
-    def holds_paths(self) -> bool:
-        """Whether text in it is a path, which a file's folder completes."""
-        return _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str)
-
-    @property
     def is_reference(self) -> bool:
-        """Whether text in it names something, or is a path if the file's folder has such a path."""
-        return BESIDE_FILE in self.field.metadata
+        """Whether it is text that may be a path (stage.Reference)."""
+        return BESIDE_FILE in self.field.metadata or _mentions(self.field.annotation, BESIDE_FILE)
 
-    def value(self, node: Node, folder: Path) -> Any:
-        """Value of a node for this setting; relative paths stand in `folder`."""
-        value = value_of(node, folder if self.holds_paths else None)
-        if self.is_reference and isinstance(value, str) and (folder / value).exists():
-            return str(folder / value)
-        return value
+    def value(self, node: Node, folder: Path | None) -> Any:
+        """Python value of a node: lists become tuples. Relative paths stand in the folder, if there is one."""
+        if _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str):
+            return _value(node, (folder or Path()).__truediv__)
+        if folder is not None and self.is_reference:
+            return _value(node, lambda text: str(folder / text) if os.path.exists(folder / text) else text)
+        return _value(node)
+
+
+def _value(node: Node, read_text: Callable[[str], Any] = str) -> Any:
+    if isinstance(node, Sequence):
+        return tuple(_value(item, read_text) for item in node.items)
+    if isinstance(node, Mapping):
+        return {entry.key: _value(entry.value, read_text) for entry in node.entries}
+    return read_text(node.value) if isinstance(node.value, str) else node.value
 
 
 def settings_of(stage: type[Stage]) -> dict[str, Setting]:
@@ -85,17 +90,6 @@ def settings_of(stage: type[Stage]) -> dict[str, Setting]:
     fields: dict[str, FieldInfo] = getattr(stage, "__pydantic_fields__", {})
     settings = [Setting(name, field) for name, field in fields.items() if name != "name" and field.init is not False]
     return {setting.yaml_name: setting for setting in settings}
-
-
-def value_of(node: Node, folder: Path | None = None) -> Any:
-    """Python value of a node: lists become tuples. With a folder, text is a path, and relative ones stand in it."""
-    if isinstance(node, Sequence):
-        return tuple(value_of(item, folder) for item in node.items)
-    if isinstance(node, Mapping):
-        return {entry.key: value_of(entry.value, folder) for entry in node.entries}
-    if folder is not None and isinstance(node.value, str):
-        return folder / node.value
-    return node.value
 
 
 def problems_of(
@@ -187,7 +181,7 @@ def _found(node: Node, path: list[Any]) -> _Found:
 
 def _expected(details: ErrorDetails, found: _Found) -> str:
     if details["type"] == "missing" and found.beyond is not None:
-        return f"must have at least {found.beyond + 1} values"
+        return f"must have at least {found.beyond + 1}"
     if details["type"] in PHRASES:
         limits = {key: _short(limit) for key, limit in details.get("ctx", {}).items()}
         return PHRASES[details["type"]].format(**limits)
@@ -207,13 +201,13 @@ def _own_words(details: ErrorDetails) -> str:
     return details["msg"].replace("Input should be", "must be").replace("Value error, ", "")
 
 
-def _mentions(annotation: Any, wanted: type) -> bool:
-    """Whether a type is, or is made of, `wanted`; the keys of a map do not count."""
+def _mentions(annotation: Any, wanted: type | str) -> bool:
+    """Whether a type is, or is made of, `wanted` (a class, or a mark of Annotated); the keys of a map do not count."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _mentions(arguments[0], wanted)
+        return wanted in arguments[1:] or _mentions(arguments[0], wanted)
     if origin in (Union, types.UnionType, tuple, list):
         return any(_mentions(argument, wanted) for argument in arguments)
     if origin is dict:
         return _mentions(arguments[1], wanted)
-    return isinstance(annotation, type) and issubclass(annotation, wanted)
+    return isinstance(annotation, type) and isinstance(wanted, type) and issubclass(annotation, wanted)

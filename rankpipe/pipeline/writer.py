@@ -41,14 +41,17 @@ class _Branches(list[Any]):
 
 def _entry(stage: Stage, folder: Path | None) -> Any:
     """A stage as YAML's lists, maps and scalars."""
-    label = name_of(type(stage))
+    kind = Chain if isinstance(stage, Chain) else type(stage)  # a pipeline inside another is a chain of it
+    label = name_of(kind)
     settings: dict[str, Any] = {}
-    for setting in settings_of(type(stage)).values():
+    for setting in settings_of(kind).values():
         value = getattr(stage, setting.python_name)
-        required = setting.field.is_required()
-        if required or value != setting.field.get_default(call_default_factory=True):
-            plain = _plain(value, folder, f"'{label}' setting '{setting.yaml_name}'")
-            settings[setting.yaml_name] = _Branches(plain) if setting.holds_stages else plain
+        if not setting.field.is_required() and value == setting.field.get_default(call_default_factory=True):
+            continue
+        if setting.is_reference and isinstance(value, str) and Path(value).is_absolute():
+            value = Path(value)
+        plain = _plain(value, folder, f"'{label}' setting '{setting.yaml_name}'")
+        settings[setting.yaml_name] = _Branches(plain) if setting.holds_stages else plain
     if stage.name is not None:
         return {label: settings, "name": stage.name}
     return {label: settings} if settings else label
@@ -56,7 +59,7 @@ def _entry(stage: Stage, folder: Path | None) -> Any:
 
 def _plain(value: Any, folder: Path | None, what: str) -> Any:
     if isinstance(value, Stage):
-        if type(value) is Chain and value.name is None and len(value.stages) > 1:
+        if isinstance(value, Chain) and value.name is None and len(value.stages) > 1:
             return [_entry(stage, folder) for stage in value.stages]
         return _entry(value, folder)
     if isinstance(value, (list, tuple)):
@@ -65,7 +68,7 @@ def _plain(value: Any, folder: Path | None, what: str) -> Any:
         return {str(key): _plain(item, folder, what) for key, item in value.items()}
     if isinstance(value, Path):
         inside = folder is not None and value.is_relative_to(folder.absolute())
-        return (value.relative_to(folder.absolute()) if folder is not None and inside else value).as_posix()
+        value = (value.relative_to(folder.absolute()) if folder is not None and inside else value).as_posix()
     if isinstance(value, str) and (bad := NOT_TEXT.search(value)):
         raise PipelineError([Problem(f"{what} holds the character U+{ord(bad.group()):04X}, which YAML cannot say")])
     if isinstance(value, int) and abs(value) >= 10 ** (MAX_DIGITS - 1):

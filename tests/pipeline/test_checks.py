@@ -66,9 +66,26 @@ def test_a_file_with_eight_mistakes_reports_all_eight_in_order() -> None:
     ]
 
 
-def test_after_a_stage_of_unknown_type_the_order_is_not_judged() -> None:
-    assert mistakes("stages: [seeek, cross-read: {model: x}, blend: {with: [a]}]") == [
+def test_a_stage_of_unknown_type_may_make_candidates() -> None:
+    assert mistakes("stages: [seeek, cross-read: {model: x}]") == [
         "x.yaml:1:10: no stage is called 'seeek'; did you mean 'seek'?"
+    ]
+
+
+def test_the_names_in_a_stage_of_unknown_type_are_known() -> None:
+    assert mistakes(
+        """\
+        stages:
+          - jion:
+              branches:
+                - seek:
+                  name: a
+            name: b
+          - blend: {with: [a, b, c]}
+        """
+    ) == [
+        "x.yaml:2:5: no stage is called 'jion'; did you mean 'join'?",
+        "x.yaml:7:26: 'blend' refers to 'c', a name that no earlier stage has; there are: a, b",
     ]
 
 
@@ -159,6 +176,17 @@ def test_relative_paths_stand_in_the_folder_of_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_a_reference_is_a_path_where_the_folder_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"stages: [seek: {{words: tokens.json}}, seek: {{words: english}}, seek: {{words: {'x' * 5000}}}]")
+    (tmp_path / "tokens.json").touch()
+    assert load_file(path).stages == (
+        new("seek", words=str(tmp_path / "tokens.json")),
+        new("seek", words="english"),
+        new("seek", words="x" * 5000),
+    )
+
+
 def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.yaml").write_text("stages: [seek, cross-read: {model: m, adapter: a}]")
     monkeypatch.chdir(tmp_path)
@@ -175,7 +203,7 @@ def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatc
         ("stages: []", "x.yaml:1:9: a pipeline needs at least one stage"),
         ("stages: seek", "x.yaml:1:9: 'stages' is 'seek', must be a list of stages"),
         ("stages: {seek: {}}", "x.yaml:1:9: 'stages' is a map, must be a list of stages"),
-        ("stages: [seek]\nname: x", "x.yaml:2:1: a pipeline has no 'name'; known: description, stages"),
+        ("stages: [seek]\nname: x", "x.yaml:2:1: a pipeline has no 'name'; there are: description, stages"),
         ("stages: [seek]\ndescripton: x", "x.yaml:2:1: a pipeline has no 'descripton'; did you mean 'description'?"),
         ("stages: [seek]\ndescription: [x]", "x.yaml:2:14: the description is a list, must be text"),
         ("stages: [seek]\ndescription: 5", "x.yaml:2:14: the description is 5, must be text"),
@@ -209,7 +237,7 @@ def test_what_is_wrong_with_a_file(text: str, message: str) -> None:
         ("cross-read: {model: x, from_: y}", "3:26: 'cross-read' has no setting 'from_'; did you mean 'from'?"),
         (
             "seek: {zzz: 1}",
-            "3:10: 'seek' has no setting 'zzz'; known: analyzer, b, boost, k, k1, titles",
+            "3:10: 'seek' has no setting 'zzz'; there are: analyzer, b, boost, k, k1, titles, words",
         ),
         ("cross-read", "3:3: 'cross-read' needs the setting 'model'"),
         ("blend: {weight: 1}", "3:3: 'blend' needs the setting 'with'"),
@@ -243,7 +271,7 @@ def test_what_is_wrong_with_a_file(text: str, message: str) -> None:
         ("blend: {with: first}", "3:17: 'blend' setting 'with' is 'first', must be a list"),
         ("blend: {with: [5]}", "3:18: 'blend' setting 'with[0]' is 5, must be text"),
         ("join: {branches: seek}", "3:20: 'join' setting 'branches' is 'seek', must be a list of stages"),
-        ("join: {branches: [seek]}", "3:20: 'join' setting 'branches' has 1 value, must have at least 2 values"),
+        ("join: {branches: [seek]}", "3:20: 'join' setting 'branches' has 1 value, must have at least 2"),
         ("join: {branches: [seek, []]}", "3:27: an empty branch; it needs at least one stage"),
         ("join: {branches: [seek, [sek]]}", "3:28: no stage is called 'sek'; did you mean 'seek'?"),
         ("join: {branches: [seek, seek], weights: [1]}", "3:3: 'join': 1 weights for 2 branches"),

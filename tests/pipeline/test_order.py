@@ -96,8 +96,8 @@ def test_a_reference_to_a_later_stage_is_refused() -> None:
     ]
 
 
-def test_a_reference_to_a_stage_inside_a_branch_is_refused() -> None:
-    assert mistakes([join(seek("a"), seek()), blend("a")]) == [
+def test_a_branch_does_not_see_the_names_of_another() -> None:
+    assert mistakes([join(seek("a"), Chain(stages=(seek(), blend("a"))))]) == [
         "'blend' refers to 'a', which is not an earlier stage on the way to it"
     ]
 
@@ -113,10 +113,14 @@ def test_a_re_ranker_keeps_the_names_before_it() -> None:
     check_stages([seek("a"), read("b"), read(), blend("a", "b")])
 
 
-def test_a_fusion_keeps_no_names_but_its_own() -> None:
-    check_stages([seek("a"), join(blend("a"), seek(), name="b"), blend("b")])
+def test_a_fusion_brings_the_names_of_its_branches_and_its_own() -> None:
+    check_stages([join(seek("a"), Chain(stages=(seek("b"), read("c"))), name="d"), blend("a", "b", "c", "d")])
+
+
+def test_a_fusion_keeps_earlier_names_that_a_branch_keeps() -> None:
+    check_stages([seek("a"), join(read(), seek()), blend("a")])
     assert mistakes([seek("a"), join(seek(), seek()), blend("a")]) == [
-        "'blend' refers to 'a', whose scores 'join' replaced"
+        "'blend' refers to 'a', whose scores 'seek' replaced"
     ]
 
 

@@ -50,7 +50,7 @@ def test_an_unknown_name_gets_a_suggestion(little_stages: None) -> None:
 
 
 def test_an_unknown_name_like_no_other_gets_the_list(little_stages: None) -> None:
-    with pytest.raises(UsageError, match=r"^no stage is called 'zzzzzz'; known: blend, bm25, broken, chain, "):
+    with pytest.raises(UsageError, match=r"^no stage is called 'zzzzzz'; there are: blend, bm25, broken, chain, "):
         load_stage("zzzzzz")
 
 
@@ -78,6 +78,14 @@ def test_a_class_that_is_no_stage_is_said(little_stages: None) -> None:
     assert str(error.value) == (
         "stage 'not-a-stage' (little_stages:NotAStage of package 'little-stages') "
         "is not a subclass of rankpipe.stage.Stage"
+    )
+
+
+def test_a_class_that_is_unfinished_is_said(little_stages: None) -> None:
+    with pytest.raises(UsageError) as error:
+        load_stage("unfinished")
+    assert str(error.value) == (
+        "stage 'unfinished' (little_stages:Unfinished of package 'little-stages') does not define __call__"
     )
 
 

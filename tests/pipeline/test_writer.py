@@ -67,6 +67,31 @@ def test_paths_below_the_folder_are_written_relative_to_it(tmp_path: Path) -> No
     assert load_file(tmp_path / "x.yaml").stages == stages
 
 
+def test_a_reference_below_the_folder_is_written_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "tokens.json").touch()
+    (tmp_path / "x.yaml").write_text("stages: [seek: {words: tokens.json}]")
+    (stage,) = load_file(tmp_path / "x.yaml").stages
+    assert stage == new("seek", words=str(tmp_path / "tokens.json"))
+    assert to_yaml([stage], folder=tmp_path) == "stages:\n  - seek: {words: tokens.json}\n"
+
+
+def test_a_pipeline_among_branches_is_written_as_its_stages() -> None:
+    class OverCorpus(Chain):
+        """What Pipeline is: a chain that knows more than its stages."""
+
+    inner = OverCorpus(stages=(new("seek"), new("cross-read", model="m")))
+    assert to_yaml([new("join", branches=(inner, new("seek")))]) == (
+        "stages:\n  - join:\n      branches:\n        - [seek, cross-read: {model: m}]\n        - seek\n"
+    )
+
+
+def test_a_named_chain_stays_one_stage() -> None:
+    chain = Chain(stages=(new("seek"), new("seek")), name="both")
+    text = to_yaml([chain])
+    assert text == "stages:\n  - chain:\n      stages:\n        - seek\n        - seek\n    name: both\n"
+    assert load_text(text).stages == (chain,)
+
+
 def test_no_stages_are_no_file() -> None:
     with pytest.raises(PipelineError, match=r"^a pipeline needs at least one stage$"):
         to_yaml(())

@@ -10,7 +10,7 @@ from pydantic import Strict
 from pydantic.dataclasses import dataclass
 
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Stage
+from rankpipe.stage import SETTINGS, Part, Reference, Stage
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -25,6 +25,7 @@ class Seek(Stage):
     b: Annotated[float, Ge(0), Le(1)] = 0.4
     titles: bool = True
     analyzer: str = "english"
+    words: Reference | None = None
     boost: dict[str, float] | None = None
 
     def __call__(self, run: Run) -> Run:
@@ -87,6 +88,10 @@ class Blend(Stage):
 
     def __call__(self, run: Run) -> Run:
         return run
+
+
+class Unfinished(Stage):
+    """A stage that cannot be called."""
 
 
 class NotAStage:
