@@ -180,21 +180,59 @@ def stages() -> None:
     raise NotImplementedError
 
 
+def _load_pipeline(path: str, runtime: Runtime | None) -> Pipeline:
+    from rankpipe.pipeline import Pipeline
+
+    return Pipeline.load(path, runtime=runtime)
+
+
+def _load_dataset(name: str) -> Dataset:
+    from rankpipe.data import Dataset
+
+    dataset = Dataset.load(name)
+    for note in dataset.notes:
+        _say(note)
+    return dataset
+
+
+def _runtime(threads: int | None, device: str, dtype: str) -> Runtime:
+    from rankpipe.models.runtime import Runtime
+
+    return Runtime(threads=threads, device=device, dtype=dtype)
+
+
+def _say(text: str) -> None:
+    """Tell the person at the terminal, apart from the results on standard output."""
+    print(text, file=sys.stderr)
+
+
+def _shortened(text: str, width: int = 160) -> str:
+    """Text on one line, with what is cut off shown as an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
 def main() -> None:
-    """Entry point: run the command line, with errors as one line on standard error."""
+    """Entry point: run the command line, with our errors as one line each on standard error."""
     debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        status = app(standalone_mode=False)
-    except Exception as error:
+        app()
+    except RankpipeError as error:
         if debug:
             raise
-        status = _report(error)
-    except KeyboardInterrupt:
-        print("stopped; nothing half-written is left", file=sys.stderr)
-        status = 130
-    sys.exit(status or 0)
-
-
-def _report(error: Exception) -> int:
-    """Say what went wrong and give the exit status. An error that is not ours is a fault of rankpipe, and said so."""
-    raise error
+        _say(f"error: {error}" if "\n" not in str(error) else str(error))
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        _say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        sys.exit(1)
+    except MemoryError:
+        if debug:
+            raise
+        _say("error: out of memory; a smaller k, or fewer queries at once, needs less")
+        sys.exit(1)

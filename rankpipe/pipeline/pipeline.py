@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
@@ -18,11 +14,9 @@ from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline.checks import load_file, load_text
 from rankpipe.pipeline.order import check_stages
 from rankpipe.pipeline.writer import to_yaml
+from rankpipe.progress import tracked
 from rankpipe.run import Candidate, Run
 from rankpipe.stage import SETTINGS, Chain, traced, walk
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 BATCH = 1024
 """Queries that are on their way through the stages at once."""
@@ -93,14 +87,12 @@ class Pipeline(Chain):
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, must be at least 1")
         self.prepare(corpus)
-        runs: list[Run] = []
-        with self.runtime.active(), _progress_bar(len(queries), progress) as bar:
-            for start in range(0, max(len(queries), 1), batch_size):
-                batch = queries.select(slice(start, start + batch_size))
-                runs.append(self(Run.empty(batch, corpus)))
-                if bar is not None:
-                    bar.advance(bar.task_ids[0], len(batch))
-        return Run.concatenate(runs)
+        starts = range(0, max(len(queries), 1), batch_size)
+        batches = (queries.select(slice(start, start + batch_size)) for start in starts)
+        with self.runtime.active():
+            # A batch counts as done when the next one is asked for, so after its run.
+            waiting = tracked(batches, len(queries), "queries", show=progress)
+            return Run.concatenate([self(Run.empty(batch, corpus)) for batch in waiting])
 
     def search(self, query: str, k: int = 10) -> list[Candidate]:
         """The first k candidates for one query, each with the score of every stage."""
@@ -129,18 +121,3 @@ def find_file(path: Path | str) -> Path:
             f"there is no pipeline file {str(path)!r}, and rankpipe ships none of that name; it ships {names}"
         )
     return file
-
-
-@contextmanager
-def _progress_bar(total: int, wanted: bool | None) -> Iterator[Progress | None]:
-    """A bar on standard error; nothing where it is no terminal, unless wanted."""
-    if not (sys.stderr.isatty() if wanted is None else wanted):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: tuple[Any, ...] = (TextColumn("queries"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        bar.add_task("queries", total=total)
-        yield bar

@@ -37,3 +37,41 @@ class BM25(Stage):
     analyzer: Reference = "english"
     fields: Annotated[tuple[str, ...], MinLen(1)] = ("title", "text")
     engine: Literal["rankpipe", "rank-bm25"] = "rankpipe"
+
+    def __call__(self, run: Run) -> Run:
+        """Replace the candidates. Weighted terms of the queries are taken before their texts."""
+        index = self._open(run.corpus)
+        queries = run.queries
+        terms = index.queries(queries.texts) if queries.terms is None else index.weighted_queries(queries.terms)
+        found = index.search(
+            terms, self.k, run.corpus.tie_order, k1=self.k1, b=self.b, threads=current_runtime().thread_count
+        )
+        return Run(queries, run.corpus, found.offsets, found.documents, found.scores)
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Build the index if the store does not have it, and open it."""
+        self._open(corpus)
+
+    def _open(self, corpus: Corpus) -> InvertedIndex | RankBM25Index:
+        return self.open_once(corpus.digest, lambda: self._build_or_open(corpus))
+
+    def _build_or_open(self, corpus: Corpus) -> InvertedIndex | RankBM25Index:
+        from rankpipe.index.analysis import open_analyzer
+        from rankpipe.index.inverted import InvertedIndex, build  # brings numba, so not before it is needed
+
+        from rankpipe.index.layout import VERSION
+
+        analyzer = open_analyzer(self.analyzer)
+        if self.engine == "rank-bm25":
+            from rankpipe.index.rank_bm25 import RankBM25Index
+
+            return RankBM25Index(self._texts(corpus), analyzer, k1=self.k1, b=self.b)
+        key = {"format": VERSION, "corpus": corpus.digest, "analyzer": analyzer.fingerprint, "fields": self.fields}
+        folder = artefact(
+            "inverted", key, lambda folder: build(folder, self._texts(corpus), analyzer, rows=corpus.live_rows())
+        )
+        return InvertedIndex.open(folder)
+
+    def _texts(self, corpus: Corpus) -> Iterator[str]:
+        for rows in tracked(corpus.blocks(), corpus.size, "documents"):
+            yield from corpus.joined_texts(rows, self.fields)

@@ -1,0 +1,65 @@
+"""An experiment: one pipeline over one split of one data set, run, timed and measured by the data set's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from rankpipe.data import Dataset
+from rankpipe.evaluation.result import Result, evaluate
+from rankpipe.pipeline import Pipeline
+from rankpipe.run import Run
+from rankpipe.stage import traced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What was run, what came out, and how long it took.
+
+    seconds          wall seconds of each stage over all queries, by its label, without what `prepare` did
+    prepare_seconds  building or opening indexes and models
+    """
+
+    pipeline: Pipeline
+    dataset: Dataset
+    split: str
+    run: Run
+    result: Result
+    seconds: Mapping[str, float]
+    prepare_seconds: float
+
+
+def run_experiment(
+    pipeline: Pipeline, dataset: Dataset, split: str = "test", *, measures: Sequence[str] | None = None
+) -> Experiment:
+    """Run a pipeline over the queries of a split and measure it; `measures` default to those of the data set's card."""
+    queries, bound = dataset.queries(split), pipeline.on(dataset.corpus)
+    bound.check()
+    started = perf_counter()
+    bound.prepare()
+    prepared = perf_counter() - started
+    with traced(bound) as trace:
+        run = bound.run(queries)
+    return Experiment(
+        pipeline=bound,
+        dataset=dataset,
+        split=split,
+        run=run,
+        result=evaluate_on(run, dataset, split, measures=measures),
+        seconds=trace.seconds,
+        prepare_seconds=prepared,
+    )
+
+
+def evaluate_on(run: Run, dataset: Dataset, split: str = "test", *, measures: Sequence[str] | None = None) -> Result:
+    """Measure a run as the data set's card says: its measures, its relevance cut, self-matches removed or not."""
+    card = dataset.card
+    result = evaluate(
+        run,
+        dataset.qrels(split),
+        measures or card.measures,
+        relevance_cut=card.relevance_cut,
+        drop_self=card.self_match,
+    )
+    return replace(result, assumed=(*dataset.notes, *result.assumed))
