@@ -1,0 +1,267 @@
+"""Tables: many results side by side, for the terminal, for Markdown, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rankpipe.evaluation.comparison import Comparison, compare
+from rankpipe.evaluation.result import Result
+
+if TYPE_CHECKING:
+    import rich.table
+
+LEVEL = 0.05
+"""Differences with a p below this are marked."""
+MARK = "†"
+NOT_THERE = "n/a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What one pipeline gave on one data set: a result, or the error it failed with.
+
+    seconds  of each stage, by its label
+    """
+
+    pipeline: str
+    dataset: str
+    result: Result | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field of a table."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows under named columns, with remarks below.
+
+    labels  how many columns, from the left, hold words; the others hold numbers and stand to the right
+    notes   sentences for below the table
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    labels: int
+    notes: tuple[str, ...] = ()
+
+    def terminal(self) -> rich.table.Table:
+        """The table for rich to print; notes as its caption."""
+        import rich.box
+        import rich.table
+        from rich.text import Text
+
+        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption_justify="left", caption_style="")
+        for place, column in enumerate(self.columns):
+            words = place < self.labels
+            table.add_column(Text(column), justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        for row in self.rows:
+            table.add_row(*(Text(entry.text, style="bold" if entry.best else "") for entry in row))
+        table.caption = Text("\n".join(self.notes)) if self.notes else None
+        return table
+
+    def markdown(self) -> str:
+        """The table in Markdown, the best in bold, notes as a list below it."""
+        rule = ["---" if place < self.labels else "---:" for place in range(len(self.columns))]
+        fields = [map(escaped, self.columns), rule, *(map(_markdown_entry, row) for row in self.rows)]
+        lines = [f"| {' | '.join(row)} |" for row in fields]
+        if self.notes:
+            lines += ["", *(f"- {escaped(note)}" for note in self.notes)]
+        return "\n".join(lines) + "\n"
+
+
+def results_table(cells: Sequence[Cell], measures: Sequence[str]) -> Table:
+    """One row for each pipeline on each data set, data sets together, in the order of `cells`.
+
+    The best of a data set are marked as such; a dagger marks what differs from the first pipeline on the same data set
+    (randomisation test, Holm-corrected over the pipelines). A failed cell is n/a, its error in the notes.
+    """
+    rows, notes, marked = [], [], False
+    for dataset, of_dataset in _by_dataset(cells).items():
+        differing = _differing(of_dataset, cells[0].pipeline)
+        best = _best(of_dataset, measures)
+        for cell in of_dataset:
+            entries = [Entry(dataset), Entry(cell.pipeline)]
+            for measure in measures:
+                text = _number(cell, measure)
+                differs = (cell.pipeline, measure) in differing
+                marked |= differs
+                entries.append(Entry(text + MARK * differs, best.get(measure) == text))
+            entries.append(Entry(_stage_seconds(cell)))
+            rows.append(tuple(entries))
+    if marked:
+        notes.append(
+            f"{MARK} differs from {cells[0].pipeline} on the same data set, p < {LEVEL}: "
+            "two-sided randomisation test, Holm's correction over the pipelines"
+        )
+    notes += [f"{cell.dataset}, {cell.pipeline}: failed: {cell.error}" for cell in cells if cell.result is None]
+    notes += _assumptions(cells)
+    columns = ("data set", "pipeline", *measures, "seconds of each stage")
+    return Table(columns=columns, rows=tuple(rows), labels=2, notes=tuple(notes))
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """One row for each measure and system: difference with its interval, both p-values, wins, ties and losses."""
+    columns = (
+        "measure",
+        "system",
+        "mean",
+        "baseline",
+        "difference",
+        "95 % interval",
+        "p (t-test)",
+        "p (randomisation)",
+    )
+    rows = [
+        tuple(
+            map(
+                Entry,
+                (
+                    one.measure,
+                    one.system,
+                    f"{one.system_mean:.4f}",
+                    f"{one.baseline_mean:.4f}",
+                    f"{one.difference:+.4f}",
+                    NOT_THERE if one.interval is None else f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}",
+                    NOT_THERE if one.t_p_holm is None else p_text(one.t_p_holm),
+                    p_text(one.randomisation_p_holm),
+                    f"{one.wins}/{one.ties}/{one.losses}",
+                ),
+            )
+        )
+        for one in comparisons
+    ]
+    return Table(
+        columns=(*columns, "wins/ties/losses"), rows=tuple(rows), labels=2, notes=tuple(_comparison_notes(comparisons))
+    )
+
+
+def results_csv(cells: Sequence[Cell], measures: Sequence[str]) -> str:
+    """The results as CSV, four decimals; measures that differ from the first pipeline's stand in one column."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["dataset", "pipeline", *measures, "seconds", "differs", "error"])
+    for dataset, of_dataset in _by_dataset(cells).items():
+        differing = _differing(of_dataset, cells[0].pipeline)
+        for cell in of_dataset:
+            differs = " ".join(measure for measure in measures if (cell.pipeline, measure) in differing)
+            numbers = [_number(cell, measure) for measure in measures]
+            writer.writerow([dataset, cell.pipeline, *numbers, _stage_seconds(cell), differs, cell.error or ""])
+    return buffer.getvalue()
+
+
+def results_json(cells: Sequence[Cell]) -> str:
+    """The results as a JSON list of objects, values in full, without the values of single queries."""
+    rows: list[dict[str, Any]] = []
+    for dataset, of_dataset in _by_dataset(cells).items():
+        differing = _differing(of_dataset, cells[0].pipeline)
+        for cell in of_dataset:
+            row: dict[str, Any] = {"dataset": dataset, "pipeline": cell.pipeline}
+            if cell.result is None:
+                row["error"] = cell.error
+            else:
+                row["measures"] = dict(cell.result)
+                row["differs"] = [measure for measure in cell.result if (cell.pipeline, measure) in differing]
+                row["seconds"] = dict(cell.seconds)
+                row["assumed"] = list(cell.result.assumed)
+            rows.append(row)
+    return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def p_text(p: float) -> str:
+    """A p-value in four decimals, or how small it is."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def escaped(text: str) -> str:
+    """Text that stands in one field of a Markdown table as it is."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _markdown_entry(entry: Entry) -> str:
+    text = escaped(entry.text)
+    if not entry.best:
+        return text
+    mark = MARK if text.endswith(MARK) else ""
+    return f"**{text.removesuffix(MARK)}**{mark}"
+
+
+def _by_dataset(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    grouped: dict[str, list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault(cell.dataset, []).append(cell)
+    return grouped
+
+
+def _is_quality(measure: str) -> bool:
+    """Whether more of it is better: not so of the share of judged documents."""
+    return not measure.startswith("Judged")
+
+
+def _differing(cells: Sequence[Cell], baseline: str) -> set[tuple[str, str]]:
+    """(pipeline, measure) of what differs from the baseline on one data set; nothing where the baseline failed."""
+    results = {cell.pipeline: cell.result for cell in cells if cell.result is not None}
+    if baseline not in results or len(results) < 2:
+        return set()
+    shared = [name for name in results[baseline] if _is_quality(name) and all(name in one for one in results.values())]
+    if not shared:
+        return set()
+    ordered = {baseline: results[baseline], **results}
+    return {(one.system, one.measure) for one in compare(ordered, measures=shared) if one.randomisation_p_holm < LEVEL}
+
+
+def _best(cells: Sequence[Cell], measures: Sequence[str]) -> dict[str, str]:
+    """The highest value of each measure as it is written, where there is more than one to choose from."""
+    best: dict[str, str] = {}
+    for measure in filter(_is_quality, measures):
+        values = [cell.result[measure] for cell in cells if cell.result is not None and measure in cell.result]
+        if len(values) > 1:
+            best[measure] = f"{max(values):.4f}"
+    return best
+
+
+def _number(cell: Cell, measure: str) -> str:
+    return NOT_THERE if cell.result is None or measure not in cell.result else f"{cell.result[measure]:.4f}"
+
+
+def _stage_seconds(cell: Cell) -> str:
+    return ", ".join(f"{label} {seconds:.2f}" for label, seconds in cell.seconds.items()) or NOT_THERE
+
+
+def _assumptions(cells: Sequence[Cell]) -> list[str]:
+    """What was assumed, once for a data set where all its pipelines share it."""
+    notes: list[str] = []
+    for dataset, of_dataset in _by_dataset(cells).items():
+        results = {cell.pipeline: cell.result for cell in of_dataset if cell.result is not None}
+        sentences = dict.fromkeys(sentence for result in results.values() for sentence in result.assumed)
+        for sentence in sentences:
+            having = [pipeline for pipeline, result in results.items() if sentence in result.assumed]
+            who = dataset if len(having) == len(results) else f"{dataset}, {' and '.join(having)}"
+            notes.append(f"{who}: {sentence}")
+    return notes
+
+
+def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    notes = [f"baseline: {one.baseline}; difference: system less baseline, over the queries" for one in comparisons[:1]]
+    sampled = next((one.flips for one in comparisons if not one.exact), None)
+    if sampled is not None:
+        notes.append(f"randomisation test: {sampled} sign flips drawn, or all of them where they are fewer; two-sided")
+    if len({one.system for one in comparisons}) > 1:
+        notes.append("p-values after Holm's correction over the systems, for each measure")
+    for one in (other for other in comparisons if other.measure == comparisons[0].measure):
+        for kind, queries in (("gains", one.largest_gains), ("losses", one.largest_losses)):
+            if queries:
+                listed = ", ".join(f"{query_id} {value:+.4f}" for query_id, value in queries.items())
+                notes.append(f"{one.measure}, {one.system}: largest {kind}: {listed}")
+    return notes
