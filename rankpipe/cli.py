@@ -5,6 +5,7 @@ Everything that takes time to import is imported inside the command that needs i
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rankpipe import __version__
-from rankpipe.errors import UsageError
+from rankpipe.errors import RankpipeError, UsageError
 
 if TYPE_CHECKING:
-    pass
+    from rankpipe.data import Dataset
+    from rankpipe.models.runtime import Runtime
+    from rankpipe.pipeline import Pipeline
 
 app = typer.Typer(
     name="rankpipe",

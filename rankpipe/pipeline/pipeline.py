@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
+
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries

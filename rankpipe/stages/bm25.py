@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.dataclasses import dataclass
 
-from rankpipe.stage import SETTINGS, Part, Reference, Stage
+from rankpipe.data import Corpus
+from rankpipe.models.runtime import current_runtime
+from rankpipe.progress import tracked
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
+from rankpipe.store import artefact
 
 if TYPE_CHECKING:
-    pass
+    from rankpipe.index.analysis import Analyzer
+    from rankpipe.index.inverted import InvertedIndex
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -35,14 +42,17 @@ class BM25(Stage):
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
     analyzer: Reference = "english"
-    fields: Annotated[tuple[str, ...], MinLen(1)] = ("title", "text")
+    fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     engine: Literal["rankpipe", "rank-bm25"] = "rankpipe"
 
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Weighted terms of the queries are taken before their texts."""
-        index = self._open(run.corpus)
+        index, analyzer = self._open(run.corpus)
         queries = run.queries
-        terms = index.queries(queries.texts) if queries.terms is None else index.weighted_queries(queries.terms)
+        if queries.terms is None:
+            terms = index.queries(queries.texts, analyzer)
+        else:
+            terms = index.weighted_queries(queries.terms)
         found = index.search(
             terms, self.k, run.corpus.tie_order, k1=self.k1, b=self.b, threads=current_runtime().thread_count
         )
@@ -52,25 +62,24 @@ class BM25(Stage):
         """Build the index if the store does not have it, and open it."""
         self._open(corpus)
 
-    def _open(self, corpus: Corpus) -> InvertedIndex | RankBM25Index:
+    def _open(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
         return self.open_once(corpus.digest, lambda: self._build_or_open(corpus))
 
-    def _build_or_open(self, corpus: Corpus) -> InvertedIndex | RankBM25Index:
+    def _build_or_open(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
         from rankpipe.index.analysis import open_analyzer
         from rankpipe.index.inverted import InvertedIndex, build  # brings numba, so not before it is needed
-
         from rankpipe.index.layout import VERSION
 
         analyzer = open_analyzer(self.analyzer)
         if self.engine == "rank-bm25":
             from rankpipe.index.rank_bm25 import RankBM25Index
 
-            return RankBM25Index(self._texts(corpus), analyzer, k1=self.k1, b=self.b)
+            return RankBM25Index(self._texts(corpus), analyzer, k1=self.k1, b=self.b), analyzer
         key = {"format": VERSION, "corpus": corpus.digest, "analyzer": analyzer.fingerprint, "fields": self.fields}
         folder = artefact(
             "inverted", key, lambda folder: build(folder, self._texts(corpus), analyzer, rows=corpus.live_rows())
         )
-        return InvertedIndex.open(folder)
+        return InvertedIndex.open(folder), analyzer
 
     def _texts(self, corpus: Corpus) -> Iterator[str]:
         for rows in tracked(corpus.blocks(), corpus.size, "documents"):
