@@ -73,6 +73,7 @@ class _Built:
 
 
 UNKNOWN = _Built(None, Step(label="", known=False))
+STAND_IN = Chain(stages=())  # for a branch that could not be built, so that the others' count is right
 
 
 @dataclass
@@ -175,8 +176,8 @@ class _Builder:
             )
         before = len(self.problems)
         given = self._given(entry, settings_of(cls))
-        values, parts, partial = self._values(entry.key, given)
-        stage = self._construct(cls, entry, values | {"name": name}, given, partial)
+        values, parts = self._values(given)
+        stage = self._construct(cls, entry, values | {"name": name}, given)
         step = Step(
             label=entry.key,
             name=name,
@@ -211,42 +212,30 @@ class _Builder:
                     given.setdefault(meant, one.value)
         return {settings[key].python_name: (settings[key], value) for key, value in given.items()}
 
-    def _values(
-        self, label: str, given: dict[str, tuple[Setting, Node]]
-    ) -> tuple[dict[str, Any], tuple[Step, ...], set[str]]:
-        """Values by python names; the steps inside; names of the settings whose stages could not all be built."""
+    def _values(self, given: dict[str, tuple[Setting, Node]]) -> tuple[dict[str, Any], tuple[Step, ...]]:
+        """Values of settings by python names, and the steps inside them."""
         values: dict[str, Any] = {}
         steps: list[Step] = []
-        partial: set[str] = set()
         for name, (setting, node) in given.items():
-            if not setting.holds_stages:
-                values[name] = setting.value(node, self.folder)
-                continue
-            built = []
-            if isinstance(node, Sequence):
+            if setting.holds_stages and isinstance(node, Sequence):
                 built = [self._branch(item) for item in node.items]
+                values[name] = tuple(STAND_IN if one.stage is None else one.stage for one in built)
+                steps += [one.step for one in built]
             else:
-                wrong = f"is {as_written(node)}, must be a list of stages"
-                self._note(node.place, f"'{label}' setting '{setting.yaml_name}' {wrong}")
-                partial.add(name)
-            values[name] = tuple(one.stage for one in built if one.stage is not None)
-            steps += [one.step for one in built]
-            if len(values[name]) < len(built):
-                partial.add(name)
-        return values, tuple(steps), partial
+                values[name] = setting.value(node, self.folder)
+        return values, tuple(steps)
 
     def _construct(
-        self, cls: type[Stage], entry: Entry, values: dict[str, Any], given: dict[str, Any], partial: set[str]
+        self, cls: type[Stage], entry: Entry, values: dict[str, Any], given: dict[str, tuple[Setting, Node]]
     ) -> Stage | None:
         """Make the stage, or note what its class says is wrong with the values."""
         try:
             return cls(**values)
         except ValidationError as error:
             nodes = {name: node for name, (_, node) in given.items()}
-            self.problems += problems_of(error, entry.key, nodes, entry.place, partial)
+            self.problems += problems_of(error, entry.key, nodes, entry.place)
         except RankpipeError as error:  # a stage's own check of its settings taken together
-            if not partial:
-                self._note(entry.place, f"'{entry.key}': {error}")
+            self._note(entry.place, f"'{entry.key}': {error}")
         return None
 
     def _note(self, place: Place, message: str) -> None:

@@ -92,34 +92,29 @@ def settings_of(stage: type[Stage]) -> dict[str, Setting]:
     return {setting.yaml_name: setting for setting in settings}
 
 
-def problems_of(
-    error: ValidationError, label: str, given: dict[str, Node], place: Place, partial: set[str]
-) -> Iterator[Problem]:
+def problems_of(error: ValidationError, label: str, given: dict[str, Node], place: Place) -> Iterator[Problem]:
     """Turn pydantic's errors about a stage into ours.
 
     label  the stage's name in YAML
     given  nodes of the settings, by their names in Python
     place  of the stage, for what is missing and for mistakes of settings taken together
-    partial  settings known to be incomplete for another reason; what pydantic says of them, or of all together, is void
     """
-    wrong: dict[int, _Wrong] = {}
+    wrong: dict[tuple[str, int], _Wrong] = {}  # by setting and node: an alias may stand in two settings
     for details in error.errors(include_url=False):
         first, *path = details["loc"] or (None,)
-        if first in partial or (first is None and partial):
-            continue
         if not isinstance(first, str):
             yield place.problem(f"'{label}': {_own_words(details)}")
         elif first in given:
             found = _found(given[first], path)
             shown = first.removesuffix("_") + "".join(f"[{step!r}]" for step in found.path)
-            item = wrong.setdefault(id(found.node), _Wrong(shown, found.node, found.ancestors, []))
+            item = wrong.setdefault((first, id(found.node)), _Wrong(shown, found.node, found.ancestors, []))
             item.expected.append((details["type"], _expected(details, found)))
         elif details["type"] == "missing":
             yield place.problem(f"'{label}' needs the setting '{first.removesuffix('_')}'")
         else:
             yield place.problem(f"'{label}' setting '{first.removesuffix('_')}': {_own_words(details)}")
     # of a union, the member that was understood furthest says best what is wrong
-    outer = {ancestor for item in wrong.values() for ancestor in item.ancestors}
+    outer = {(first, ancestor) for (first, _), item in wrong.items() for ancestor in item.ancestors}
     for key, item in wrong.items():
         if key not in outer:
             yield item.node.place.problem(f"'{label}' setting '{item.shown}' {item.complaint()}")

@@ -1,8 +1,7 @@
-"""YAML with places: a small tree of nodes that know file, line and column, read with the YAML 1.2 core schema.
+"""YAML with places: a small tree of nodes that know file, line and column.
 
 PyYAML's scanner and parser do the reading, its constructors are never used, so a file can neither run code nor build
-objects. Plain scalars are resolved here, because PyYAML's own rules are YAML 1.1 (`1e-5` text, `no` a boolean,
-`010` eight, `1:30` ninety). Source: https://yaml.org/spec/1.2.2/#103-core-schema
+objects.
 """
 
 from __future__ import annotations
@@ -16,19 +15,12 @@ from typing import Any, NoReturn, TypeAlias
 import yaml
 
 from rankpipe.errors import PipelineError, Problem
+from rankpipe.pipeline.scalars import resolve_plain
 
 MAX_BYTES = 1_000_000
 MAX_VALUES = 20_000  # of a file, every alias counted as often as it is used; bounds time and "billion laughs"
 MAX_DEPTH = 100  # of nesting; about twenty fusions inside one another
-MAX_DIGITS = 400  # of a number: more than the longest float written without an exponent
 
-INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-CONSTANTS: dict[str, bool | None] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
 NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # may be written as an escape, but no file or terminal takes it
 
@@ -93,30 +85,6 @@ class Source:
 
     root: Mapping | None
     problems: tuple[Problem, ...]
-
-
-def resolve_plain(text: str) -> str | int | float | bool | None:
-    """Meaning of an unquoted scalar in YAML 1.2's core schema; text where it is nothing else.
-
-    Raises ValueError for a number of more than MAX_DIGITS characters.
-    """
-    if text in CONSTANTS:
-        return CONSTANTS[text]
-    if INTEGER.fullmatch(text):
-        _check_length(text)
-        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        return int(text, base)
-    if FLOAT.fullmatch(text):
-        _check_length(text)
-        if text[-1] in "fFnN":  # .inf, -.INF, .nan: Python's float() wants them without the dot
-            return float(text.lower().replace(".", ""))
-        return float(text)
-    return text
-
-
-def _check_length(text: str) -> None:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number of {len(text)} characters; at most {MAX_DIGITS} are read")
 
 
 def read_source(path: Path | str) -> Source:

@@ -11,8 +11,9 @@ from typing import Any
 
 from rankpipe.errors import PipelineError, Problem
 from rankpipe.pipeline.registry import name_of
+from rankpipe.pipeline.scalars import MAX_DIGITS, resolve_plain
 from rankpipe.pipeline.settings import settings_of
-from rankpipe.pipeline.source import MAX_DIGITS, NOT_TEXT, resolve_plain
+from rankpipe.pipeline.source import NOT_TEXT
 from rankpipe.stage import Chain, Stage
 
 WIDTH = 100  # columns; what does not fit is written in block style

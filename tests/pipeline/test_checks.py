@@ -270,7 +270,7 @@ def test_what_is_wrong_with_a_file(text: str, message: str) -> None:
         ),
         ("blend: {with: first}", "3:17: 'blend' setting 'with' is 'first', must be a list"),
         ("blend: {with: [5]}", "3:18: 'blend' setting 'with[0]' is 5, must be text"),
-        ("join: {branches: seek}", "3:20: 'join' setting 'branches' is 'seek', must be a list of stages"),
+        ("join: {branches: seek}", "3:20: 'join' setting 'branches' is 'seek', must be a list"),
         ("join: {branches: [seek]}", "3:20: 'join' setting 'branches' has 1 value, must have at least 2"),
         ("join: {branches: [seek, []]}", "3:27: an empty branch; it needs at least one stage"),
         ("join: {branches: [seek, [sek]]}", "3:28: no stage is called 'sek'; did you mean 'seek'?"),
@@ -300,9 +300,23 @@ def test_a_misspelt_setting_is_checked_as_the_one_it_was_meant_to_be() -> None:
     ]
 
 
+def test_a_branch_that_cannot_be_built_still_counts() -> None:
+    assert mistakes_of_stage("join: {branches: [seek, sek], weights: [1]}") == [
+        "x.yaml:3:3: 'join': 1 weights for 2 branches",
+        "x.yaml:3:27: no stage is called 'sek'; did you mean 'seek'?",
+    ]
+
+
 def test_a_mistake_in_an_aliased_value_is_reported_once() -> None:
     assert mistakes("stages:\n- seek: &s {k: ten}\n- seek: *s\n") == [
         "x.yaml:2:16: 'seek' setting 'k' is 'ten', must be a whole number"
+    ]
+
+
+def test_an_alias_in_two_settings_is_a_mistake_in_each() -> None:
+    assert mistakes("stages: [seek: {k1: &x -1, titles: *x}]") == [
+        "x.yaml:1:21: 'seek' setting 'k1' is -1, must be at least 0",
+        "x.yaml:1:21: 'seek' setting 'titles' is -1, must be true or false",
     ]
 
 

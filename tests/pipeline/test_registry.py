@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rankpipe.errors import UsageError
-from rankpipe.pipeline.registry import load_stage, name_of, stage_names
+from rankpipe.pipeline.registry import BUILT_IN, load_stage, name_of, stage_names
 from rankpipe.stage import Chain, Stage
 
 
@@ -17,10 +17,10 @@ def install(folder: Path, package: str, entry_points: str) -> None:
     (info / "entry_points.txt").write_text(f"[rankpipe.stages]\n{entry_points}\n")
 
 
-def test_built_in_names_are_the_hyphenated_class_names(little_stages: None) -> None:
-    assert {"bm25", "chain", "cut", "fuse", "interpolate"} <= set(stage_names())
-    assert load_stage("chain") is Chain
-    assert load_stage("chain").type_name() == "chain"
+def test_built_in_names_are_the_hyphenated_class_names() -> None:
+    assert {"bm25", "chain", "cut", "fuse", "interpolate"} <= set(BUILT_IN)
+    assert [load_stage(name).type_name() for name in BUILT_IN] == list(BUILT_IN)
+    assert [name_of(load_stage(name)) for name in BUILT_IN] == list(BUILT_IN)
 
 
 def test_packages_add_stages_through_the_entry_point(little_stages: None) -> None:

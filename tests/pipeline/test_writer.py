@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankpipe import BM25, Cut, Fuse, Interpolate
 from rankpipe.errors import PipelineError
 from rankpipe.pipeline.checks import load_file, load_text
 from rankpipe.pipeline.order import check_stages
@@ -188,3 +189,21 @@ def test_floats_survive_to_the_last_bit(number: float) -> None:
 def test_names_survive(name: str) -> None:
     stages = (new("seek", name),)
     assert load_text(to_yaml(stages)).stages == stages
+
+
+def test_operators_and_yaml_build_the_same_objects() -> None:
+    built = Fuse([BM25(k=5, name="a"), BM25(fields=("title",)) >> Cut(k=3)], weights=(0.25, 1e-5)) >> Interpolate(
+        with_="a", weight=1
+    )
+    text = (
+        "stages:\n"
+        "  - fuse:\n"
+        "      branches:\n"
+        "        - bm25: {k: 5}\n"
+        "          name: a\n"
+        "        - [bm25: {fields: [title]}, cut: {k: 3}]\n"
+        "      weights: [0.25, 1e-05]\n"
+        "  - interpolate: {with: a, weight: 1.0}\n"
+    )
+    assert to_yaml(built.stages) == text
+    assert load_text(text).stages == built.stages
