@@ -119,7 +119,7 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
         elif "candidates" in step.makes - step.needs:
             state.replaced = {**state.replaced, **dict.fromkeys(state.names, step)}
             state.names = frozenset()
-        state.present |= step.makes
+        state.present |= step.makes | step.needs  # what was missing is said once
         state.anything |= not step.known
         if step.name is not None:
             state.names |= {step.name}

@@ -328,8 +328,8 @@ def test_a_file_that_cannot_be_read_is_a_pipeline_error(tmp_path: Path) -> None:
 
 def test_a_small_file_is_checked_without_heavy_modules() -> None:
     code = (
-        "import sys; from rankpipe.pipeline.checks import load_text; load_text('stages: [chain: {stages: []}]'); "
-        "print([m for m in ('numba', 'pyarrow', 'torch', 'rankpipe.stages.bm25') if m in sys.modules])"
+        "import sys; from rankpipe.pipeline.checks import load_text; load_text('stages: [bm25: {k: 5}, cut: {k: 3}]'); "
+        "print([m for m in ('numba', 'pyarrow', 'torch', 'rankpipe.stages.fuse') if m in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from rankpipe import Cut
 from rankpipe.errors import PipelineError
 from rankpipe.pipeline.checks import load_text
 from rankpipe.pipeline.order import check_stages
@@ -52,6 +53,11 @@ def test_a_re_ranker_first_is_refused() -> None:
     message = "'cross-read' needs candidates, and no stage before it makes any; put a retriever such as 'bm25' first"
     assert mistakes([read(), seek()]) == [message]
     assert mistakes_of_file("stages:\n  - cross-read: {model: m}\n  - seek\n") == [f"x.yaml:2:5: {message}"]
+
+
+def test_missing_candidates_are_said_once() -> None:
+    (message,) = mistakes([Cut(k=5), read(), Cut(k=3)])
+    assert message.startswith("'cut' needs candidates")
 
 
 def test_a_re_ranker_first_in_a_branch_is_refused_unless_candidates_come_in() -> None:

@@ -39,7 +39,7 @@ def test_listing_imports_no_stage() -> None:
         "import sys; from rankpipe.pipeline.registry import stage_names; stage_names(); "
         "print(sorted(m for m in sys.modules if m.startswith('rankpipe.stage') or m in ('numba', 'pyarrow', 'numpy')))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=None)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
 
 
