@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -109,14 +110,17 @@ class Run:
         return cls(queries, corpus, offsets, documents, scores).rescored(scores)
 
     @classmethod
-    def concatenate(cls, runs: Sequence[Run]) -> Run:
-        """Runs of different queries over one corpus, one below the other. All have the same features."""
+    def concatenate(cls, runs: Sequence[Run], queries: Queries | None = None) -> Run:
+        """Runs of different queries over one corpus, one below the other. All have the same features.
+
+        queries  those of all runs together, where the caller has them
+        """
         first = runs[0]
         if len(runs) == 1:
             return first
         names = dict.fromkeys(name for run in runs for name in run.features)
         return cls(
-            _joined([run.queries for run in runs]),
+            _joined([run.queries for run in runs]) if queries is None else queries,
             first.corpus,
             np.concatenate([[0], np.cumsum(np.concatenate([run.counts for run in runs]))]).astype(np.int64),
             np.concatenate([run.documents for run in runs]),
@@ -345,7 +349,7 @@ def _joined(parts: Sequence[Queries]) -> Queries:
     """The queries of several parts, in order."""
 
     def chained(name: str) -> tuple:
-        return tuple(value for part in parts for value in getattr(part, name))
+        return tuple(chain.from_iterable(getattr(part, name) for part in parts))
 
     first = parts[0]
     return Queries(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,20 @@ class Queries:
             raise UsageError(f"{len(self.ids)} query ids for {len(self.texts)} texts")
         if not self.original:
             object.__setattr__(self, "original", self.texts)
-        for row, (query_id, text) in enumerate(zip(self.ids, self.texts, strict=True)):
+        if not (_all_sound(self.ids) and _all_sound(self.texts) and all(self.ids) and len(set(self.ids)) == len(self)):
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Say which query is wrong."""
+        seen: set[str] = set()
+        for query_id, text in zip(self.ids, self.texts, strict=True):
             if problem := id_problem(query_id):
                 raise UsageError(f"query id {query_id!r}: {problem}")
-            if query_id in self._rows:
+            if query_id in seen:
                 raise UsageError(f"query id {query_id!r} occurs twice")
             if problem := text_problem(text):
                 raise UsageError(f"query {query_id!r}: {problem}")
-            self._rows[query_id] = row
+            seen.add(query_id)
 
     @classmethod
     def of(cls, queries: Queries | Mapping[str, str] | Sequence[str] | str) -> Queries:
@@ -67,34 +74,49 @@ class Queries:
         return iter(self.ids)
 
     def __contains__(self, query_id: object) -> bool:
-        return query_id in self._rows
+        return query_id in self._row_of()
 
     def __getitem__(self, query_id: str) -> str:
         """Text of a query; KeyError if there is no such id."""
-        return self.texts[self._rows[query_id]]
+        return self.texts[self.row(query_id)]
 
     def row(self, query_id: str) -> int:
         """Row of a query; KeyError if there is no such id."""
-        return self._rows[query_id]
+        return self._row_of()[query_id]
+
+    def _row_of(self) -> dict[str, int]:
+        if not self._rows:
+            self._rows.update(zip(self.ids, range(len(self)), strict=True))
+        return self._rows
 
     def select(self, rows: Sequence[int] | NDArray[np.integer] | slice) -> Queries:
         """The queries at these rows, in this order. `parent` refers to rows, so it survives only a selection of all."""
-        chosen = range(len(self))[rows] if isinstance(rows, slice) else [int(row) for row in rows]
-        whole = list(chosen) == list(range(len(self)))
+        if isinstance(rows, slice):
+            if rows.indices(len(self)) == (0, len(self), 1):
+                return self
+            pick, picked = itemgetter(rows), range(len(self))[rows]
+        else:
+            picked = [int(row) for row in rows]
 
-        def pick(values: tuple) -> tuple:
-            return tuple(values[row] for row in chosen)
+            def pick(values: tuple) -> tuple:
+                return tuple([values[row] for row in picked])
 
+        whole = len(picked) == len(self) and list(picked) == list(range(len(self)))
         return Queries(
             ids=pick(self.ids),
             texts=pick(self.texts),
             original=pick(self.original),
             fields={name: pick(values) for name, values in self.fields.items()},
             terms=None if self.terms is None else pick(self.terms),
-            vectors=None if self.vectors is None else self.vectors[list(chosen)],
+            vectors=None if self.vectors is None else self.vectors[list(picked)],
             parent=self.parent if whole else None,
         )
 
     def rewritten(self, texts: Sequence[str]) -> Queries:
         """The same queries with new texts; what the user wrote stays in `original`; terms and vectors are dropped."""
         return replace(self, texts=tuple(texts), terms=None, vectors=None)
+
+
+def _all_sound(texts: tuple[str, ...]) -> bool:
+    """Whether all are texts without a lone surrogate: what text_problem asks, of many at once."""
+    return set(map(type, texts)) <= {str} and text_problem("".join(texts)) is None

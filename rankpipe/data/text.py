@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
 
 def text_problem(text: object) -> str | None:
     """Why `text` cannot be stored or searched, or None. NUL and control characters are text; lone surrogates are not."""
     if not isinstance(text, str):
         return f"{text!r} is not text"
-    if found := _SURROGATE.search(text) if not text.isascii() else None:
-        return f"lone surrogate U+{ord(found[0]):04X} at character {found.start() + 1}, which no Unicode text holds"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"lone surrogate U+{ord(text[error.start]):04X} at character {error.start + 1}, which no Unicode text holds"
+        )
     return None
 
 

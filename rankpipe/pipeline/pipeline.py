@@ -88,12 +88,13 @@ class Pipeline(Chain):
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, must be at least 1")
         self.prepare(corpus)
-        starts = range(0, max(len(queries), 1), batch_size)
-        batches = (queries.select(slice(start, start + batch_size)) for start in starts)
         with self.runtime.active():
+            batches = [queries.select(slice(at, at + batch_size)) for at in range(0, max(len(queries), 1), batch_size)]
             # A batch counts as done when the next one is asked for, so after its run.
             waiting = tracked(batches, len(queries), "queries", show=progress)
-            return Run.concatenate([self(Run.empty(batch, corpus)) for batch in waiting])
+            runs = [self(Run.empty(batch, corpus)) for batch in waiting]
+        unchanged = all(run.queries is batch for run, batch in zip(runs, batches, strict=True))
+        return Run.concatenate(runs, queries if unchanged else None)
 
     def search(self, query: str, k: int = 10) -> list[Candidate]:
         """The first k candidates for one query, each with the score of every stage."""

@@ -47,7 +47,7 @@ class BM25(Stage):
 
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Weighted terms of the queries are taken before their texts."""
-        index, analyzer = self._open(run.corpus)
+        index, analyzer = self.index(run.corpus)
         queries = run.queries
         if queries.terms is None:
             terms = index.queries(queries.texts, analyzer)
@@ -60,9 +60,10 @@ class BM25(Stage):
 
     def prepare(self, corpus: Corpus) -> None:
         """Build the index if the store does not have it, and open it."""
-        self._open(corpus)
+        self.index(corpus)
 
-    def _open(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
+    def index(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
+        """The open index of a corpus and its analyzer; built into the store if it is not there."""
         return self.open_once(corpus.digest, lambda: self._build_or_open(corpus))
 
     def _build_or_open(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
