@@ -6,6 +6,7 @@ Everything that takes time to import is imported inside the command that needs i
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +18,10 @@ from rankpipe.errors import RankpipeError, UsageError
 
 if TYPE_CHECKING:
     from rankpipe.data import Dataset
+    from rankpipe.evaluation.result import Result
     from rankpipe.models.runtime import Runtime
     from rankpipe.pipeline import Pipeline
+    from rankpipe.run import Run
 
 app = typer.Typer(
     name="rankpipe",
@@ -39,6 +42,8 @@ ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the
 DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="Precision of networks: auto, float32, bfloat16, float16.")]
 MeasuresOption = Annotated[list[str] | None, typer.Option("--measure", "-m", help="As nDCG@10; may be repeated.")]
+QrelsOption = Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")]
+JudgedOption = Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")]
 DEFAULT_DATASET = "python-docs"
 
 
@@ -67,17 +72,19 @@ def run(
 ) -> None:
     """Run a pipeline over a data set's queries and measure it."""
     from rankpipe.evaluation.experiment import run_experiment
-    from rankpipe.evaluation.tables import print_result
+    from rankpipe.evaluation.report import write_results
     from rankpipe.store import check_replaceable
 
     if output is not None:
         check_replaceable(output, force=force)
     loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype))
-    experiment = run_experiment(loaded, _load_dataset(dataset), split, measures=measure, notify=_say)
-    if output is not None:
-        experiment.write(output, force=force, command=_command())
-    print_result(experiment)
-    _say(f"results: {output}" if output is not None else "nothing is written; --output FOLDER keeps the results")
+    experiment = run_experiment(loaded, _load_dataset(dataset), split, measures=measure)
+    _print_result(experiment.result)
+    if output is None:
+        _say("nothing is written; --output FOLDER keeps the results")
+    else:
+        write_results(experiment, output, command=_command(), force=force)
+        _say(f"results: {output}")
 
 
 @app.command()
@@ -92,7 +99,7 @@ def search(
     pipeline: PipelineArgument,
     query: Annotated[str, typer.Argument(help="What to search for.")],
     dataset: DatasetOption = DEFAULT_DATASET,
-    k: Annotated[int, typer.Option(min=1, help="How many documents to show.")] = 5,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many documents to show.")] = 5,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -133,54 +140,120 @@ def index(
 @app.command()
 def evaluate(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.trec", help="A TREC run file, plain or .gz.")],
-    qrels: Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")] = None,
+    qrels: QrelsOption = None,
+    dataset: JudgedOption = None,
     split: SplitOption = "test",
     measure: MeasuresOption = None,
 ) -> None:
     """Measure a run file against judgements: those of a file, or those of a data set, with its quirks."""
-    from rankpipe.data import readers
-    from rankpipe.evaluation.evaluate import evaluate as evaluate_run
-    from rankpipe.evaluation.tables import print_measures
     from rankpipe.run import Run
 
-    if (qrels is None) == (dataset is None):
-        raise UsageError("give the judgements by one of --qrels FILE and --dataset NAME")
-    ranked = Run.read_trec(run_file)
-    if dataset is not None:
-        from rankpipe.evaluation.experiment import evaluate_on
-
-        result = evaluate_on(ranked, _load_dataset(dataset), split, measures=measure)
-    else:
-        assert qrels is not None
-        result = evaluate_run(ranked, readers.read_qrels(qrels), measure)
-    print_measures(result)
+    _print_result(_measured(Run.read_trec(run_file), qrels, dataset, split, measure))
 
 
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run files or result folders; the first is the baseline.")
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run files, or folders that `run` wrote; the first is the baseline."),
     ],
-    qrels: Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")] = None,
+    qrels: QrelsOption = None,
+    dataset: JudgedOption = None,
     split: SplitOption = "test",
     measure: MeasuresOption = None,
 ) -> None:
     """Compare runs with the first: differences, paired tests, queries won and lost."""
-    raise NotImplementedError(runs, qrels, dataset, split, measure)
+    from rich.console import Console
+
+    from rankpipe.evaluation.comparison import compare as compare_results
+    from rankpipe.evaluation.tables import comparison_table
+    from rankpipe.run import Run
+
+    if len(set(runs)) < max(len(runs), 2):
+        raise UsageError("compare takes two runs or more, each once")
+    results = {}
+    for path in runs:
+        run_file = path / "run.trec" if path.is_dir() else path
+        results[str(path)] = _measured(Run.read_trec(run_file), qrels, dataset, split, measure)
+    Console().print(comparison_table(compare_results(results)).terminal())
 
 
 @app.command()
 def datasets() -> None:
     """List the data sets of the catalogue, and those that lie in RANKPIPE_DATA."""
-    raise NotImplementedError
+    from rich.console import Console
+    from rich.table import Table
+
+    from rankpipe.data import catalogue
+    from rankpipe.data.dataset import PYTHON_DOCS, found_folders
+
+    found = found_folders()
+    table = Table(box=None, pad_edge=False)
+    for column, justify in (("name", "left"), ("documents", "right"), ("splits", "left"), ("where", "left")):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in catalogue.names():
+        card = catalogue.card(name)
+        own = name.rpartition("/")[2]
+        if name == PYTHON_DOCS:
+            where = "bundled"
+        elif own in found and not _counts_differ(name, found[own]):
+            where = str(found.pop(own))
+        else:
+            where = f"ir_datasets: {card.ir_datasets}" if card.ir_datasets else card.source or ""
+        table.add_row(name, f"{card.documents:,}" if card.documents else "", ", ".join(card.splits), where)
+    for name, folder in sorted(found.items()):
+        table.add_row(name, "", "", str(folder))
+    Console(soft_wrap=True).print(table)
 
 
 @app.command()
 def stages() -> None:
     """List the stages, with their settings."""
-    raise NotImplementedError
+    from rankpipe.pipeline.registry import load_stage, stage_names
+    from rankpipe.pipeline.settings import settings_of
+
+    for name in stage_names():
+        stage = load_stage(name)
+        print(f"{name}: {(stage.__doc__ or '').strip().splitlines()[0]}")
+        for setting, described in settings_of(stage).items():
+            field = described.field
+            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            print(f"    {setting}: {default}")
+
+
+def _measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, measures: list[str] | None) -> Result:
+    """A run measured by a file of judgements, or by a data set with its quirks."""
+    if (qrels is None) == (dataset is None):
+        raise UsageError("give the judgements by one of --qrels FILE and --dataset NAME")
+    if qrels is not None:
+        from rankpipe.data.readers import read_qrels
+        from rankpipe.evaluation import DEFAULT_MEASURES, evaluate
+
+        return evaluate(ranked, read_qrels(qrels), measures or DEFAULT_MEASURES)
+    from rankpipe.evaluation.experiment import evaluate_on
+
+    return evaluate_on(ranked, _load_dataset(dataset or ""), split, measures=measures)
+
+
+def _print_result(result: Result) -> None:
+    """Measures on standard output, a line each; what was assumed on standard error."""
+    width = max(map(len, result))
+    for name, value in result.items():
+        print(f"{name:<{width}}  {value:.4f}")
+    for sentence in result.assumed:
+        _say(f"note: {sentence}")
+
+
+def _counts_differ(name: str, folder: Path) -> list[str]:
+    from rankpipe.data import catalogue
+    from rankpipe.data.sources import Files
+
+    return catalogue.card(name).differences(Files.in_folder(folder).counts())
+
+
+def _command() -> str:
+    """The command line that was given."""
+    return shlex.join(["rankpipe", *sys.argv[1:]])
 
 
 def _load_pipeline(path: str, runtime: Runtime | None) -> Pipeline:
@@ -234,8 +307,10 @@ def main() -> None:
             raise
         _say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         sys.exit(1)
-    except MemoryError:
+    except Exception as error:
         if debug:
             raise
-        _say("error: out of memory; a smaller k, or fewer queries at once, needs less")
+        _say(
+            f"error: a fault of rankpipe itself, please report it: {type(error).__name__}: {error} (--debug shows where)"
+        )
         sys.exit(1)

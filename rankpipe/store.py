@@ -124,10 +124,7 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     With `force` the old folder is there until the new one is whole.
     """
     path = Path(path)
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file()):
-        raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST}), so it is not replaced")
+    check_replaceable(path, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=path.parent))
@@ -144,6 +141,14 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_replaceable(path: Path, *, force: bool = False) -> None:
+    """Refuse what replacing_folder would refuse, so that no work is done in vain. Raises UsageError."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file()):
+        raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST}), so it is not replaced")
 
 
 def _umask() -> int:
