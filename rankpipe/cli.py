@@ -181,16 +181,11 @@ def compare(
 @app.command()
 def datasets() -> None:
     """List the data sets of the catalogue, and those that lie in RANKPIPE_DATA."""
-    from rich.console import Console
-    from rich.table import Table
-
     from rankpipe.data import catalogue
     from rankpipe.data.dataset import PYTHON_DOCS, found_folders
 
     found = found_folders()
-    table = Table(box=None, pad_edge=False)
-    for column, justify in (("name", "left"), ("documents", "right"), ("splits", "left"), ("where", "left")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    rows = [("name", "documents", "splits", "where")]
     for name in catalogue.names():
         card = catalogue.card(name)
         own = name.rpartition("/")[2]
@@ -200,10 +195,11 @@ def datasets() -> None:
             where = str(found.pop(own))
         else:
             where = f"ir_datasets: {card.ir_datasets}" if card.ir_datasets else card.source or ""
-        table.add_row(name, f"{card.documents:,}" if card.documents else "", ", ".join(card.splits), where)
-    for name, folder in sorted(found.items()):
-        table.add_row(name, "", "", str(folder))
-    Console(soft_wrap=True).print(table)
+        rows.append((name, f"{card.documents:,}" if card.documents else "", " ".join(card.splits), where))
+    rows += [(name, "", "", str(folder)) for name, folder in sorted(found.items())]
+    names, documents, splits, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, count, of_splits, where in rows:
+        print(f"{name:<{names}}  {count:>{documents}}  {of_splits:<{splits}}  {where}".rstrip())
 
 
 @app.command()
