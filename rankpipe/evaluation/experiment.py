@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from time import perf_counter
 
 from rankpipe.data import Dataset
@@ -17,8 +18,9 @@ from rankpipe.stage import traced
 class Experiment:
     """What was run, what came out, and how long it took.
 
-    seconds          wall seconds of each stage over all queries, by its label, without what `prepare` did
-    prepare_seconds  building or opening indexes and models
+    seconds             wall seconds of each stage over all queries, by its label, without what `prepare` did
+    prepare_seconds     building or opening indexes and models
+    started, finished   when, in UTC
     """
 
     pipeline: Pipeline
@@ -28,12 +30,15 @@ class Experiment:
     result: Result
     seconds: Mapping[str, float]
     prepare_seconds: float
+    started: datetime
+    finished: datetime
 
 
 def run_experiment(
     pipeline: Pipeline, dataset: Dataset, split: str = "test", *, measures: Sequence[str] | None = None
 ) -> Experiment:
     """Run a pipeline over the queries of a split and measure it; `measures` default to those of the data set's card."""
+    began = datetime.now(timezone.utc)
     queries, bound = dataset.queries(split), pipeline.on(dataset.corpus)
     bound.check()
     started = perf_counter()
@@ -41,14 +46,17 @@ def run_experiment(
     prepared = perf_counter() - started
     with traced(bound) as trace:
         run = bound.run(queries)
+    result = evaluate_on(run, dataset, split, measures=measures)
     return Experiment(
         pipeline=bound,
         dataset=dataset,
         split=split,
         run=run,
-        result=evaluate_on(run, dataset, split, measures=measures),
+        result=result,
         seconds=trace.seconds,
         prepare_seconds=prepared,
+        started=began,
+        finished=datetime.now(timezone.utc),
     )
 
 

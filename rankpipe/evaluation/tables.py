@@ -81,6 +81,12 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
+def measures_table(result: Result) -> Table:
+    """One row for each measure of one result, what was assumed in the notes."""
+    rows = tuple((Entry(measure), Entry(f"{value:.4f}")) for measure, value in result.items())
+    return Table(columns=("measure", "mean"), rows=rows, labels=1, notes=result.assumed)
+
+
 def results_table(cells: Sequence[Cell], measures: Sequence[str]) -> Table:
     """One row for each pipeline on each data set, data sets together, in the order of `cells`.
 

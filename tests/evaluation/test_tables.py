@@ -11,6 +11,7 @@ from rankpipe.evaluation.tables import (
     Entry,
     Table,
     comparison_table,
+    measures_table,
     p_text,
     results_csv,
     results_json,
@@ -44,6 +45,20 @@ CELLS = [
     Cell(pipeline="bm25", dataset="two", result=result(AP=[0.25, 0.5], Judged=[0.0, 1.0]), seconds={"bm25": 0.5}),
     Cell(pipeline="two | stages", dataset="two", error="no corpus at\n/there"),
 ]
+
+
+def test_one_result_has_a_row_for_each_measure():
+    assert (
+        measures_table(result(("1 query left out",), AP=[0.25, 0.5], P=[1.0, 1.0])).markdown()
+        == """\
+| measure | mean |
+| --- | ---: |
+| AP | 0.3750 |
+| P | 1.0000 |
+
+- 1 query left out
+"""
+    )
 
 
 def test_results_in_markdown_have_the_best_in_bold_marks_of_significance_and_every_error():
