@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from rankpipe.data import catalogue
+from rankpipe.data import catalogue, irds
 from rankpipe.data.catalogue import Card
 from rankpipe.data.corpus import Corpus
 from rankpipe.data.qrels import Qrels
@@ -133,21 +134,38 @@ def _find(name: str) -> Dataset:
         return _of_folder(name, path)
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
         return Dataset(name, Card(name=path.name.partition(".jsonl")[0]), Files(path, None, {}))
-    if path.is_dir() and (path.is_absolute() or name.startswith(".")):
-        Files.in_folder(path)  # says what is missing
-    notes: list[str] = []
-    known = name in catalogue.names()
-    for folder in _candidates(name, every_part=known):
-        if not known:
+    notes = [f"{path} is a folder without {' or '.join(CORPUS_FILES)}"] if path.is_dir() else []
+    card = _card_for(name)
+    for folder in _candidates(name, every_part=card is not None):
+        if card is None:
             return _of_folder(name, folder)
-        card = catalogue.card(name)
         files = Files.in_folder(folder)
         if not (differences := card.differences(files.counts())):
-            return Dataset(name, card, files, tuple(notes))
-        notes.append(f"{folder} is not the '{name}' of the catalogue: {'; '.join(differences)}")
-    if name == PYTHON_DOCS:
-        return Dataset(name, catalogue.card(name), PythonDocs(shipped("datasets") / PYTHON_DOCS), tuple(notes))
-    raise _unknown(name, notes)
+            return Dataset(name, card, files)
+        notes.append(f"{folder} is not the '{name}' of the catalogue: {', '.join(differences)}")
+    if name == PYTHON_DOCS and card:
+        return Dataset(name, card, PythonDocs(shipped("datasets") / PYTHON_DOCS), tuple(notes))
+    advice = "; ".join([*notes, _advice(card)])
+    if found := irds.find((card and card.ir_datasets) or name, advice):
+        return Dataset(name, card or Card(name=name), found, tuple(notes))
+    raise UsageError(f"data set '{name}' is not here; {advice}") if card else _unknown(name, notes)
+
+
+def _card_for(name: str) -> Card | None:
+    """The card of this name; for an id below that of a card, such as beir/quora/test, the same with its own name."""
+    parts = name.split("/")
+    known = set(catalogue.names())
+    for end in range(len(parts), 0, -1):
+        if (parent := "/".join(parts[:end])) in known:
+            card = catalogue.card(parent)
+            return card if end == len(parts) else replace(card, name=name, ir_datasets=name)
+    return None
+
+
+def _advice(card: Card | None) -> str:
+    """How to provide a data set that cannot be fetched."""
+    source = f" (its source: {card.source})" if card and card.source else ""
+    return f"bring it as a folder in BEIR layout{source}, by its path or inside a folder that RANKPIPE_DATA names"
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -155,13 +173,14 @@ def _is_dataset(folder: Path) -> bool:
 
 
 def _candidates(name: str, *, every_part: bool) -> Iterator[Path]:
-    """Data sets under RANKPIPE_DATA that may be meant: NAME/, and with `every_part` for a/b/c also b/c/ and c/."""
+    """Data sets under RANKPIPE_DATA that may be meant: NAME/, and with `every_part` for a/b also b/ and a/."""
     parts = Path(name).parts
     if Path(name).is_absolute() or ".." in parts:
         return
+    tails = [parts[first:] for first in range(len(parts))] + [(part,) for part in reversed(parts[:-1])]
     for root in data_folders():
-        for first in range(len(parts) if every_part else 1):
-            if _is_dataset(folder := root.joinpath(*parts[first:])):
+        for tail in tails if every_part else [parts]:
+            if _is_dataset(folder := root.joinpath(*tail)):
                 yield folder
 
 
@@ -170,17 +189,15 @@ def _of_folder(name: str, folder: Path) -> Dataset:
     files = Files.in_folder(folder)
     own = folder.resolve().name
     for known in catalogue.names():
-        if known.rpartition("/")[2] == own and not (card := catalogue.card(known)).differences(files.counts()):
+        if own in known.split("/") and not (card := catalogue.card(known)).differences(files.counts()):
             return Dataset(name, card, files)
     return Dataset(name, Card(name=own), files)
 
 
 def _unknown(name: str, notes: list[str]) -> UsageError:
-    close = difflib.get_close_matches(name, [*catalogue.names(), *found_folders()], n=1, cutoff=0.6)
-    searched = ", ".join(map(str, data_folders())) or "which is not set"
-    parts = [
-        f"there is no data set '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
-        *notes,
-        f"looked for a folder of this name here and in RANKPIPE_DATA ({searched}), in the catalogue and in ir_datasets",
-    ]
-    return UsageError("; ".join(parts).replace("?;", "?"))
+    known = {one.lower(): one for one in (*catalogue.names(), *found_folders())}
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    searched = ", ".join(map(str, data_folders())) or "not set"
+    places = f"the folders of RANKPIPE_DATA ({searched}), the catalogue and ir_datasets do not have it"
+    guess = f"did you mean '{known[close[0]]}'? " if close else ""
+    return UsageError(f"there is no data set '{name}'; {guess}{'; '.join([*notes, places])}")

@@ -48,6 +48,14 @@ class Lines:
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
 
+    def text(self) -> str:
+        """The whole file, every line where it was."""
+        parts: list[str] = []
+        for line in self:
+            parts += [""] * (self.number - 1 - len(parts))
+            parts.append(line)
+        return "\n".join(parts)
+
     def error(self, message: str) -> DataError:
         """A DataError that names the current line."""
         return DataError.at(self.path, self.number, message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def read_queries(path: Path | str) -> Queries:
     return queries_of_records(records)
 
 
-def queries_of_records(records: list[Record]) -> Queries:
+def queries_of_records(records: Sequence[Record]) -> Queries:
     """Queries of mappings with `id`, `text` and perhaps further fields; a query without a field has it empty."""
     names = dict.fromkeys(name for record in records for name in record if name not in ("id", "text"))
     return Queries(
@@ -94,6 +94,8 @@ def read_qrels(path: Path | str) -> Qrels:
                 f"{relevance} here; keep one"
             )
         judged[doc_id] = relevance
+    if not judgements:
+        raise DataError(f"{path}: holds no judgements")
     return Qrels(judgements)
 
 
@@ -131,8 +133,8 @@ def _judgements(lines: Lines) -> Iterator[tuple[str, str, int]]:
 
 
 def _columns(parts: list[str]) -> str:
-    filled = sum(map(bool, parts))
-    return f"{filled} column{'s' * (filled != 1)}"
+    empty = ", one of them empty" if not all(parts) else ""
+    return f"{len(parts)} column{'s' * (len(parts) != 1)}{empty}"
 
 
 def _record(lines: Lines, line: str) -> dict[str, str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from rankpipe.data import Corpus, Dataset
+from rankpipe.data.catalogue import Card
+from rankpipe.data.sources import Files
 from rankpipe.errors import DataError, UsageError
 
 DOCUMENTS = [
@@ -95,6 +97,147 @@ def test_a_folder_of_rankpipe_data_is_found_by_its_name(
     assert Dataset.load("own").corpus.size == 1
 
 
+def like_msmarco_dl19(folder: Path, documents: int = 19_383) -> Path:
+    """A folder with the counts of the card msmarco-dl19."""
+    judged = [f"q{number % 43}\td{number}\t1\n" for number in range(9_260)]
+    return write_folder(
+        folder,
+        [{"_id": f"d{number}", "text": "x"} for number in range(documents)],
+        [{"_id": f"q{number}", "text": "y"} for number in range(43)],
+        {"test": "".join(judged)},
+    )
+
+
+def test_a_name_of_the_catalogue_finds_a_folder_with_the_counts_of_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    like_msmarco_dl19(tmp_path / "msmarco-dl19")
+    monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
+    dataset = Dataset.load("msmarco-dl19")
+    assert dataset.card.relevance_cut == 2
+    assert dataset.notes == ()
+    assert dataset.corpus.size == 19_383
+
+
+def test_a_path_to_a_folder_gets_the_card_of_its_name_if_the_counts_agree(tmp_path: Path) -> None:
+    whole, other = (
+        like_msmarco_dl19(tmp_path / "msmarco-dl19"),
+        like_msmarco_dl19(tmp_path / "a" / "msmarco-dl19", 9_260),
+    )
+    assert Dataset.load(whole).card.relevance_cut == 2
+    assert Dataset.load(other).card == Card(name="msmarco-dl19")
+    assert Dataset.load(whole.rename(tmp_path / "renamed")).card == Card(name="renamed")
+
+
+def test_a_folder_with_other_counts_does_not_answer_to_a_name_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slice_of_it = like_msmarco_dl19(tmp_path / "trec-dl-2019")
+    monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
+    for name in ("msmarco-passage/trec-dl-2019", "msmarco-passage/trec-dl-2019/judged"):
+        dataset = Dataset.load(name)  # that of ir_datasets, which is not downloaded before it is read
+        assert dataset.notes == (
+            f"{slice_of_it} is not the '{name}' of the catalogue: 19,383 documents, not 8,841,823",
+        )
+    assert Dataset.load("trec-dl-2019").card == Card(name="trec-dl-2019")
+
+
+def test_a_folder_with_other_counts_is_told_when_there_is_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "msmarco-dl19")
+    monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
+    with pytest.raises(UsageError) as caught:
+        Dataset.load("msmarco-dl19")
+    assert str(caught.value) == (
+        f"data set 'msmarco-dl19' is not here; {folder} is not the 'msmarco-dl19' of the catalogue: "
+        "3 documents, not 19,383, 2 queries and 3 judgements in 'test', not 43 and 9,260; bring it as a folder in BEIR "
+        "layout (its source: https://github.com/castorini/rank_llm), by its path or inside a folder that RANKPIPE_DATA "
+        "names"
+    )
+
+
+def test_counts_are_counted_once(folder: Path, store: Path) -> None:
+    files = Files.in_folder(folder)
+    assert files.counts().documents == 3
+    [remembered] = (store / "counts").glob("*/counts.json")
+    stamp = remembered.stat().st_mtime_ns
+    assert files.counts().documents == 3
+    assert remembered.stat().st_mtime_ns == stamp
+    write_folder(folder, documents=DOCUMENTS[:2])
+    assert files.counts().documents == 2
+
+
+def test_a_name_that_nothing_knows_is_refused_with_the_nearest(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
+    places = f"the folders of RANKPIPE_DATA ({tmp_path}), the catalogue and ir_datasets do not have it"
+    for name, nearest in (("owm", "own"), ("beir/SciFat", "beir/scifact"), ("pythondocs", "python-docs")):
+        with pytest.raises(UsageError) as caught:
+            Dataset.load(name)
+        assert str(caught.value) == f"there is no data set '{name}'; did you mean '{nearest}'? {places}"
+    monkeypatch.delenv("RANKPIPE_DATA")
+    with pytest.raises(UsageError) as caught:
+        Dataset.load("xyzzy")
+    assert str(caught.value) == (
+        "there is no data set 'xyzzy'; the folders of RANKPIPE_DATA (not set), the catalogue and ir_datasets do not "
+        "have it"
+    )
+
+
+def test_a_folder_without_documents_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        Dataset.load(tmp_path)
+    assert str(caught.value).startswith(
+        f"there is no data set '{tmp_path}'; {tmp_path} is a folder without corpus.jsonl or corpus.jsonl.gz; "
+    )
+
+
+def test_a_collection_that_cannot_be_fetched_says_where_it_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANKPIPE_DATA", raising=False)
+    with pytest.raises(UsageError) as caught:
+        Dataset.load("beir/bioasq")
+    assert str(caught.value) == (
+        "data set 'beir/bioasq' is not here; bring it as a folder in BEIR layout (its source: http://bioasq.org), by "
+        "its path or inside a folder that RANKPIPE_DATA names"
+    )
+
+
+def test_both_a_plain_and_a_packed_file_are_refused(folder: Path) -> None:
+    write_folder(folder, packed=True)
+    with pytest.raises(UsageError) as caught:
+        Dataset.load(folder)
+    assert str(caught.value) == f"{folder}: both corpus.jsonl and corpus.jsonl.gz are there; keep one"
+
+
+def test_a_file_of_documents_alone_can_be_searched(folder: Path) -> None:
+    dataset = Dataset.load(folder / "corpus.jsonl")
+    assert dataset.corpus.size == 3
+    assert dataset.splits == ()
+    with pytest.raises(UsageError) as caught:
+        dataset.queries("test")
+    assert str(caught.value) == f"data set '{folder / 'corpus.jsonl'}' has no split 'test'; it has no judgements at all"
+
+
+def test_a_folder_without_queries_says_so(folder: Path) -> None:
+    (folder / "queries.jsonl").unlink()
+    with pytest.raises(DataError) as caught:
+        Dataset.load(folder).queries("test")
+    assert str(caught.value) == f"{folder}: no queries.jsonl and no queries.jsonl.gz in this folder"
+
+
+def test_a_bad_document_is_named_and_leaves_the_store_usable(folder: Path, store: Path) -> None:
+    path = folder / "corpus.jsonl"
+    path.write_text('{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}\n')
+    with pytest.raises(DataError) as caught:
+        _ = Dataset.load(folder).corpus
+    assert str(caught.value) == f"{path}:2: document id 'a' occurs twice; the first time in line 1"
+    assert list((store / "corpora").iterdir()) == []
+    path.write_text('{"_id": "a", "text": "x"}\n')
+    assert Dataset.load(folder).corpus.size == 1
+
+
 def test_the_corpus_is_built_once_and_then_opened_from_the_store(folder: Path, store: Path) -> None:
     first = Dataset.load(folder).corpus
     [built] = (store / "corpora").iterdir()
@@ -102,6 +245,18 @@ def test_the_corpus_is_built_once_and_then_opened_from_the_store(folder: Path, s
     again = Dataset.load(folder).corpus
     assert again.digest == first.digest
     assert [path.stat().st_mtime_ns for path in (store / "corpora").iterdir()] == [stamp]
+    renamed = [{**one, "text": one["text"].upper()} for one in DOCUMENTS]
+    assert Dataset.load(write_folder(folder, renamed)).corpus.texts([1]) == ["A CAR DRIVES."]  # other content, anew
+
+
+def test_the_official_name_finds_the_official_folder(real_dataset: Callable[[str], Dataset]) -> None:
+    by_folder = real_dataset("scifact")
+    by_name = Dataset.load("beir/scifact")
+    assert by_name.card == by_folder.card
+    assert by_name.card.ir_datasets == "beir/scifact"
+    assert by_name.corpus.digest == by_folder.corpus.digest
+    with pytest.raises(UsageError, match=r"^data set 'beir/scifact' has no split 'dev'; it has test, train$"):
+        by_name.qrels("dev")
 
 
 def test_own_objects_make_a_dataset() -> None:

@@ -1,0 +1,103 @@
+"""TREC topics in their three forms."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from rankpipe.data.topics import read_topics
+from rankpipe.errors import DataError
+
+CLASSIC = """
+<top>
+
+<num> Number: 301
+<title> International
+Organized Crime &amp; more
+
+<desc> Description:
+Identify organizations.
+
+<narr> Narrative:
+A relevant document <b>must</b> say so.
+</top>
+
+<top>
+<num>302</num><title>Topic: Polio
+<desc>Is it under control?
+</top>
+"""
+
+XML = """<?xml version="1.0" encoding="ISO-8859-1"?>
+<topics task="x">
+  <topic number="1">
+    <query>origin of
+      covid</query>
+    <question>What is it &amp; where?</question>
+    <subtopics><subtopic number="9">deeper</subtopic></subtopics>
+  </topic>
+  <topic><num>2</num><title>grün</title><query>other</query></topic>
+</topics>
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "topics.txt"
+
+
+def test_classic_topics_have_titles_and_descriptions(file: Path) -> None:
+    file.write_text(CLASSIC)
+    queries = read_topics(file)
+    assert queries.ids == ("301", "302")
+    assert queries.texts == ("International Organized Crime & more", "Polio")
+    assert queries.fields["description"] == ("Identify organizations.", "Is it under control?")
+    assert queries.fields["narrative"][0].startswith("A relevant document")
+
+
+def test_markup_inside_a_classic_field_is_a_field_of_its_own(file: Path) -> None:
+    file.write_text(CLASSIC)
+    assert read_topics(file).fields["b"] == ("must", "")
+
+
+def test_xml_topics_have_titles_or_queries(file: Path) -> None:
+    file.write_text(XML, encoding="utf-8")
+    queries = read_topics(file)
+    assert queries.ids == ("1", "2")
+    assert queries.texts == ("origin of covid", "grün")
+    assert queries.fields["question"] == ("What is it & where?", "")
+    assert queries.fields["query"] == ("", "other")
+
+
+def test_lines_of_id_and_text_are_topics_too(tmp_path: Path) -> None:
+    path = tmp_path / "queries.tsv.gz"
+    path.write_bytes(gzip.compress(b"19335\tanthropological definition\n47923\taxon terminals\n5\t\n"))
+    queries = read_topics(path)
+    assert queries.ids == ("19335", "47923", "5")
+    assert queries.texts == ("anthropological definition", "axon terminals", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", ": holds no topics"),
+        ("<topics></topics>", ": holds no topics"),
+        ("1\ta\nb\n", ":2: no tab; a line is 'query_id<TAB>text'"),
+        ("1\ta\n\n1\tb\n", ":3: topic '1' occurs twice; the first time in line 1"),
+        ("\ta\n", ":1: the id of this topic is empty"),
+        ("<top>\n<title> a\n</top>", ":1: the id of this topic is empty"),
+        ("<top>\n<num> 1\n<desc> d\n<title>\n", ":1: this <top> has no </top>"),
+        ("<top>\n<num> 1\n<title> a\n<top>\n", ":4: <top> before the </top> of the one before"),
+        ("<top>\n<num> 1\n<title> a\n</top>\n</top>", ":5: </top> without <top>"),
+        ("<t>\n<top><num>1</num><desc>d</desc></top></t>", ":2: topic '1' has no title"),
+        ("<t>\n<topic>\n</t>", ":3: not XML: mismatched tag"),
+        ('<!DOCTYPE t [<!ENTITY a "b">]>\n<t/>', ":1: declares an entity, which topics have no use for"),
+    ],
+)
+def test_bad_topics_are_named(file: Path, content: str, says: str) -> None:
+    file.write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_topics(file)
+    assert str(caught.value) == f"{file}{says}"
