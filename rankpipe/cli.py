@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -268,9 +268,9 @@ def _load_dataset(name: str) -> Dataset:
 
 
 def _runtime(threads: int | None, device: str, dtype: str) -> Runtime:
-    from rankpipe.models.runtime import Runtime
+    from rankpipe.models.runtime import Dtype, Runtime
 
-    return Runtime(threads=threads, device=device, dtype=dtype)
+    return Runtime(threads=threads, device=device, dtype=cast(Dtype, dtype))
 
 
 def _say(text: str) -> None:

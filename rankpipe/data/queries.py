@@ -94,12 +94,12 @@ class Queries:
         if isinstance(rows, slice):
             if rows.indices(len(self)) == (0, len(self), 1):
                 return self
-            pick, picked = itemgetter(rows), range(len(self))[rows]
+            cut, picked = itemgetter(rows), range(len(self))[rows]
         else:
-            picked = [int(row) for row in rows]
+            cut, picked = None, [int(row) for row in rows]
 
-            def pick(values: tuple) -> tuple:
-                return tuple([values[row] for row in picked])
+        def pick(values: tuple) -> tuple:
+            return cut(values) if cut else tuple([values[row] for row in picked])
 
         whole = len(picked) == len(self) and list(picked) == list(range(len(self)))
         return Queries(

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from rankpipe.errors import UsageError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Runtime:
     """
 
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     threads: int | None = None
     batch_tokens: int | None = None
 
@@ -31,6 +33,8 @@ class Runtime:
         for name in ("threads", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} is {value}, must be at least 1")
+        if self.dtype not in get_args(Dtype):
+            raise UsageError(f"dtype is {self.dtype!r}, must be one of {', '.join(get_args(Dtype))}")
 
     @property
     def thread_count(self) -> int:
