@@ -20,6 +20,9 @@ from rankpipe.errors import RankpipeError, UsageError
 Rest = Literal["keep", "drop"]
 """What a re-ranker does with the candidates below its depth."""
 
+LOWEST = np.finfo(np.float32).min
+"""The lowest score there can be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -58,7 +61,7 @@ class Run:
     documents  (H,) int32, the candidate's row in the corpus
     scores     (H,) float32, higher is better, in the last stage's own unit, finite
     features   name -> (H,) float32: scores that named stages gave, NaN where they gave none
-    passages   (H,) int32, the best window of a long document, where a stage chose one
+    passages   (H,) int32, the best window of a long document, where a stage chose one; -1 where it chose none
     """
 
     queries: Queries
@@ -79,7 +82,10 @@ class Run:
             raise UsageError(
                 f"offsets of {len(self.queries)} queries and {size} candidates do not run from 0 to {size}"
             )
-        for name, values in (("scores", self.scores), *self.features.items()):
+        if (np.diff(self.offsets) < 0).any():
+            raise UsageError("a run's offsets must not fall")
+        passages = () if self.passages is None else (("passages", self.passages),)
+        for name, values in (("scores", self.scores), *passages, *self.features.items()):
             if len(values) != size:
                 raise UsageError(f"{len(values)} {name} for {size} candidates")
 
@@ -106,8 +112,8 @@ class Run:
         if (documents < 0).any():
             raise UsageError(f"document {ids[int(np.argmin(documents))]!r} of the run is not in the corpus")
         offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-        scores = np.fromiter((score for one in lists for score in one.values()), np.float32, len(ids))
-        return cls(queries, corpus, offsets, documents, scores).rescored(scores)
+        scores = np.fromiter((score for one in lists for score in one.values()), np.float64, len(ids))
+        return cls(queries, corpus, offsets, documents, np.zeros(len(ids), np.float32)).rescored(scores)
 
     @classmethod
     def concatenate(cls, runs: Sequence[Run], queries: Queries | None = None) -> Run:
@@ -187,15 +193,22 @@ class Run:
     # -- new runs of it -----------------------------------------------------------------------------------------
 
     def rescored(self, scores: NDArray[np.floating]) -> Run:
-        """The same candidates with new scores (H,), in their new order. Scores that are not finite raise RankpipeError."""
-        scores = np.asarray(scores, np.float32) + np.float32(0)  # -0.0 becomes 0.0, or it would not tie with it
-        if len(scores) != len(self.documents):
-            raise UsageError(f"{len(scores)} scores for {len(self.documents)} candidates")
+        """The same candidates with new scores (H,), in their new order.
+
+        Scores that are not finite, or too large for float32, raise RankpipeError.
+        """
+        given = np.asarray(scores)
+        if len(given) != len(self.documents):
+            raise UsageError(f"{len(given)} scores for {len(self.documents)} candidates")
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            scores = given.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0, or it would not tie with it
         if not np.isfinite(scores).all():
             place = int(np.argmin(np.isfinite(scores)))
             query_id = self.queries.ids[int(self.query_rows[place])]
             doc_id = self.corpus.ids([int(self.documents[place])])[0]
-            raise RankpipeError(f"the score of document {doc_id!r} for query {query_id!r} is {scores[place]}")
+            raise RankpipeError(
+                f"the score of document {doc_id!r} for query {query_id!r} is {given[place]}, not a finite float32 number"
+            )
         order = _order(scores, self.corpus.tie_order[self.documents], self.offsets)
         return replace(self, scores=scores)._taken(order, self.offsets)
 
@@ -210,7 +223,10 @@ class Run:
         return rescored if rest == "drop" else rescored.above(self.keep(self.ranks > depth))
 
     def above(self, rest: Run) -> Run:
-        """These candidates, and those of `rest` below them, shifted under this run's lowest score for the query."""
+        """These candidates, and those of `rest` below them, shifted under this run's lowest score for the query.
+
+        Raises RankpipeError where that score is so low that float32 has no numbers left below it.
+        """
         lowest = _last_scores(self)
         shifted = _shifted_under(lowest, rest)
         counts = self.counts + rest.counts
@@ -260,7 +276,7 @@ class Run:
 
     def _taken(self, rows: NDArray[np.int64], offsets: NDArray[np.int64], queries: Queries | None = None) -> Run:
         return Run(
-            queries or self.queries,
+            self.queries if queries is None else queries,
             self.corpus,
             offsets,
             self.documents[rows],
@@ -332,17 +348,28 @@ def _shifted_under(lowest: NDArray[np.float32], rest: Run) -> NDArray[np.float32
     limit = np.repeat(lowest, rest.counts).astype(np.float64)
     first = np.repeat(rest.scores[starts], rest.counts[filled]).astype(np.float64)
     bounded = np.isfinite(limit)
-    moved = np.where(bounded, limit - (first - rest.scores), rest.scores).astype(np.float32) + np.float32(0)
+    moved = np.where(bounded, limit - (first - rest.scores), rest.scores)
+    moved = np.maximum(moved, LOWEST).astype(np.float32) + np.float32(0)
     # Down a list, the number of a score must fall by `drops`: one where the score falls, one below the limit at the
     # start, else nothing. So number[i] = min over j <= i of (number[j] + total[j]) - total[i], total = sum of drops.
-    drops = np.where(starts, 1, np.diff(rest.scores, prepend=np.float32(0)) < 0).astype(np.int64)
+    drops = starts.astype(np.int64)
+    drops[1:] |= rest.scores[1:] < rest.scores[:-1]
     total = np.cumsum(drops)
     total -= np.repeat(total[starts] - 1, rest.counts[filled])
     numbers = _rising(moved) + total
     caps = _rising(np.where(bounded, limit, 0).astype(np.float32) + np.float32(0))
     numbers = np.where(starts & bounded, np.minimum(numbers, caps), numbers)
     apart = rest.query_rows << 34  # lets one running minimum serve all queries
-    return _falling(np.minimum.accumulate(numbers - apart) + apart - total)
+    numbers = np.minimum.accumulate(numbers - apart) + apart - total
+    to_come = np.repeat(total[rest.offsets[1:][filled] - 1], rest.counts[filled]) - total
+    numbers = np.maximum(numbers, _rising(LOWEST) + to_come)  # leaves every score room for those below it
+    if (full := starts & bounded & (numbers >= caps)).any():
+        query_id = rest.queries.ids[int(rest.query_rows[np.argmax(full)])]
+        raise RankpipeError(
+            f"query {query_id!r}: too few float32 numbers lie below the lowest new score for the candidates that stay "
+            "below it; drop them (rest: drop), or score in another unit"
+        )
+    return _falling(numbers)
 
 
 def _joined(parts: Sequence[Queries]) -> Queries:

@@ -40,6 +40,10 @@ class Queries:
             raise UsageError(f"{len(self.ids)} query ids for {len(self.texts)} texts")
         if not self.original:
             object.__setattr__(self, "original", self.texts)
+        parts = {"original": self.original, "terms": self.terms, "vectors": self.vectors, "parent": self.parent}
+        for name, values in (*parts.items(), *self.fields.items()):
+            if values is not None and len(values) != len(self.ids):
+                raise UsageError(f"{len(self.ids)} query ids for {len(values)} {name}")
         if not (_all_sound(self.ids) and _all_sound(self.texts) and all(self.ids) and len(set(self.ids)) == len(self)):
             self._refuse()
 
