@@ -104,8 +104,9 @@ class Run:
 
         Raises UsageError for a query or document that is unknown.
         """
-        if unknown := next((query_id for query_id in ranked if query_id not in queries), None):
-            raise UsageError(f"query {unknown!r} of the run is not among the queries")
+        for query_id in ranked:
+            if query_id not in queries:
+                raise UsageError(f"query {query_id!r} of the run is not among the queries")
         lists = [ranked.get(query_id, {}) for query_id in queries.ids]
         ids = [doc_id for one in lists for doc_id in one]
         documents = corpus.rows(ids)
@@ -362,7 +363,9 @@ def _shifted_under(lowest: NDArray[np.float32], rest: Run) -> NDArray[np.float32
     apart = rest.query_rows << 34  # lets one running minimum serve all queries
     numbers = np.minimum.accumulate(numbers - apart) + apart - total
     to_come = np.repeat(total[rest.offsets[1:][filled] - 1], rest.counts[filled]) - total
-    numbers = np.maximum(numbers, _rising(LOWEST) + to_come)  # leaves every score room for those below it
+    numbers = np.maximum(
+        numbers, _rising(np.array(LOWEST, np.float32)) + to_come
+    )  # leaves every score room for those below it
     if (full := starts & bounded & (numbers >= caps)).any():
         query_id = rest.queries.ids[int(rest.query_rows[np.argmax(full)])]
         raise RankpipeError(

@@ -187,17 +187,17 @@ def apply(stage: Stage, run: Run) -> Run:
 
 
 def stage_labels(stage: Stage) -> dict[int, str]:
-    """A unique label for every stage inside `stage`: its name or type, numbered where it repeats (bm25, bm25-2)."""
+    """A unique label for every stage inside `stage`: its name, or its type, numbered where that is taken (bm25-2)."""
     labels: dict[int, str] = {}
-    taken: set[str] = set()
+    taken = {inner.name for inner in walk(stage)}  # names come first, because later stages refer to them
     for inner in walk(stage):
-        wanted = inner.name or inner.type_name()
-        label, number = wanted, 1
-        while label in taken:
+        label, number = inner.name or inner.type_name(), 1
+        while inner.name is None and label in taken:
             number += 1
-            label = f"{wanted}-{number}"
-        taken.add(label)
-        labels[id(inner)] = label
+            label = f"{inner.type_name()}-{number}"
+        if id(inner) not in labels:  # one stage may stand in two places
+            taken.add(label)
+            labels[id(inner)] = label
     return labels
 
 

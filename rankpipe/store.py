@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
-from rankpipe.errors import StoreError, UsageError
+from rankpipe.errors import RankpipeError, StoreError, UsageError
 
 MANIFEST = "manifest.json"
 ALWAYS_HASHED = 64 << 20
@@ -50,10 +50,10 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
     """
     parent = home() / kind
     folder = parent / key_digest(key)
-    if folder.exists():
-        _verify(folder)
-        return folder
     try:
+        if folder.exists():
+            _verify(folder)
+            return folder
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
         aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=parent))
@@ -70,7 +70,7 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise StoreError(
-            f"cannot write {kind} to the store {home()}: {error.strerror or error}; set RANKPIPE_HOME to another folder"
+            f"cannot write {kind} to the store {home()}: {_reason(error, Path(os.path.abspath(home())))}; set RANKPIPE_HOME to another folder"
         ) from error
     return folder
 
@@ -93,62 +93,105 @@ def file_digest(path: Path) -> str:
             memo.parent.mkdir(parents=True, exist_ok=True)
             with replacing(memo) as file:
                 json.dump({"path": str(path), "stamp": stamp, "sha256": digest}, file)
-        except OSError:
+        except (OSError, RankpipeError):
             pass  # a store that cannot be written costs time here, nothing else
     return digest
 
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file beside `path` for writing, and rename it to `path` at the end; an error leaves `path` as it was."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(
-            handle, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
-        ) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Open a file beside `path` for writing, and rename it to `path` at the end; an error leaves `path` as it was.
 
-
-@contextmanager
-def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give an empty folder beside `path`, renamed to `path` at the end; an existing `path` is refused without `force`.
-
-    With `force` the old folder is there until the new one is whole.
+    Raises RankpipeError where it cannot be written.
     """
     path = Path(path)
-    check_replaceable(path, force=force)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=path.parent))
-    try:
-        os.chmod(aside, 0o777 & ~_umask())
-        yield aside
-        if path.is_dir() and not path.is_symlink():
-            old = aside.with_name(aside.name + "-old")
-            os.rename(path, old)
-            os.rename(aside, path)
-            shutil.rmtree(old)
-        else:
-            path.unlink(missing_ok=True)
-            os.rename(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with _writing(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
+        try:
+            with os.fdopen(
+                handle, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
+            ) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
 
 def check_replaceable(path: Path, *, force: bool = False) -> None:
     """Refuse what replacing_folder would refuse, so that no work is done in vain. Raises UsageError."""
     if path.exists() and not force:
         raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file()):
-        raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST}), so it is not replaced")
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
+        raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST} of its own), so it is not replaced")
+
+
+@contextmanager
+def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give an empty folder beside `path`, renamed to `path` at the end; an existing `path` is refused without `force`.
+
+    With `force` the old folder is there until the new one is whole. It is replaced only if it is empty or its
+    manifest.json gives rankpipe among its "versions": others use that file name too, web pages for one.
+
+    Raises UsageError for a path that is not replaced, RankpipeError where it cannot be written.
+    """
+    path = Path(path)
+    with _writing(path):
+        check_replaceable(path, force=force)
+        path = Path(os.path.abspath(path))  # "." has no folder to stand in
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=path.parent))
+        try:
+            os.chmod(aside, 0o777 & ~_umask())
+            yield aside
+            if path.is_dir() and not path.is_symlink():
+                _exchange(aside, path)
+            else:
+                path.unlink(missing_ok=True)
+                os.rename(aside, path)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(aside: Path, path: Path) -> None:
+    """Put a folder in the place of another, which goes; an error leaves the other where it was."""
+    old = aside.with_name(f"{aside.name}-old")
+    os.rename(path, old)
+    try:
+        os.rename(aside, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old)
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    versions = manifest.get("versions") if isinstance(manifest, dict) else None
+    return isinstance(versions, dict) and "rankpipe" in versions
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise RankpipeError(f"cannot write {path}: {_reason(error, Path(os.path.abspath(path)).parent)}") from error
+
+
+def _reason(error: OSError, own: Path) -> str:
+    """What the system says, and of which file, unless that is one of ours below `own`."""
+    name = error.filename
+    of_others = isinstance(name, (str, bytes)) and not Path(os.path.abspath(os.fsdecode(name))).is_relative_to(own)
+    return f"{error.strerror or error}" + (f": {os.fsdecode(name)}" if of_others else "")
 
 
 def _umask() -> int:
@@ -187,16 +230,23 @@ def _verify(folder: Path) -> None:
             digest = _sha256(path) if size <= ALWAYS_HASHED else file_digest(path)
             if digest != expected["sha256"]:
                 raise ValueError(f"the content of {name} is not what was written")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-        aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
-        try:
-            os.rename(folder, aside)
-        except OSError:
-            raise StoreError(f"{folder} is damaged: {reason}; delete it, and it is built anew") from error
-        raise StoreError(
-            f"{folder} is damaged: {reason}; it is set aside as {aside.name}, and the next run builds it anew"
-        ) from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        _set_aside(folder, f"{error.strerror}: {error.filename}", error)
+    except OSError as error:  # too many open files, say: no reason to build it anew
+        raise StoreError(f"{folder} cannot be read: {error.strerror}: {error.filename}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _set_aside(folder, str(error), error)
+
+
+def _set_aside(folder: Path, reason: str, cause: Exception) -> NoReturn:
+    aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
+    try:
+        os.rename(folder, aside)
+    except OSError:
+        raise StoreError(f"{folder} is damaged: {reason}; delete it, and it is built anew") from cause
+    raise StoreError(
+        f"{folder} is damaged: {reason}; it is set aside as {aside.name}, and the next run builds it anew"
+    ) from cause
 
 
 def _sweep(parent: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
 
 from rankpipe.data import Corpus, Queries
+from rankpipe.data.lines import Lines
 from rankpipe.errors import DataError, UsageError
 from rankpipe.run import Run
 from rankpipe.store import replacing
@@ -26,8 +26,10 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
     """
     ids = run.corpus.ids(run.documents)
     for kind, names in (("query id", run.queries.ids), ("document id", ids), ("tag", (tag,))):
-        if bad := next((name for name in names if len(name.split()) != 1 or name != name.strip()), None):
-            raise UsageError(f"{kind} {bad!r} has white space in it, which a TREC run file cannot hold")
+        for name in names:
+            if len(name.split()) != 1 or name != name.strip():
+                fault = "has white space in it" if name else "is empty"
+                raise UsageError(f"{kind} {name!r} {fault}, which a TREC run file cannot hold")
     scores, ends = run.scores.tolist(), run.offsets.tolist()
     with replacing(path, "wb") as raw:
         packed = gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) if path.suffix == ".gz" else raw
@@ -55,24 +57,26 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
     """
     ranked: dict[str, dict[str, float]] = {}
     lines: dict[str, int] = {}
-    for number, line in _lines(path):
+    file = Lines(path)
+    for line in file:
         parts = line.split()
         if len(parts) != 6:
-            raise DataError.at(path, number, f"{len(parts)} columns, not the 6 of 'query_id Q0 doc_id rank score tag'")
+            raise file.error(f"{len(parts)} columns, not the 6 of 'query_id Q0 doc_id rank score tag'")
         query_id, _, doc_id, _, score_text, _ = parts
         try:
-            score = float(np.float32(score_text))
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+                score = float(np.float32(score_text))
         except ValueError:
             score = float("nan")
         if not np.isfinite(score):
-            raise DataError.at(path, number, f"the score {score_text!r} is not a finite number")
+            raise file.error(f"the score {score_text!r} is not a finite number")
         if queries is not None and query_id not in queries:
-            raise DataError.at(path, number, f"query {query_id!r} is not among the queries")
+            raise file.error(f"query {query_id!r} is not among the queries")
         ranking = ranked.setdefault(query_id, {})
         if doc_id in ranking:
-            raise DataError.at(path, number, f"document {doc_id!r} stands twice in the ranking of query {query_id!r}")
+            raise file.error(f"document {doc_id!r} stands twice in the ranking of query {query_id!r}")
         ranking[doc_id] = score
-        lines.setdefault(doc_id, number)
+        lines.setdefault(doc_id, file.number)
     if corpus is None:
         corpus = Corpus.of_ids(lines)
     else:
@@ -81,19 +85,4 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
         if (rows < 0).any():
             doc_id = ids[int(np.argmin(rows))]
             raise DataError.at(path, lines[doc_id], f"document {doc_id!r} is not in the corpus")
-    return Run.of(queries or Queries.of(dict.fromkeys(ranked, "")), corpus, ranked)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a text file, blank ones left out."""
-    if not path.is_file():
-        raise UsageError(f"there is no run file {path}")
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+    return Run.of(Queries.of(dict.fromkeys(ranked, "")) if queries is None else queries, corpus, ranked)

@@ -50,6 +50,7 @@ def test_queries_that_are_not_in_the_mapping_have_no_candidates() -> None:
     ("ranked", "message"),
     [
         ({"q9": {"a": 1.0}}, "query 'q9' of the run is not among the queries"),
+        ({"": {"a": 1.0}}, "query '' of the run is not among the queries"),
         ({"q1": {"a": 1.0, "zz": 2.0}}, "document 'zz' of the run is not in the corpus"),
     ],
 )
@@ -212,7 +213,7 @@ def test_no_query_selected_is_an_empty_run() -> None:
 
 
 def test_parts_concatenated_are_the_whole() -> None:
-    run = a_run().with_feature("first", np.arange(5))
+    run = a_run().with_feature("first", np.arange(5.0))
     again = Run.concatenate([run.select([0]), run.select([1]), run.select([2])])
     assert again.to_dict() == run.to_dict()
     assert again.queries.ids == run.queries.ids

@@ -110,7 +110,7 @@ class Corpus:
                 for file in segment["files"]:
                     reader = pa.ipc.open_file(pa.memory_map(str(folder / file), "rb"))
                     batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
             raise StoreError(f"{folder} is not a whole corpus: {error}") from error
         segments = [{key: value for key, value in one.items() if key != "files"} for one in described["segments"]]
         corpus = cls(batches, arrays, segments)

@@ -1,0 +1,432 @@
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rankpipe.errors import RankpipeError, StoreError, UsageError
+from rankpipe.store import artefact, check_replaceable, file_digest, home, key_digest, replacing, replacing_folder
+
+KEY = {"corpus": "abc", "k1": 0.9}
+
+
+def make(folder: Path) -> None:
+    (folder / "words.txt").write_text("one two")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "numbers.bin").write_bytes(bytes(100))
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError(f"{folder}: built, though the store has it")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- artefacts ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_artefact_is_made_once_and_found_by_its_key() -> None:
+    folder = artefact("index", KEY, make)
+    assert folder == home() / "index" / key_digest(KEY)
+    assert (folder / "words.txt").read_text() == "one two"
+    assert artefact("index", {"k1": 0.9, "corpus": "abc"}, refuse) == folder
+    assert artefact("index", {**KEY, "k1": 1.2}, make) != folder
+
+
+def test_the_manifest_says_what_made_it() -> None:
+    manifest = json.loads((artefact("index", KEY, make) / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["key"], sorted(manifest["files"])) == (
+        "index",
+        KEY,
+        ["deep/numbers.bin", "words.txt"],
+    )
+
+
+def test_a_build_that_fails_leaves_nothing() -> None:
+    def fail(folder: Path) -> None:
+        make(folder)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        artefact("index", KEY, fail)
+    assert names(home() / "index") == []
+    artefact("index", KEY, make)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / "words.txt").write_text("one tw"), "words.txt has 6 bytes, not 7"),
+        (
+            lambda folder: (folder / "words.txt").write_text("one twO"),
+            "the content of words.txt is not what was written",
+        ),
+        (
+            lambda folder: (folder / "words.txt").unlink(),
+            "No such file or directory: {folder}/words.txt",
+        ),
+        (lambda folder: (folder / "manifest.json").unlink(), "No such file or directory: {folder}/manifest.json"),
+        (
+            lambda folder: (folder / "manifest.json").write_text("[]"),
+            "list indices must be integers or slices, not str",
+        ),
+    ],
+)
+def test_a_damaged_artefact_is_set_aside_and_built_anew(damage, reason: str) -> None:
+    folder = artefact("index", KEY, make)
+    damage(folder)
+    with pytest.raises(StoreError) as caught:
+        artefact("index", KEY, refuse)
+    aside = next((home() / "index").glob(".damaged-*"))
+    assert str(caught.value) == (
+        f"{folder} is damaged: {reason.format(folder=folder)}; "
+        f"it is set aside as {aside.name}, and the next run builds it anew"
+    )
+    assert (artefact("index", KEY, make) / "words.txt").read_text() == "one two"
+
+
+def test_an_artefact_that_cannot_be_read_just_now_stays() -> None:
+    folder = artefact("index", KEY, make)
+    program = f"""
+import resource
+from pathlib import Path
+from rankpipe.store import artefact
+from rankpipe.errors import StoreError
+import json
+files = []
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+try:
+    while True:
+        files.append(open("/dev/null"))
+except OSError:
+    pass
+try:
+    artefact("index", {KEY!r}, None)
+except StoreError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{folder} cannot be read: Too many open files: {folder}/manifest.json\n"
+    assert artefact("index", KEY, refuse) == folder
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from rankpipe.store import artefact
+
+def make(folder):
+    (folder / "who.txt").write_text(sys.argv[1])
+    print("building", flush=True)
+    sys.stdin.readline()
+
+print(artefact("index", {"corpus": "abc"}, make))
+"""
+
+
+def build(name: str) -> "subprocess.Popen[str]":
+    """Start a process that builds an artefact, waiting in the middle for a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "building\n"
+    return process
+
+
+def test_two_processes_that_build_the_same_artefact_agree() -> None:
+    first, second = build("first"), build("second")
+    answers = [first.communicate("\n")[0], second.communicate("\n")[0]]
+    folder = home() / "index" / key_digest({"corpus": "abc"})
+    assert answers == [f"{folder}\n"] * 2
+    assert (folder / "who.txt").read_text() == "first"
+    assert names(folder.parent) == [folder.name]
+    assert artefact("index", {"corpus": "abc"}, refuse) == folder
+
+
+def test_what_killed_builds_leave_is_swept_and_what_live_ones_build_is_not() -> None:
+    killed, living = build("killed"), build("living")
+    killed.kill()
+    killed.communicate()
+    assert len(names(home() / "index")) == 2
+    other = artefact("index", {"corpus": "other"}, make)
+    assert names(home() / "index") == sorted(
+        [other.name, next((home() / "index").glob(f".building-{living.pid}-*")).name]
+    )
+    answer, _ = living.communicate("\n")
+    assert (Path(answer.strip()) / "who.txt").read_text() == "living"
+
+
+def test_a_build_that_is_interrupted_leaves_nothing() -> None:
+    process = build("interrupted")
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert names(home() / "index") == []
+
+
+def test_a_store_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RANKPIPE_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError) as caught:
+        artefact("index", KEY, make)
+    assert str(caught.value) == (
+        f"cannot write index to the store {tmp_path}/file: Not a directory; set RANKPIPE_HOME to another folder"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_read_only_store_is_named_and_still_read() -> None:
+    folder = artefact("index", KEY, make)
+    folder.parent.chmod(0o555)
+    try:
+        assert artefact("index", KEY, refuse) == folder
+        with pytest.raises(StoreError) as caught:
+            artefact("index", {"other": 1}, make)
+    finally:
+        folder.parent.chmod(0o755)
+    assert str(caught.value) == (
+        f"cannot write index to the store {home()}: Permission denied; set RANKPIPE_HOME to another folder"
+    )
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from rankpipe.errors import RankpipeError
+from rankpipe.store import artefact, replacing_folder
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing on fails as it does on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+def make(folder):
+    (folder / "small").write_bytes(bytes(999))
+    (folder / "large").write_bytes(bytes(1001))
+
+try:
+    if len(sys.argv) == 1:
+        artefact("index", {"corpus": "abc", "k1": 0.9}, make)
+    else:
+        with replacing_folder(Path(sys.argv[1]), force=True) as folder:
+            make(folder)
+except RankpipeError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_leaves_the_store_usable() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        f"StoreError cannot write index to the store {home()}: File too large; set RANKPIPE_HOME to another folder\n"
+    )
+    assert names(home() / "index") == []
+    artefact("index", KEY, make)
+
+
+# -- digests of files ---------------------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_the_sha256_and_is_remembered_once_the_file_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")  # its sha256 is the example of FIPS 180-2, appendix B.1
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(path) == expected
+    assert not (home() / "digests").exists()
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    assert file_digest(path) == file_digest(path) == expected
+    assert len(names(home() / "digests")) == 1
+
+
+def test_a_changed_file_has_a_new_digest(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        os.utime(path, (time.time() - 60, time.time() - 60 + len(names(tmp_path)) + content[0]))
+        digest = file_digest(path)
+    path.write_bytes(b"one")
+    assert file_digest(path) != digest
+
+
+def test_a_memory_of_digests_that_is_damaged_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    digest = file_digest(path)
+    for rubbish in ("", "[]", "{}", "null"):
+        next((home() / "digests").iterdir()).write_text(rubbish)
+        assert file_digest(path) == digest
+
+
+def test_a_store_that_cannot_be_written_does_not_stop_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    monkeypatch.setenv("RANKPIPE_HOME", str(path))
+    assert file_digest(path).startswith("ba7816bf")
+
+
+@pytest.mark.parametrize("key", [{"x": float("nan")}, {"x": Path("y")}])
+def test_a_key_that_is_not_plain_is_refused(key: dict) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        key_digest(key)
+
+
+# -- files and folders that appear whole --------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as file:
+        file.write("new\n")
+        file.flush()
+        assert path.read_text() == "old"
+    assert (path.read_bytes(), names(tmp_path)) == (b"new\n", ["file"])
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error), replacing(path) as file:  # noqa: PT012 - the error must come from within
+        file.write("new")
+        raise error
+    assert (path.read_text(), names(tmp_path)) == ("old", ["file"])
+
+
+def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "file", "wb") as file:
+            file.write(b"x")
+        with replacing_folder(tmp_path / "folder"):
+            pass
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder")]
+    assert modes == [0o640, 0o750]
+
+
+def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path: Path) -> None:
+    with replacing(tmp_path / ("x" * 255)) as file:
+        file.write("new")
+    assert (tmp_path / ("x" * 255)).read_text() == "new"
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(RankpipeError) as caught, replacing(tmp_path / "folder"):
+        pass
+    assert str(caught.value) == f"cannot write {tmp_path}/folder: Is a directory"
+    assert names(tmp_path) == ["folder"]
+
+
+def results(folder: Path, content: str = "old") -> Path:
+    """Make a folder of results, as `rankpipe run` does."""
+    with replacing_folder(folder) as aside:
+        (aside / "run.trec").write_text(content)
+        (aside / "manifest.json").write_text(json.dumps({"versions": {"rankpipe": "0.1.0"}}))
+    return folder
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "new" / "folder") as aside:
+        (aside / "run.trec").write_text("x")
+        assert not (tmp_path / "new" / "folder").exists()
+    assert (names(tmp_path / "new"), names(tmp_path / "new" / "folder")) == (["folder"], ["run.trec"])
+
+
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
+    folder = results(tmp_path / "out")
+    for enter in (lambda: check_replaceable(folder), lambda: replacing_folder(folder).__enter__()):
+        with pytest.raises(UsageError) as caught:
+            enter()
+        assert str(caught.value) == f"{folder} exists already; choose another folder, or replace it with --force"
+    assert names(tmp_path) == ["out"]
+
+
+def test_results_are_replaced_by_force(tmp_path: Path) -> None:
+    folder = results(tmp_path / "out")
+    with replacing_folder(folder, force=True) as aside:
+        (aside / "run.trec").write_text("new")
+        assert (folder / "run.trec").read_text() == "old"
+    assert ((folder / "run.trec").read_text(), names(tmp_path)) == ("new", ["out"])
+
+
+def test_an_empty_folder_is_replaced_by_force(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with replacing_folder(tmp_path / "out", force=True) as aside:
+        (aside / "run.trec").write_text("new")
+    assert names(tmp_path / "out") == ["run.trec"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_folder(tmp_path: Path, error: type[BaseException]) -> None:
+    folder = results(tmp_path / "out")
+    with pytest.raises(error), replacing_folder(folder, force=True) as aside:  # noqa: PT012 - see above
+        (aside / "run.trec").write_text("new")
+        raise error
+    assert ((folder / "run.trec").read_text(), names(tmp_path)) == ("old", ["out"])
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
+    folder = results(tmp_path / "out")
+    done = subprocess.run([sys.executable, "-c", LIMITED, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == f"RankpipeError cannot write {folder}: File too large\n"
+    assert ((folder / "run.trec").read_text(), names(tmp_path)) == ("old", ["out"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"precious.txt": "x"},
+        {"manifest.json": '{"name": "My web page", "icons": []}'},
+        {"manifest.json": "[1]"},
+        {"manifest.json": '{"versions": ["rankpipe"]}'},
+        {"manifest.json": "not JSON"},
+        {"manifest.json": '{"kind": "index", "key": {}}'},
+    ],
+)
+def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, content: dict[str, str]) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    with pytest.raises(UsageError) as caught, replacing_folder(folder, force=True):
+        pass
+    assert (
+        str(caught.value)
+        == f"{folder} holds no results of rankpipe (no manifest.json of its own), so it is not replaced"
+    )
+    assert {path.name: path.read_text() for path in folder.iterdir()} == content
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with (
+        pytest.raises(UsageError, match="holds no results of rankpipe"),
+        replacing_folder(tmp_path / "out", force=True),
+    ):
+        pass
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    folder = results(tmp_path / "elsewhere")
+    (tmp_path / "out").symlink_to(folder)
+    with replacing_folder(tmp_path / "out", force=True) as aside:
+        (aside / "run.trec").write_text("new")
+    assert ((tmp_path / "out" / "run.trec").read_text(), (folder / "run.trec").read_text()) == ("new", "old")
+
+
+def test_the_working_folder_can_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results(tmp_path / "out"))
+    with replacing_folder(Path(), force=True) as aside:
+        (aside / "run.trec").write_text("new")
+    assert ((tmp_path / "out" / "run.trec").read_text(), names(tmp_path)) == ("new", ["out"])
