@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.dataclasses import dataclass
 
-from rankpipe.data import Corpus
+from rankpipe.data import Corpus, Queries
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import tracked
 from rankpipe.run import Run
@@ -59,8 +59,8 @@ class BM25(Stage):
         return Run(queries, run.corpus, found.offsets, found.documents, found.scores)
 
     def prepare(self, corpus: Corpus) -> None:
-        """Build the index if the store does not have it, and open it."""
-        self.index(corpus)
+        """Build the index if the store does not have it, open it, and load the compiled loops by a first search."""
+        self(Run.empty(Queries.of(""), corpus))
 
     def index(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
         """The open index of a corpus and its analyzer; built into the store if it is not there."""
