@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Fill the table and show it; give the exit status."""
     options = _parser().parse_args(arguments)
     measures = tuple(options.measures)
-    console, progress = Console(), Console(stderr=True)
+    progress = Console(stderr=True)
     try:
         read_measures(measures)
         _check_names([Path(pipeline).stem for pipeline in options.pipelines], "pipelines")
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _write(options.output / "table.md", heading + table.markdown())
     _write(options.output / "table.csv", results_csv(cells, measures))
     _write(options.output / "table.json", results_json(cells))
-    console.print(table.terminal())
+    table.show()
     return int(any(cell.result is None for cell in cells))
 
 

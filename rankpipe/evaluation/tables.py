@@ -19,6 +19,8 @@ LEVEL = 0.05
 """Differences with a p below this are marked."""
 MARK = "†"
 NOT_THERE = "n/a"
+PAGE = 200
+"""Columns of text where the output is no terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +59,36 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def terminal(self) -> rich.table.Table:
-        """The table for rich to print; notes as its caption."""
+        """The table for rich to print, notes as its caption; where room is short, the widest column is folded."""
         import rich.box
         import rich.table
+        from rich.cells import cell_len
         from rich.text import Text
 
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption_justify="left", caption_style="")
+        fields = [self.columns, *(tuple(entry.text for entry in row) for row in self.rows)]
+        widths = [max(map(cell_len, column)) for column in zip(*fields, strict=True)]
+        widest = widths.index(max(widths))
         for place, column in enumerate(self.columns):
-            words = place < self.labels
-            table.add_column(Text(column), justify="left" if words else "right", overflow="fold", no_wrap=not words)
+            table.add_column(
+                Text(column),
+                justify="left" if place < self.labels else "right",
+                overflow="fold",
+                min_width=None if place == widest else widths[place],
+            )
         for row in self.rows:
             table.add_row(*(Text(entry.text, style="bold" if entry.best else "") for entry in row))
         table.caption = Text("\n".join(self.notes)) if self.notes else None
         return table
+
+    def show(self) -> None:
+        """Print the table: as wide as the terminal, or as wide as it is where the output goes elsewhere."""
+        from rich.console import Console
+
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=PAGE)
+        console.print(self.terminal())
 
     def markdown(self) -> str:
         """The table in Markdown, the best in bold, notes as a list below it."""
@@ -112,6 +131,8 @@ def results_table(cells: Sequence[Cell], measures: Sequence[str]) -> Table:
             "two-sided randomisation test, Holm's correction over the pipelines"
         )
     notes += [f"{cell.dataset}, {cell.pipeline}: failed: {cell.error}" for cell in cells if cell.result is None]
+    if any(len(cell.seconds) > 1 for cell in cells):
+        notes.append("the seconds of a stage that holds others include theirs")
     notes += _assumptions(cells)
     columns = ("data set", "pipeline", *measures, "seconds of each stage")
     return Table(columns=columns, rows=tuple(rows), labels=2, notes=tuple(notes))

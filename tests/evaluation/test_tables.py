@@ -75,6 +75,7 @@ def test_results_in_markdown_have_the_best_in_bold_marks_of_significance_and_eve
 
 - † differs from bm25 on the same data set, p &lt; 0.05: two-sided randomisation test, Holm's correction over the pipelines
 - two, two \\| stages: failed: no corpus at /there
+- the seconds of a stage that holds others include theirs
 - one: 2 queries left out
 """
     )
@@ -93,6 +94,23 @@ def test_results_on_the_terminal_show_the_same_fields():
         "two        two | stages       n/a      n/a                        n/a",
     ]
     assert "two, two | stages: failed: no corpus at" in lines
+
+
+def test_a_narrow_terminal_folds_the_widest_column_and_keeps_every_number():
+    console = Console(file=io.StringIO(), width=62, color_system=None)
+    console.print(results_table(CELLS, MEASURES).terminal())
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert lines[4:8] == [
+        "one        bm25            0.3500   1.0000       bm25 0.13",
+        "one        two | stages   0.4500†   0.5000      bm25 0.12,",
+        "rescore 10.00",
+        "two        bm25            0.3750   0.5000       bm25 0.50",
+    ]
+
+
+def test_output_that_is_no_terminal_is_as_wide_as_the_table(capsys):
+    results_table(CELLS, MEASURES).show()
+    assert "one        two | stages   0.4500†   0.5000   bm25 0.12, rescore 10.00" in capsys.readouterr().out
 
 
 def test_results_as_csv_read_back_as_what_the_table_shows():
