@@ -60,12 +60,14 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
         try:
             started = time.time()
             make(aside)
-            _write_manifest(aside, kind, key, seconds=time.time() - started)
+            digests = _write_manifest(aside, kind, key, seconds=time.time() - started)
             try:
                 os.rename(aside, folder)
             except OSError:
                 if not folder.exists():  # if it does, another process was first: its artefact is as good
                     raise
+            else:
+                _remember_large(folder, digests)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
@@ -79,23 +81,35 @@ def file_digest(path: Path) -> str:
     """The sha256 of a file, in hexadecimal; remembered in the store while size, time stamp and inode stay the same."""
     path = path.resolve()
     status = path.stat()
-    stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-    memo = home() / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
     try:
-        remembered = json.loads(memo.read_text())
-        if remembered["stamp"] == stamp:
+        remembered = json.loads(_memo(path).read_text())
+        if remembered["stamp"] == _stamp(status):
             return str(remembered["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no memory of it: hash it
     digest = _sha256(path)
     if time.time_ns() - status.st_mtime_ns > RACY_NS:
-        try:
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(memo) as file:
-                json.dump({"path": str(path), "stamp": stamp, "sha256": digest}, file)
-        except (OSError, RankpipeError):
-            pass  # a store that cannot be written costs time here, nothing else
+        _remember(path, status, digest)
     return digest
+
+
+def _memo(path: Path) -> Path:
+    """Where the digest of a file is remembered."""
+    return home() / "digests" / hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+
+
+def _stamp(status: os.stat_result) -> list[int]:
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _remember(path: Path, status: os.stat_result, digest: str) -> None:
+    memo = _memo(path)
+    try:
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(memo) as file:
+            json.dump({"path": str(path), "stamp": _stamp(status), "sha256": digest}, file)
+    except (OSError, RankpipeError):
+        pass  # a store that cannot be written costs time here, nothing else
 
 
 @contextmanager
@@ -208,7 +222,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_manifest(folder: Path, kind: str, key: Mapping[str, Any], *, seconds: float) -> None:
+def _write_manifest(folder: Path, kind: str, key: Mapping[str, Any], *, seconds: float) -> dict[str, str]:
+    """Describe an artefact in its folder; give the sha256 of its files."""
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -216,6 +231,15 @@ def _write_manifest(folder: Path, kind: str, key: Mapping[str, Any], *, seconds:
     }
     manifest = {"kind": kind, "key": key, "files": files, "seconds": round(seconds, 3)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+    return {name: str(file["sha256"]) for name, file in files.items()}
+
+
+def _remember_large(folder: Path, digests: Mapping[str, str]) -> None:
+    """Remember the digests of the large files just written, so that opening them next time does not hash them again."""
+    for name, digest in digests.items():
+        path = (folder / name).resolve()
+        if (status := path.stat()).st_size > ALWAYS_HASHED:
+            _remember(path, status, digest)
 
 
 def _verify(folder: Path) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from rankpipe.errors import RankpipeError, StoreError, UsageError
-from rankpipe.store import artefact, check_replaceable, file_digest, home, key_digest, replacing, replacing_folder
+from rankpipe.store import (
+    ALWAYS_HASHED,
+    artefact,
+    check_replaceable,
+    file_digest,
+    home,
+    key_digest,
+    replacing,
+    replacing_folder,
+)
 
 KEY = {"corpus": "abc", "k1": 0.9}
 
@@ -200,7 +209,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from rankpipe.errors import RankpipeError
-from rankpipe.store import artefact, replacing_folder
+from rankpipe.store import ALWAYS_HASHED, artefact, replacing_folder
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing on fails as it does on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -261,6 +270,19 @@ def test_a_memory_of_digests_that_is_damaged_is_not_believed(tmp_path: Path) -> 
     for rubbish in ("", "[]", "{}", "null"):
         next((home() / "digests").iterdir()).write_text(rubbish)
         assert file_digest(path) == digest
+
+
+def test_a_large_file_just_built_is_not_hashed_again_when_it_is_opened() -> None:
+    def make(folder: Path) -> None:
+        (folder / "small").write_bytes(b"abc")
+        with open(folder / "large", "wb") as file:
+            file.truncate(ALWAYS_HASHED + 1)
+
+    folder = artefact("index", KEY, make)
+    [memory] = [json.loads(path.read_text()) for path in (home() / "digests").iterdir()]
+    assert memory["path"] == str((folder / "large").resolve())
+    assert memory["sha256"] == json.loads((folder / "manifest.json").read_text())["files"]["large"]["sha256"]
+    assert artefact("index", KEY, make) == folder
 
 
 def test_a_store_that_cannot_be_written_does_not_stop_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
