@@ -10,7 +10,8 @@ PLAIN  := $(VENV)/.ready
 .PHONY: demo test check slow format clean
 
 demo: $(PLAIN)
-	$(BIN)/python eval/demo.py
+	$(BIN)/python eval/beir.py --pipelines bm25 bm25-title-text --datasets python-docs --output results/demo
+	@echo "results, query by query: results/demo/    the queries: datasets/python-docs/"
 
 test: $(READY)
 	$(BIN)/python -m pytest
