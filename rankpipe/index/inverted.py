@@ -11,7 +11,7 @@ the table of what each code is worth. How the top is found: rankpipe/index/kerne
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,7 @@ from rankpipe.index import kernels
 from rankpipe.index.bm25 import LENGTHS, check_parameters, inverse_document_frequency, saturation
 from rankpipe.index.indexing import build, build_impacts
 from rankpipe.index.layout import Arrays, Header, read
+from rankpipe.index.ranking import Ranking
 from rankpipe.index.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -47,19 +48,6 @@ class TermQueries(NamedTuple):
     offsets: NDArray[np.int64]
     terms: NDArray[np.int32]
     weights: NDArray[np.float32]
-
-
-class Ranking(NamedTuple):
-    """The best documents of Q queries: query q owns offsets[q]:offsets[q + 1], the best first.
-
-    offsets    (Q + 1,) int64
-    documents  (H,) int32, rows of the corpus
-    scores     (H,) float32, above 0
-    """
-
-    offsets: NDArray[np.int64]
-    documents: NDArray[np.int32]
-    scores: NDArray[np.float32]
 
 
 class InvertedIndex:
@@ -141,7 +129,13 @@ class InvertedIndex:
         answer = kernels.Answer(
             offsets, np.zeros_like(limits), np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
         )
-        self._run(lambda first, last: kernels.search(first, last, batch, postings, order, answer), limits.size, threads)
+
+        def work(first: int, last: int, scratch: kernels.Scratch) -> None:
+            if kernels.search(first, last, batch, postings, order, scratch, answer) != kernels.DONE:
+                raise self._damaged()
+
+        longest = int(np.diff(batch.offsets).max(initial=1))
+        _in_threads(work, lambda: kernels.new_scratch(longest, tie_order.size, order.k), limits.size, threads)
         return _compacted(answer, limits)
 
     def score(
@@ -161,7 +155,9 @@ class InvertedIndex:
             raise UsageError(f"offsets of {offsets.size - 1} queries do not divide {documents.size} documents")
         scores = np.zeros(documents.size, np.float32)
         batch, postings = self._batch(queries), self._postings(k1, b)
-        kernels.score(batch, postings, offsets, np.ascontiguousarray(documents, np.int32), scores)
+        scratch = kernels.new_scratch(int(np.diff(batch.offsets).max(initial=1)), 0, 1)
+        offsets, documents = np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(documents, np.int32)
+        kernels.score(batch, postings, offsets, documents, scratch, scores)
         if not np.isfinite(scores).all():
             raise self._damaged()
         return scores
@@ -176,19 +172,25 @@ class InvertedIndex:
             raise UsageError("offsets must rise, and terms be numbers of this index")
         if not (weights.min(initial=0) >= 0 and weights.max(initial=0) < np.inf):
             raise UsageError("weights of terms must be finite and not below 0")
-        return kernels.Queries(*map(_read_only, (offsets, terms, weights, self._factors[terms])))
+        owners = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+        known = (terms >= 0) & (weights > 0)
+        places = owners[known] * self.header.terms + terms[known]
+        distinct, inverse = np.unique(places, return_inverse=True)
+        owners, terms = np.divmod(distinct, max(self.header.terms, 1))
+        sums = np.bincount(inverse, weights[known], distinct.size).astype(np.float32)
+        offsets = np.searchsorted(owners, np.arange(offsets.size))
+        return kernels.Queries(*map(_read_only, (offsets, terms, sums * self._factors[terms])))
 
     @cached_property
     def _factors(self) -> NDArray[np.float32]:
-        """Factor of each term's weight: its idf, or 1; one more at the end, for terms that are not there."""
+        """Factor of each term's weight: its idf, or 1 for impacts."""
         if self.header.kind == "impacts":
-            return np.ones(self.header.terms + 1, np.float32)
-        idf = inverse_document_frequency(np.diff(self._arrays.starts), self.header.documents)
-        return np.append(idf, np.float32(0))
+            return np.ones(self.header.terms, np.float32)
+        return inverse_document_frequency(np.diff(self._arrays.starts), self.header.documents)
 
     def _matches(self, batch: kernels.Queries) -> NDArray[np.int64]:
         """For each query an upper bound of the documents that match it."""
-        frequencies = np.append(np.diff(self._arrays.starts), 0)[batch.terms]
+        frequencies = self._arrays.starts[batch.terms + 1] - self._arrays.starts[batch.terms]
         sums = np.concatenate([[0], np.cumsum(frequencies)])[batch.offsets]
         return np.minimum(np.diff(sums), self.header.documents)
 
@@ -224,29 +226,6 @@ class InvertedIndex:
         ties, rows = self._ties
         return kernels.Order(k, _read_only(np.ascontiguousarray(ties, np.int32)), _read_only(rows))
 
-    def _run(self, work, size: int, threads: int) -> None:
-        """Call work(first, last) for chunks of 0..size, in this thread and threads - 1 more."""
-        chunks = -(-size // CHUNK)
-        following = count()
-        failures: list[BaseException] = []
-
-        def take() -> None:
-            try:
-                while not failures and (chunk := next(following)) < chunks:
-                    if work(chunk * CHUNK, min((chunk + 1) * CHUNK, size)) != kernels.DONE:
-                        raise self._damaged()
-            except BaseException as failure:  # raised again below, in the caller's thread
-                failures.append(failure)
-
-        helpers = [threading.Thread(target=take) for _ in range(min(threads, chunks) - 1)]
-        for helper in helpers:
-            helper.start()
-        take()
-        for helper in helpers:
-            helper.join()
-        if failures:
-            raise failures[0]
-
     def _damaged(self) -> StoreError:
         return StoreError(f"{self.folder}: damaged index: its postings are out of order; build it again")
 
@@ -265,6 +244,32 @@ class _TermNumbers(dict[str, int]):
         number = -1 if term is None else self._vocabulary.find(term)
         self[word] = number
         return number
+
+
+def _in_threads(
+    work: Callable[[int, int, kernels.Scratch], None], scratch: Callable[[], kernels.Scratch], size: int, threads: int
+) -> None:
+    """Call work(first, last, scratch) for chunks of 0..size, in this thread and `threads` - 1 more."""
+    chunks = -(-size // CHUNK)
+    following = count()
+    failures: list[BaseException] = []
+
+    def take() -> None:
+        try:
+            room = scratch()
+            while not failures and (chunk := next(following)) < chunks:
+                work(chunk * CHUNK, min((chunk + 1) * CHUNK, size), room)
+        except BaseException as failure:  # raised again below, in the caller's thread
+            failures.append(failure)
+
+    helpers = [threading.Thread(target=take) for _ in range(min(threads, chunks) - 1)]
+    for helper in helpers:
+        helper.start()
+    take()
+    for helper in helpers:
+        helper.join()
+    if failures:
+        raise failures[0]
 
 
 def _read_only(array: NDArray) -> NDArray:

@@ -1,8 +1,8 @@
 """The compiled loops under the inverted index: top k of a batch of queries, and scores of given candidates.
 
 Every query is read term by term over windows of consecutive documents, small enough that their scores stay in the
-nearest cache. A document's parts are always added in the same order (the term with the greatest bound first), so its
-score depends on nothing but the query and the document.
+nearest cache. A document's parts are always added in the order of its terms' numbers, so its score depends on nothing
+but the query and the document.
 
 Candidates are 64-bit keys, score above and tie below, so that one integer comparison is the whole order: positive
 float32 numbers sort like the integers that have their bits.
@@ -31,12 +31,11 @@ DONE, DAMAGED = 0, 1
 
 
 class Queries(NamedTuple):
-    """A batch: query q owns offsets[q]:offsets[q + 1] of terms, weights and factors (its terms' idf)."""
+    """A batch: query q owns offsets[q]:offsets[q + 1] of terms (different ones, all of the index) and weights."""
 
     offsets: NDArray[np.int64]
-    terms: NDArray[np.int32]
+    terms: NDArray[np.int64]
     weights: NDArray[np.float32]
-    factors: NDArray[np.float32]
 
 
 class Postings(NamedTuple):
@@ -65,33 +64,38 @@ class Answer(NamedTuple):
     scores: NDArray[np.float32]
 
 
-class Lists(NamedTuple):
-    """The posting lists of one query: where each begins in the window, stands and ends, and its term's weight."""
+class Scratch(NamedTuple):
+    """Room for one thread.
+
+    begins, cursors, ends, weights  of the posting lists of a query: where each begins in the window, stands and ends,
+                                    and its term's weight
+    scores                          of the window's documents, all 0 between windows
+    keys, spare, stack              candidates; two for sorting
+    """
 
     begins: NDArray[np.int64]
     cursors: NDArray[np.int64]
     ends: NDArray[np.int64]
     weights: NDArray[np.float32]
-    terms: NDArray[np.int32]
-    boosts: NDArray[np.float32]
-    factors: NDArray[np.float32]
+    scores: NDArray[np.float32]
     keys: NDArray[np.int64]
     spare: NDArray[np.int64]
+    stack: NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True)
-def new_lists(size):
-    """Room for the lists of a query of this many terms."""
-    return Lists(
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
-        np.empty(size, np.float32),
-        np.empty(size, np.int32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
+def new_scratch(terms: int, rows: int, k: int) -> Scratch:
+    """Room for queries of that many terms. The stack holds the greater parts of halvings: 2 log2(keys) at most."""
+    width = -(-min(WINDOW, rows) // BLOCK) * BLOCK
+    keys = 2 * k + WINDOW + 1
+    return Scratch(
+        begins=np.empty(terms, np.int64),
+        cursors=np.empty(terms, np.int64),
+        ends=np.empty(terms, np.int64),
+        weights=np.empty(terms, np.float32),
+        scores=np.zeros(width, np.float32),
+        keys=np.empty(keys, np.int64),
+        spare=np.empty(keys, np.int64),
+        stack=np.empty(128, np.int64),
     )
 
 
@@ -108,63 +112,49 @@ def _part_of_type(payload, table):
 
 
 @njit(cache=True, nogil=True)
-def _sort_small(part, keys):
-    """Write part, all different, to keys, the greatest first: a key's place is the number of greater ones."""
-    for i in range(part.size):
-        key = part[i]
-        place = 0
-        for j in range(part.size):
-            place += part[j] > key
-        keys[place] = key
+def _sort_falling(scratch, size):
+    """Sort the first keys, all different, the greatest first.
 
-
-@njit(cache=True, nogil=True)
-def _split(keys, spare):
-    """Move the keys above a pivot to the front; return their number, at least 1 and less than all.
-
-    Three keys or more, all different. Writes both ends and moves one: no branch to guess wrong.
+    Quicksort down to parts of SMALL keys; there a key's place is the number of greater ones. A key is written to both
+    ends of what is left of the spare room, and one of them is moved: no branch to guess wrong.
     """
-    a, b, c = keys[0], keys[keys.size >> 1], keys[keys.size - 1]
-    pivot = max(min(a, b), min(max(a, b), c))
-    front, back = np.uint64(0), np.uint64(keys.size - 1)
-    for i in range(keys.size):
-        key = keys[i]
-        spare[front] = key
-        spare[back] = key
-        front += np.uint64(key > pivot)
-        back -= np.uint64(key <= pivot)
-    keys[:] = spare[: keys.size]
-    return np.int64(front)
-
-
-@njit(cache=True, nogil=True)
-def sort_falling(keys, spare, size):
-    """Sort keys[:size], all different, in place, the greatest first; spare is as long as keys.
-
-    Quicksort down to parts of SMALL keys, which are sorted by counting.
-    """
-    if size <= SMALL:
-        spare[:size] = keys[:size]
-        _sort_small(spare[:size], keys[:size])
-        return
-    stack = np.empty(128, np.int64)  # the greater part waits, the smaller is sorted at once: depth is log2 of the size
-    first, last, depth = 0, size, 0
+    keys, spare, stack = scratch.keys, scratch.spare, scratch.stack
+    first, last, depth = np.int64(0), np.int64(size), 0
     while True:
-        while last - first > SMALL:
-            middle = first + _split(keys[first:last], spare[first:last])
-            if middle - first < last - middle:
+        part = keys[first:last]
+        count = part.size
+        front = np.uint64(0)
+        if count > SMALL:
+            a, b, c = part[0], part[count >> 1], part[count - 1]
+            pivot = max(min(a, b), min(max(a, b), c))
+            back = np.uint64(count - 1)
+            for i in range(count):
+                spare[front] = spare[back] = key = part[i]
+                front += np.uint64(key > pivot)
+                back -= np.uint64(key <= pivot)
+        else:
+            for i in range(count):
+                key = part[i]
+                place = np.uint64(0)
+                for j in range(count):
+                    place += np.uint64(part[j] > key)
+                spare[place] = key
+        for i in range(count):
+            part[i] = spare[i]
+        if count > SMALL:
+            middle = first + np.int64(front)
+            if middle - first < last - middle:  # the greater part waits, so that few wait
                 stack[depth], stack[depth + 1] = middle, last
                 last = middle
             else:
                 stack[depth], stack[depth + 1] = first, middle
                 first = middle
             depth += 2
-        spare[first:last] = keys[first:last]
-        _sort_small(spare[first:last], keys[first:last])
-        if depth == 0:
+        elif depth == 0:
             return
-        depth -= 2
-        first, last = stack[depth], stack[depth + 1]
+        else:
+            depth -= 2
+            first, last = stack[depth], stack[depth + 1]
 
 
 @njit(cache=True, nogil=True)
@@ -208,7 +198,7 @@ def _floor(values, low, octave, k, most):
 
 @njit(cache=True, nogil=True)
 def _keep_greatest(keys, size, k):
-    """Move the k greatest of keys[:size], all different, to the front; return the smallest of them."""
+    """Move the k greatest of the first keys, all different, to the front; return the smallest of them."""
     floor = _floor(keys[:size], np.int64(0), OCTAVE << 32, k, k)
     kept = 0
     for i in range(size):
@@ -219,85 +209,57 @@ def _keep_greatest(keys, size, k):
 
 
 @njit(cache=True, nogil=True)
-def _open_query(queries, query, postings, lists):
-    """Fill the lists of one query, one for each distinct term, the greatest weight first; return their number.
-
-    Terms outside the index, without a posting or without weight are left out. Repeated terms are one of their
-    summed weight.
-    """
-    starts, cursors, ends, weights, keys = postings.starts, lists.cursors, lists.ends, lists.weights, lists.keys
-    bits = lists.weights.view(np.int32)
-    size = 0
-    for i in range(queries.offsets[query], queries.offsets[query + 1]):
-        term = queries.terms[i]
-        if 0 <= term < starts.size - 1 and starts[term] < starts[term + 1] and queries.weights[i] > 0:
-            keys[size] = (np.int64(term) << 32) | i
-            size += 1
-    sort_falling(keys, lists.spare, size)
-    distinct = 0
-    previous = np.int64(-1)
-    for j in range(size):
-        i = keys[j] & LOW
-        if keys[j] >> 32 != previous:
-            previous = keys[j] >> 32
-            lists.terms[distinct] = queries.terms[i]
-            lists.boosts[distinct] = 0
-            lists.factors[distinct] = queries.factors[i]
-            distinct += 1
-        lists.boosts[distinct - 1] += queries.weights[i]
-    for j in range(distinct):
-        weights[j] = np.float32(lists.boosts[j] * lists.factors[j])
-        keys[j] = (np.int64(bits[j]) << 32) | j
-    sort_falling(keys, lists.spare, distinct)
-    for j in range(distinct):
-        i = keys[j] & LOW
-        cursors[j] = starts[lists.terms[i]]
-        ends[j] = starts[lists.terms[i] + 1]
-    for j in range(distinct):
-        bits[j] = np.int32(keys[j] >> 32)
-    return distinct
+def _open_query(queries, query, postings, scratch):
+    """Set the cursors of a query's terms to the beginning of their postings; return the number of terms."""
+    first = queries.offsets[query]
+    terms = queries.offsets[query + 1] - first
+    for t in range(terms):
+        term = queries.terms[first + t]
+        scratch.cursors[t], scratch.ends[t] = postings.starts[term], postings.starts[term + 1]
+        scratch.weights[t] = queries.weights[first + t]
+    return terms
 
 
 @njit(cache=True, nogil=True)
-def _add(lists, terms, base, width, postings, scores):
-    """Add to scores what the terms give the documents of the window; return the number of postings read."""
-    documents, payload, table = postings.documents, postings.payload, postings.table
+def _add(scratch, terms, base, width, postings):
+    """Add to the scores what the terms give the documents of the window; return the number of postings read."""
+    documents, payload, table, scores = postings.documents, postings.payload, postings.table, scratch.scores
     touched = 0
     for t in range(terms):
-        weight = lists.weights[t]
-        begin = np.uint64(lists.cursors[t])
-        cursor = begin
-        end = np.uint64(lists.ends[t])
+        weight = scratch.weights[t]
+        cursor, end = np.uint64(scratch.cursors[t]), np.uint64(scratch.ends[t])
+        scratch.begins[t] = scratch.cursors[t]
         while cursor < end:
             slot = np.uint32(documents[cursor] - base)
             if slot >= width:
                 break
             scores[slot] += weight * _part(payload[cursor], table)
             cursor += np.uint64(1)
-        lists.begins[t] = begin
-        lists.cursors[t] = cursor
-        touched += cursor - begin
+        scratch.cursors[t] = cursor
+        touched += scratch.cursors[t] - scratch.begins[t]
     return touched
 
 
 @njit(cache=True, nogil=True)
-def _take_few(lists, terms, base, documents, bits, ties, least, keys, size):
+def _take_few(scratch, terms, base, documents, ties, least, size):
     """Move the scores of the documents read in this window to keys, and leave zeros; return the number of keys."""
+    bits, keys = scratch.scores.view(np.int32), scratch.keys
     for t in range(terms):
-        for cursor in range(np.uint64(lists.begins[t]), np.uint64(lists.cursors[t])):
-            document = documents[cursor]
-            score = bits[np.uint32(document - base)]
+        for cursor in range(np.uint64(scratch.begins[t]), np.uint64(scratch.cursors[t])):
+            slot = np.uint32(documents[cursor] - base)
+            score = bits[slot]
             if score > 0:
-                bits[np.uint32(document - base)] = 0
-                key = (np.int64(score) << 32) | (LOW - ties[np.uint32(document)])
-                keys[size] = key
-                size += key > least
+                bits[slot] = 0
+                keys[size] = (np.int64(score) << 32) | (LOW - ties[np.uint32(documents[cursor])])
+                size += keys[size] > least
     return size
 
 
 @njit(cache=True, nogil=True)
-def _take_many(base, bits, ties, k, least, keys, size):
-    """The same where the window is well filled: look at all its scores."""
+def _take_many(scratch, base, width, ties, k, least, size):
+    """The same where the window is well filled: look at all its scores, but for a floor that k of them reach."""
+    keys = scratch.keys
+    bits = scratch.scores.view(np.int32)[: (width + BLOCK - 1) // BLOCK * BLOCK]
     begin = size
     floor = np.int32(max(least >> 32, 1))
     count = 0
@@ -305,7 +267,7 @@ def _take_many(base, bits, ties, k, least, keys, size):
         count += bits[slot] >= floor
     if count > k + (k >> 1):
         floor = np.int32(_floor(bits, np.int64(floor), OCTAVE, k, k + (k >> 2)))
-    for block in range(np.uint64(0), np.uint64(bits.size), BLOCK):
+    for block in range(np.uint64(0), np.uint64(bits.size), np.uint64(BLOCK)):
         over = False
         for i in range(BLOCK):
             over |= bits[block + i] >= floor
@@ -314,51 +276,44 @@ def _take_many(base, bits, ties, k, least, keys, size):
                 keys[size] = (np.int64(bits[block + i]) << 32) | np.int64(block + i)
                 size += bits[block + i] >= floor
     for i in range(begin, size):
-        keys[i] += LOW - ties[base + (keys[i] & LOW)] - (keys[i] & LOW)
-    bits[:] = 0
+        slot = keys[i] & LOW
+        keys[i] += LOW - ties[base + slot] - slot
+    for slot in range(bits.size):
+        bits[slot] = 0
     return size
 
 
 @njit(cache=True, nogil=True)
-def search(first, last, queries, postings, order, answer):
+def search(first, last, queries, postings, order, scratch, answer):
     """Write the top of queries first..last - 1 into the answer; DONE or DAMAGED."""
-    longest = 0
-    for query in range(first, last):
-        longest = max(longest, queries.offsets[query + 1] - queries.offsets[query])
-    lists = new_lists(longest)
-    documents, ties, k = postings.documents, order.ties, order.k
+    documents, ties, k, keys = postings.documents, order.ties, order.k, scratch.keys
     rows = ties.size
-    scores = np.zeros((min(WINDOW, rows) + BLOCK - 1) // BLOCK * BLOCK, np.float32)
-    bits = scores.view(np.int32)
-    keys = np.empty(2 * k + WINDOW + 1, np.int64)
-    spare = np.empty(2 * k + WINDOW + 1, np.int64)
     out_bits = answer.scores.view(np.int32)
     for query in range(first, last):
-        terms = _open_query(queries, query, postings, lists)
-        size, least, limit = 0, np.int64(0), 0
+        terms = _open_query(queries, query, postings, scratch)
+        size, least, limit = np.int64(0), np.int64(0), np.int64(0)
         while True:
-            base = rows
+            base = np.int64(rows)
             for t in range(terms):
-                if lists.cursors[t] < lists.ends[t]:
-                    base = min(base, np.int64(documents[lists.cursors[t]]))
+                if scratch.cursors[t] < scratch.ends[t]:
+                    base = min(base, np.int64(documents[scratch.cursors[t]]))
             if base == rows:
                 break
             if base < limit:
                 return DAMAGED
             limit = min(base + WINDOW, rows)
-            width = limit - base
-            touched = _add(lists, terms, np.int32(base), np.uint32(width), postings, scores)
-            if touched * 8 < width:
-                size = _take_few(lists, terms, np.int32(base), documents, bits, ties, least, keys, size)
+            touched = _add(scratch, terms, np.int32(base), np.uint32(limit - base), postings)
+            if touched * 8 < limit - base:
+                size = _take_few(scratch, terms, np.int32(base), documents, ties, least, size)
             else:
-                size = _take_many(base, bits[: (width + BLOCK - 1) // BLOCK * BLOCK], ties, k, least, keys, size)
+                size = _take_many(scratch, base, limit - base, ties, k, least, size)
             if size > 2 * k:
                 least = _keep_greatest(keys, size, k)
                 size = k
         for t in range(terms):
-            if lists.cursors[t] < lists.ends[t]:
+            if scratch.cursors[t] < scratch.ends[t]:
                 return DAMAGED
-        sort_falling(keys, spare, size)
+        _sort_falling(scratch, size)
         size = min(size, k)
         if size > 0 and keys[0] >> 32 >= INFINITE:
             return DAMAGED
@@ -371,21 +326,17 @@ def search(first, last, queries, postings, order, answer):
 
 
 @njit(cache=True, nogil=True)
-def score(queries, postings, offsets, candidates, scores):
+def score(queries, postings, offsets, candidates, scratch, scores):
     """Add to scores what each query gives its candidates, in the order in which search adds it."""
-    longest = 0
     for query in range(offsets.size - 1):
-        longest = max(longest, queries.offsets[query + 1] - queries.offsets[query])
-    lists = new_lists(longest)
-    for query in range(offsets.size - 1):
-        for t in range(_open_query(queries, query, postings, lists)):
+        for t in range(_open_query(queries, query, postings, scratch)):
             for i in range(offsets[query], offsets[query + 1]):
-                low, high = lists.cursors[t], lists.ends[t]
+                low, high = scratch.cursors[t], scratch.ends[t]
                 while low < high:
                     middle = (low + high) >> 1
                     if postings.documents[middle] < candidates[i]:
                         low = middle + 1
                     else:
                         high = middle
-                if low < lists.ends[t] and postings.documents[low] == candidates[i]:
-                    scores[i] += lists.weights[t] * _part(postings.payload[low], postings.table)
+                if low < scratch.ends[t] and postings.documents[low] == candidates[i]:
+                    scores[i] += scratch.weights[t] * _part(postings.payload[low], postings.table)
