@@ -205,7 +205,7 @@ class Corpus:
     ) -> list[str]:
         """Fields of rows, joined by one blank and stripped: what lexical indexes and encoders read."""
         columns = [self.texts(rows, field) for field in fields]
-        return columns[0] if len(columns) == 1 else [" ".join(parts).strip() for parts in zip(*columns, strict=True)]
+        return [" ".join(parts).strip() for parts in zip(*columns, strict=True)]
 
     def blocks(self, size: int = BATCH) -> Iterator[NDArray[np.int32]]:
         """The live rows, in blocks of at most `size`."""
@@ -221,7 +221,8 @@ class Corpus:
         if not len(wanted):
             return []
         if wanted.min() < 0 or wanted.max() >= len(self):
-            raise UsageError(f"rows must lie between 0 and {len(self) - 1}, got {wanted.min()} to {wanted.max()}")
+            row = int(wanted[(wanted < 0) | (wanted >= len(self))][0])
+            raise UsageError(f"a corpus of {len(self)} rows has no row {row}; they count from 0")
         batch_of = np.searchsorted(self._starts, wanted, side="right") - 1
         order = np.argsort(batch_of, kind="stable")
         values: list[str] = [""] * len(wanted)

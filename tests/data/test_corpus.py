@@ -1,0 +1,285 @@
+import json
+import pickle
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankpipe.data import Corpus
+from rankpipe.data.corpus import BATCH
+from rankpipe.errors import DataError, StoreError, UsageError
+
+RECORDS = [
+    {"id": "b", "title": "B", "text": "second letter"},
+    {"id": "a", "text": "first letter"},
+    {"id": "ä", "title": "", "text": "umlaut", "language": "de"},
+]
+
+
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def contents(corpus: Corpus) -> list[tuple[str, ...]]:
+    """Id and fields of every living document, sorted."""
+    rows = corpus.live_rows()
+    columns = [corpus.ids(rows), *(corpus.texts(rows, name) for name in ("title", "text", *sorted(corpus.fields)))]
+    return sorted(zip(*columns, strict=True))
+
+
+# -- making and reading -------------------------------------------------------------------------------------------------
+
+
+def test_texts_get_ids_by_their_number() -> None:
+    corpus = Corpus.from_texts(["one", "", "three"])
+    assert (len(corpus), corpus.size, corpus.ids([0, 1, 2])) == (3, 3, ["d1", "d2", "d3"])
+    assert corpus.texts([2, 0, 2, 1]) == ["three", "one", "three", ""]
+    assert repr(corpus) == f"Corpus(3 documents, digest {corpus.digest[:12]})"
+
+
+def test_a_field_that_a_document_lacks_is_empty() -> None:
+    corpus = Corpus.from_records(RECORDS)
+    assert corpus.fields == ("title", "text", "language")
+    assert corpus.texts([0, 1, 2], "language") == ["", "", "de"]
+    assert corpus.texts([0, 1, 2], "title") == ["B", "", ""]
+
+
+def test_a_corpus_of_ids_has_empty_texts_and_titles() -> None:
+    corpus = Corpus.of_ids(["x", "y"])
+    assert corpus.texts([0, 1]) == corpus.texts([0, 1], "title") == corpus.joined_texts([1, 0]) == ["", ""]
+
+
+def test_joined_fields_are_stripped() -> None:
+    corpus = Corpus.from_records([*RECORDS, {"id": "c", "title": " C ", "text": " \n"}])
+    assert corpus.joined_texts([0, 1, 3]) == ["B second letter", "first letter", "C"]
+    assert corpus.joined_texts([3], ["title"]) == ["C"]
+    assert corpus.joined_texts([2], ["language", "text"]) == ["de umlaut"]
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^the corpus has no field 'titel'; it has title, text, language$"):
+        Corpus.from_records(RECORDS).texts([0], "titel")
+
+
+@pytest.mark.parametrize(
+    ("texts", "rows", "message"),
+    [
+        (["x", "y"], [0, 2], "a corpus of 2 rows has no row 2; they count from 0"),
+        (["x", "y"], [1, -1], "a corpus of 2 rows has no row -1; they count from 0"),
+        ([], [0], "a corpus of 0 rows has no row 0; they count from 0"),
+    ],
+)
+def test_rows_beyond_the_corpus_are_refused(texts: list[str], rows: list[int], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Corpus.from_texts(texts).ids(rows)
+    assert str(caught.value) == message
+
+
+def test_ids_lead_to_rows_and_unknown_ones_to_minus_one() -> None:
+    corpus = Corpus.from_records(RECORDS)
+    rows = corpus.rows(["ä", "a", "zz", "", "b", "a", "\ud800"])
+    assert (rows.tolist(), rows.dtype) == ([2, 1, -1, -1, 0, 1, -1], np.int32)
+    assert corpus.rows([]).tolist() == Corpus.of_ids([]).rows([]).tolist() == []
+    assert Corpus.of_ids([]).rows(["a"]).tolist() == [-1]
+
+
+def test_ids_that_share_a_hash_are_told_apart(tmp_path: Path) -> None:
+    saved = folder(tmp_path / "corpus")
+    corpus = Corpus.of_ids(["a", "b", "c"]).save(saved)
+    # As if all three ids had the hash of "c".
+    key = np.load(saved / "lookup_keys.npy")[np.load(saved / "lookup_rows.npy").tolist().index(2)]
+    np.save(saved / "lookup_keys.npy", np.full(3, key))
+    np.save(saved / "lookup_rows.npy", np.array([0, 1, 2], np.int32))
+    assert Corpus.open(saved).rows(["c", "c", "x"]).tolist() == [2, 2, -1]
+    assert corpus.rows(["c"]).tolist() == [2]
+
+
+def test_tie_order_has_the_largest_id_first_by_code_points() -> None:
+    corpus = Corpus.of_ids(["b", "a", "ä", "B", "10", "9", "\U0001f600", "\uffee"])
+    order = np.argsort(corpus.tie_order)
+    assert corpus.ids(order) == ["\U0001f600", "\uffee", "ä", "b", "a", "B", "9", "10"]
+    assert corpus.tie_order.dtype == np.int32
+
+
+def test_blocks_are_the_living_rows() -> None:
+    corpus = Corpus.of_ids("abcdef").without("bf")
+    assert [block.tolist() for block in corpus.blocks(3)] == [[0, 2, 3], [4]]
+    assert list(Corpus.of_ids("").blocks()) == []
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"id": "a"}, {"id": "b"}, {"id": "a"}], "document id 'a' occurs twice"),
+        ([{"id": "a"}, {"id": ""}], "id of document 2 is empty"),
+        ([{"text": "x"}], "id of document 1 is empty"),
+        ([{"id": 7, "text": "x"}], "id of document 1 7 is not text"),
+        ([{"id": "a", "text": None}], "document 'a', field 'text': None is not text"),
+        (
+            [{"id": "a", "text": "x\ud800"}],
+            "document 'a', field 'text': lone surrogate U+D800 at character 2, which no Unicode text holds",
+        ),
+    ],
+)
+def test_documents_that_cannot_be_are_refused(records: list[dict], message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Corpus.from_records(records)
+    assert str(caught.value) == message
+
+
+def test_one_text_is_not_a_list_of_texts() -> None:
+    with pytest.raises(UsageError, match=r"^Corpus.from_texts takes a list of texts, not one text$"):
+        Corpus.from_texts("hello")
+
+
+# -- on disk ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("records", [[], RECORDS[:1], RECORDS], ids=["none", "one", "three"])
+def test_built_saved_and_opened_corpora_are_the_same(tmp_path: Path, records: list[dict]) -> None:
+    made = Corpus.from_records(records)
+    built = Corpus.build(folder(tmp_path / "built"), iter(records))
+    saved = made.save(folder(tmp_path / "saved"))
+    again = built.save(folder(tmp_path / "again"))
+    for corpus in (built, saved, again, Corpus.open(tmp_path / "saved"), pickle.loads(pickle.dumps(saved))):
+        assert (contents(corpus), corpus.digest) == (contents(made), made.digest)
+        assert corpus.tie_order.tolist() == made.tie_order.tolist()
+        assert corpus.rows(["b", "zz"]).tolist() == made.rows(["b", "zz"]).tolist()
+
+
+def test_a_field_that_comes_late_and_many_batches(tmp_path: Path) -> None:
+    count = 2 * BATCH + 5
+    records = [{"id": str(number), "text": f"text {number}"} for number in range(count)]
+    records[BATCH + 3]["title"] = "late"
+    records[-1]["language"] = "de"
+    made, built = Corpus.from_records(records), Corpus.build(folder(tmp_path / "built"), records)
+    rows = [0, BATCH - 1, BATCH, BATCH + 3, 2 * BATCH, count - 1]
+    for corpus in (made, built, made.save(folder(tmp_path / "saved"))):
+        assert corpus.ids(rows) == [str(row) for row in rows]
+        assert corpus.texts(rows[::-1]) == [f"text {row}" for row in rows[::-1]]
+        assert corpus.texts(rows, "title") == ["", "", "", "late", "", ""]
+        assert corpus.texts(rows, "language") == ["", "", "", "", "", "de"]
+        assert corpus.rows(["0", str(count - 1), str(count)]).tolist() == [0, count - 1, -1]
+        assert corpus.digest == made.digest
+
+
+def test_equal_documents_have_equal_digests_and_others_have_not() -> None:
+    digest = Corpus.from_records(RECORDS).digest
+    assert Corpus.from_records([dict(reversed(record.items())) for record in RECORDS]).digest == digest
+    others = [
+        RECORDS[::-1],
+        RECORDS[:2],
+        [*RECORDS[:2], {"id": "ä", "text": "umlaut", "title": "", "language": "d"}],
+        [{"id": "b", "title": "", "text": "Bsecond letter"}, *RECORDS[1:]],
+    ]
+    digests = {Corpus.from_records(other).digest for other in others}
+    assert digest not in digests
+    assert len(digests) == len(others)
+
+
+@pytest.mark.parametrize(
+    "name", ["corpus.json", "segment-1-1.arrow", "tie_order.npy", "lookup_keys.npy", "deleted.npy"]
+)
+@pytest.mark.parametrize("damage", ["gone", "empty", "half"])
+def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, name: str, damage: str) -> None:
+    Corpus.from_records(RECORDS).save(folder(tmp_path / "corpus"))
+    path = tmp_path / "corpus" / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    with pytest.raises(StoreError, match=f"^{tmp_path}/corpus is not a whole corpus: "):
+        Corpus.open(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(
+    "described", ["[]", "3", "{}", '{"format": 1, "segments": 5}', '{"format": 1, "segments": [{}]}']
+)
+def test_a_description_that_is_none_is_refused(tmp_path: Path, described: str) -> None:
+    Corpus.from_records(RECORDS).save(folder(tmp_path / "corpus"))
+    (tmp_path / "corpus" / "corpus.json").write_text(described)
+    with pytest.raises(StoreError, match=f"^{tmp_path}/corpus is not a whole corpus: "):
+        Corpus.open(tmp_path / "corpus")
+
+
+def test_another_format_is_named(tmp_path: Path) -> None:
+    Corpus.from_records(RECORDS).save(folder(tmp_path / "corpus"))
+    (tmp_path / "corpus" / "corpus.json").write_text(json.dumps({"format": 99, "segments": []}))
+    with pytest.raises(StoreError, match=r"/corpus has corpus format 99; this version reads 1$"):
+        Corpus.open(tmp_path / "corpus")
+
+
+# -- growing and shrinking ----------------------------------------------------------------------------------------------
+
+
+def test_deleted_documents_leave_their_rows() -> None:
+    corpus = Corpus.from_records(RECORDS)
+    less = corpus.without(["b", "b"])
+    assert (len(less), less.size, less.live_rows().tolist()) == (3, 2, [1, 2])
+    assert less.rows(["b", "a", "ä"]).tolist() == [-1, 1, 2]
+    assert less.digest != corpus.digest
+    assert (corpus.size, corpus.rows(["b"]).tolist()) == (3, [0])
+
+
+def test_what_is_not_there_cannot_be_deleted() -> None:
+    less = Corpus.from_records(RECORDS).without(["b"])
+    for doc_id in ("zz", "b"):
+        with pytest.raises(UsageError, match=f"^document id '{doc_id}' is not in the corpus$"):
+            less.without(["a", doc_id])
+
+
+def test_new_documents_get_new_rows() -> None:
+    corpus = Corpus.from_records(RECORDS)
+    more = corpus.extended([{"id": "z", "text": "last letter", "source": "s"}])
+    assert (len(more), more.rows(["z", "a"]).tolist(), more.texts([3, 0], "source")) == (4, [3, 1], ["s", ""])
+    assert more.ids(np.argsort(more.tie_order)) == ["ä", "z", "b", "a"]
+    assert len(corpus) == 3
+
+
+def test_an_id_that_is_there_cannot_be_added_until_it_is_deleted() -> None:
+    corpus = Corpus.from_records(RECORDS)
+    with pytest.raises(DataError, match=r"^document id 'a' is in the corpus already$"):
+        corpus.extended([{"id": "a", "text": "new"}])
+    changed = corpus.without(["a"]).extended([{"id": "a", "text": "new"}])
+    assert (changed.rows(["a"]).tolist(), changed.texts([3]), changed.size, len(changed)) == ([3], ["new"], 3, 4)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.dictionaries(st.sampled_from("abcdefgh"), st.text(max_size=3), max_size=4)),
+        st.tuples(st.just("delete"), st.sets(st.sampled_from("abcdefgh"), max_size=3)),
+        st.tuples(st.just("save"), st.none()),
+    ),
+    max_size=6,
+)
+
+
+@given(steps)
+def test_any_sequence_of_changes_gives_what_a_dictionary_gives(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple]
+) -> None:
+    corpus, expected = Corpus.from_records([]), {}
+    for step, change in steps:
+        if step == "add":
+            new = {doc_id: text for doc_id, text in change.items() if doc_id not in expected}
+            corpus = corpus.extended({"id": doc_id, "text": text} for doc_id, text in new.items())
+            expected |= new
+        elif step == "delete":
+            gone = sorted(change & expected.keys())
+            corpus = corpus.without(gone)
+            expected = {doc_id: text for doc_id, text in expected.items() if doc_id not in gone}
+        else:
+            before = corpus
+            corpus = corpus.save(tmp_path_factory.mktemp("corpus"))
+            assert corpus.digest == before.digest
+        rows = corpus.live_rows()
+        assert dict(zip(corpus.ids(rows), corpus.texts(rows), strict=True)) == expected
+        assert corpus.size == len(rows) == len(expected)
+        assert corpus.rows(list(expected)).tolist() == [int(row) for row in corpus.rows(list(expected))]
+        assert corpus.ids(corpus.rows(list(expected))) == list(expected)
+        falling = corpus.ids(rows[np.argsort(corpus.tie_order[rows])])
+        assert all(first > second for first, second in pairwise(falling))
