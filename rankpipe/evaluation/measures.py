@@ -20,6 +20,12 @@ DEFAULT_MEASURES = ("nDCG@10", "R@100", "RR@10", "AP", "Judged@10")
 """What is measured unless something else is asked for."""
 
 
+LARGEST_RELEVANCE = 1_000_000
+"""trec_eval sets up a table as long as the largest relevance, or gain, for every query."""
+LARGEST_CUTOFF = 1_000_000_000
+"""More documents than any ranking has; far larger ones do not survive their way through C."""
+
+
 def read_measures(measures: Iterable[str | Measure] | str | Measure) -> dict[str, Measure]:
     """Measures by the names they were asked for, in that order.
 
@@ -74,13 +80,26 @@ def _checked(name: str, measure: Measure) -> Measure:
             raise UsageError(f"measure {name!r} has no parameter {parameter!r}; {hint}")
         if not known[parameter].validate(value) or isinstance(value, bool) != (known[parameter].dtype is bool):
             raise UsageError(f"measure {name!r}: {parameter} cannot be {value!r} ({known[parameter].desc})")
-        if parameter == "cutoff" and value < 1:
-            raise UsageError(f"measure {name!r}: the cutoff must be 1 or more, not {value}")
+        if problem := _out_of_range(parameter, value):
+            raise UsageError(f"measure {name!r}: {problem}")
     for parameter, described in known.items():
         if described.required and parameter not in measure.params:
             example = f"{name}@100" if parameter == measure.AT_PARAM else f"{name}({parameter}=...)"
             raise UsageError(f"measure {name!r} needs its {parameter}: {example}, for example")
     return measure
+
+
+def _out_of_range(parameter: str, value: Any) -> str | None:
+    """Why a value of the right type is still no right one; ir_measures would pass it on, and trec_eval fall over it."""
+    if parameter == "cutoff" and not 1 <= value <= LARGEST_CUTOFF:
+        return f"the cutoff must be 1 to {LARGEST_CUTOFF}, not {value}"
+    if parameter == "rel" and not 0 <= value <= LARGEST_RELEVANCE:
+        return f"rel must be 0 to {LARGEST_RELEVANCE}, not {value}"
+    if parameter == "gains":
+        for relevance, gain in value.items():
+            if not all(type(one) is int for one in (relevance, gain)) or not 0 <= gain <= LARGEST_RELEVANCE:
+                return f"a gain must be a whole number, 0 to {LARGEST_RELEVANCE}, for a relevance; {relevance!r}: {gain!r} is not"
+    return None
 
 
 def _unknown(name: str) -> str:
@@ -96,7 +115,7 @@ def _suggestion(name: str) -> str | None:
     if not at:
         try:
             return str(ir_measures.parse_trec_measure(name)[0])
-        except (ValueError, IndexError):
+        except (ValueError, TypeError, IndexError):
             pass  # not one of trec_eval's either
     if at and not cutoff.strip().isdecimal():
         cutoff = "10"

@@ -16,11 +16,14 @@ from ir_measures import Measure
 
 from rankpipe.data import Qrels
 from rankpipe.errors import UsageError
-from rankpipe.evaluation.measures import DEFAULT_MEASURES, is_binary, read_measures, with_relevance_cut
+from rankpipe.evaluation.measures import (
+    DEFAULT_MEASURES,
+    LARGEST_RELEVANCE,
+    is_binary,
+    read_measures,
+    with_relevance_cut,
+)
 from rankpipe.run import Run
-
-LARGEST_RELEVANCE = 1_000_000
-"""trec_eval sets up a table as long as the largest relevance, for every query."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +76,8 @@ def evaluate(
     that share no query.
     """
     wanted = read_measures(measures)
-    if isinstance(relevance_cut, bool) or not isinstance(relevance_cut, int) or relevance_cut < 1:
-        raise UsageError(f"relevance_cut must be a whole number from 1 on, not {relevance_cut!r}")
+    if type(relevance_cut) is not int or not 1 <= relevance_cut <= LARGEST_RELEVANCE:
+        raise UsageError(f"relevance_cut must be a whole number, 1 to {LARGEST_RELEVANCE}, not {relevance_cut!r}")
     judged = {query_id: documents for query_id, documents in Qrels.of(qrels).items() if documents}
     _check_judgements(run, judged)
     assumed: list[str] = []
@@ -185,7 +188,7 @@ def _values(
     try:
         evaluator = ir_measures.evaluator(sorted(measures, key=str), by_number)
     except ValueError as error:
-        raise UsageError(f"ir_measures cannot measure this: {error}") from error
+        raise UsageError(f"ir_measures cannot measure this: {' '.join(str(error).split())}") from error
     metrics = evaluator.iter_calc({number[query_id]: ranking for query_id, ranking in rankings.items()})
     return {(metric.measure, ids[int(metric.query_id)]): float(metric.value) for metric in metrics}
 

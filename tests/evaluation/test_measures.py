@@ -1,5 +1,9 @@
+import contextlib
+
 import ir_measures
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.measures import DEFAULT_MEASURES, is_binary, read_measures, with_relevance_cut
@@ -60,8 +64,15 @@ def test_the_relevance_cut_reaches_binary_measures_that_do_not_name_one():
         ("", "there is no measure ''; the usual ones are nDCG@10, R@100, RR@10, AP, Judged@10"),
         ("nDCG@", "there is no measure 'nDCG@'; did you mean 'nDCG@10'?"),
         ("R", "measure 'R' needs its cutoff: R@100, for example"),
-        ("nDCG@0", "measure 'nDCG@0': the cutoff must be 1 or more, not 0"),
-        ("RR@-1", "measure 'RR@-1': the cutoff must be 1 or more, not -1"),
+        ("nDCG@0", "measure 'nDCG@0': the cutoff must be 1 to 1000000000, not 0"),
+        ("RR@-1", "measure 'RR@-1': the cutoff must be 1 to 1000000000, not -1"),
+        ("P@2000000000", "measure 'P@2000000000': the cutoff must be 1 to 1000000000, not 2000000000"),
+        ("P(rel=-1)@5", "measure 'P(rel=-1)@5': rel must be 0 to 1000000, not -1"),
+        (
+            "nDCG(gains={1: 1.5})@10",
+            "measure 'nDCG(gains={1: 1.5})@10': a gain must be a whole number, 0 to 1000000, for a relevance; "
+            "1: 1.5 is not",
+        ),
         ("nDCG@ten", "there is no measure 'nDCG@ten'; did you mean 'nDCG@10'?"),
         ("nDCG@2.5", "measure 'nDCG@2.5': cutoff cannot be 2.5 (ranking cutoff threshold)"),
         ("nDCG@True", "measure 'nDCG@True': cutoff cannot be True (ranking cutoff threshold)"),
@@ -80,3 +91,23 @@ def test_no_measure_at_all_is_refused():
     with pytest.raises(UsageError) as error:
         read_measures([])
     assert str(error.value) == "no measure is named; the usual ones are nDCG@10, R@100, RR@10, AP, Judged@10"
+
+
+KNOWN = st.sampled_from(sorted(ir_measures.measures.registry))
+names = st.one_of(
+    st.text(),
+    st.text(alphabet="nDCGARP@()=,relcutoff0123456789.-_ '"),
+    st.tuples(KNOWN, st.text(alphabet="@(=1,)rel", max_size=8)).map("".join),
+)
+
+
+@given(name=names)
+@example(name="(" * 5000)
+@example(name="ndcg_cut_x")
+@example(name="Rndcg")
+@example(name="nDCG(**{})@1")
+@example(name="nDCG(cutoff=1)@10")
+def test_any_text_is_a_measure_or_a_usage_error(name):
+    with contextlib.suppress(UsageError):  # hypothesis fails on any other
+        (measure,) = read_measures([name]).values()
+        assert isinstance(measure, ir_measures.Measure)

@@ -206,7 +206,12 @@ def test_long_rankings_full_of_ties_are_measured_as_ir_measures_measures_our_ran
             {},
             "relevance of document 'a' for query 'q1' is 1000000000000; measures take at most 1000000",
         ),
-        ({"q1": {"a": 1}}, {"relevance_cut": 0}, "relevance_cut must be a whole number from 1 on, not 0"),
+        ({"q1": {"a": 1}}, {"relevance_cut": 0}, "relevance_cut must be a whole number, 1 to 1000000, not 0"),
+        (
+            {"q1": {"a": 1}},
+            {"measures": ["RBP"]},
+            "ir_measures cannot measure this: Unsupported measures {RBP}.",
+        ),
         ({"q1": {"a": 1}}, {"measures": ["nDGC@10"]}, "there is no measure 'nDGC@10'; did you mean 'nDCG@10'?"),
     ],
 )
