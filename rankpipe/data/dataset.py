@@ -115,26 +115,26 @@ class Dataset:
 
 def data_folders() -> list[Path]:
     """The folders of RANKPIPE_DATA, in which data sets are looked for."""
-    return [Path(one).expanduser() for one in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep) if one]
+    return [Path(os.path.expanduser(one)) for one in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep) if one]
 
 
 def found_folders() -> dict[str, Path]:
-    """Every data set in BEIR layout under RANKPIPE_DATA by its name; of two with one name the first."""
+    """Data sets in BEIR layout under RANKPIPE_DATA by name, up to two folders deep; of two with one name the first."""
     found: dict[str, Path] = {}
     for root in data_folders():
-        for pattern in ("*", "*/*", "*/*/*"):
+        for pattern in ("*", "*/*"):
             for file in sorted(path for name in CORPUS_FILES for path in root.glob(f"{pattern}/{name}")):
                 found.setdefault(file.parent.relative_to(root).as_posix(), file.parent)
     return found
 
 
 def _find(name: str) -> Dataset:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # os.path, here and below: it takes any text for a name, and just says no
     if _is_dataset(path):
         return _of_folder(name, path)
-    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")):
+    if os.path.isfile(path) and path.name.endswith((".jsonl", ".jsonl.gz")):
         return Dataset(name, Card(name=path.name.partition(".jsonl")[0]), Files(path, None, {}))
-    notes = [f"{path} is a folder without {' or '.join(CORPUS_FILES)}"] if path.is_dir() else []
+    notes = [f"{path} is a folder without {' or '.join(CORPUS_FILES)}"] if os.path.isdir(path) else []
     card = _card_for(name)
     for folder in _candidates(name, every_part=card is not None):
         if card is None:
@@ -169,7 +169,7 @@ def _advice(card: Card | None) -> str:
 
 
 def _is_dataset(folder: Path) -> bool:
-    return any((folder / file).is_file() for file in CORPUS_FILES)
+    return any(os.path.isfile(folder / file) for file in CORPUS_FILES)
 
 
 def _candidates(name: str, *, every_part: bool) -> Iterator[Path]:

@@ -41,9 +41,12 @@ def find(name: str, help_text: str = "") -> IrDatasets | None:
     import ir_datasets
 
     try:
-        found = ir_datasets.load(name)
+        with _without_noise():
+            found = ir_datasets.load(name)
     except KeyError:
         return None
+    except Exception as error:  # some ids are patterns, whose loading may fail in any way
+        raise DataError(f"ir_datasets cannot load '{name}': {_reason(error)}") from error
     if found.has_qrels():
         return IrDatasets(name, {_split_name(name): name}, help_text)
     inner = [one for one in ir_datasets.registry if one.startswith(f"{name}/") and "/" not in one[len(name) + 1 :]]
@@ -200,13 +203,13 @@ def _without_noise() -> Iterator[None]:
 
     def passes(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if not message.startswith(_NOISE):  # conditions of use, and where to get what cannot be downloaded
+        if terminal and not message.startswith(_NOISE):  # conditions of use, and where to get what cannot be downloaded
             print(message, file=terminal)
         return False
 
     logger.addFilter(passes)
     try:
-        if terminal.isatty():
+        if terminal and terminal.isatty():
             yield
         else:
             with redirect_stderr(StringIO()):

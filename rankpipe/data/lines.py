@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ class Lines:
 
     def __iter__(self) -> Iterator[str]:
         self.number = 0
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             raise UsageError(f"there is no file {self.path}")
         try:
             with self._open() as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -190,6 +191,7 @@ def _build(folder: Path, records: Iterable[Record]) -> None:
 def _either(path: Path) -> Path | None:
     """A file, or it with .gz behind; None if there is neither."""
     packed = path.with_name(path.name + ".gz")
-    if path.is_file() and packed.is_file():
+    plain, compressed = os.path.isfile(path), os.path.isfile(packed)
+    if plain and compressed:
         raise UsageError(f"{path.parent}: both {path.name} and {packed.name} are there; keep one")
-    return path if path.is_file() else packed if packed.is_file() else None
+    return path if plain else packed if compressed else None

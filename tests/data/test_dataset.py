@@ -186,6 +186,14 @@ def test_a_name_that_nothing_knows_is_refused_with_the_nearest(
     )
 
 
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b", "~nobody/here", "../up", "/", "é" * 200])
+def test_no_text_is_too_odd_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
+    with pytest.raises(UsageError) as caught:
+        Dataset.load(name)
+    assert str(caught.value).startswith(f"there is no data set '{name}'; ")
+
+
 def test_a_folder_without_documents_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         Dataset.load(tmp_path)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankpipe.data import Corpus
 from rankpipe.data.readers import DocumentReader, read_qrels, read_queries
@@ -159,6 +163,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         corpus_of(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match=r": cannot be read: Is a directory$"):
         corpus_of(tmp_path)
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text(), st.text()), unique_by=lambda one: one[0]), st.booleans())
+def test_any_text_comes_back_as_it_was(documents: list[tuple[str, str, str]], escaped: bool) -> None:
+    lines = [
+        json.dumps({"_id": doc_id, "title": title, "text": text}, ensure_ascii=escaped) + "\n"
+        for doc_id, title, text in documents
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = corpus_of(write(Path(folder) / "corpus.jsonl", "".join(lines)))
+    rows = list(range(len(documents)))
+    assert list(zip(corpus.ids(rows), corpus.texts(rows, "title"), corpus.texts(rows), strict=True)) == documents
 
 
 # -- queries ------------------------------------------------------------------------------------------------------
