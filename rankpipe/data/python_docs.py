@@ -5,9 +5,10 @@ A document is a public function, class, method or property of one of MODULES. It
 
 Who owns a docstring. A name counts if its module exports it (`__all__`; where there is none, what the module defines).
 A method belongs to the first public class that offers it: subclasses that only inherit do not repeat it, and what
-stands in a private base class belongs to the public class built on it. Names that begin with an underscore, docstrings
-inherited from elsewhere and docstrings that are nothing but a call's form are left out. A class that has no docstring
-is described by the one of its `__init__`.
+stands in a private base class belongs to the public class built on it. A class is public under its own name, not under
+an alias (socket.SocketType), and what other packages hang into standard classes at run time does not count. Left out
+are names that begin with an underscore, docstrings inherited from elsewhere, and docstrings that are nothing but the
+form of a call. A class that has no docstring is described by the one of its `__init__`.
 
 Duplicates. Names whose docstrings are equal (white space aside) are one document: the same object under two names
 always, `set.union` and `frozenset.union` too. The id is a name that is no alias of a class (OSError, not IOError), of
@@ -71,8 +72,6 @@ _PROPERTIES = (property, functools.cached_property)
 _WORDLESS = re.compile(r"[\w.]*(\(.*\))?|An enumeration\.")
 # ThreadPool -> Thread Pool, HTTPServer -> HTTP Server, most_common -> most common.
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+")
-# Defaults whose text is the same in every process; any other is written "...".
-_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 class Record(NamedTuple):
@@ -93,17 +92,19 @@ def records() -> Iterator[Record]:
     offered: dict[str, Any] = {}
     for module in MODULES:
         offered.update(_public_names(module))
-    classes = {member for member in offered.values() if isinstance(member, type)}
-    for name, member in tuple(offered.items()):
-        if isinstance(member, type):
-            offered.update((f"{name}.{part}", value) for part, value in _own_members(member, classes))
+    classes = {name: member for name, member in offered.items() if isinstance(member, type)}
+    classes = {name: owner for name, owner in classes.items() if not _is_alias(name, owner)}
+    public = set(classes.values())
+    for name, owner in classes.items():
+        offered.update((f"{name}.{part}", member) for part, member in _own_members(owner, public))
 
     canonical: dict[str, str] = {}  # docstring, white space aside -> the id it is kept under
     for name in sorted(offered, key=lambda name: (_is_alias(name, offered[name]), len(name), name)):
         if docstring := _docstring(offered[name]):
             canonical.setdefault(" ".join(docstring.split()), name)
     for name in sorted(canonical.values()):
-        yield Record(name, _title(name), _text(name, offered[name]))
+        is_method = name.rpartition(".")[0] in classes
+        yield Record(name, _title(name), _text(name, offered[name], is_method))
 
 
 def fingerprint() -> str:
@@ -133,16 +134,19 @@ def _public_names(module_name: str) -> Iterator[tuple[str, Any]]:
                 f"use a complete Python {sys.version_info[0]}.{sys.version_info[1]}"
             ) from error
         exported = getattr(module, "__all__", None)
-        if exported is not None:
-            members = {name: getattr(module, name, None) for name in exported}  # None: a submodule not yet imported
-        else:
-            homes = {module_name, f"_{module_name}"}  # math; signal, whose functions stand in _signal
-            if module_name == "builtins":
-                homes |= {"io", "_io"}  # open
-            members = {n: value for n, value in vars(module).items() if getattr(value, "__module__", None) in homes}
+        # None: a submodule that __all__ names and nothing has imported yet
+        members = {name: getattr(module, name, None) for name in exported or vars(module) if not name.startswith("_")}
+    homes = {module_name, f"_{module_name}"}  # signal's functions stand in _signal
+    if module_name == "builtins":
+        homes |= {"io", "_io"}  # open
     prefix = "" if module_name == "builtins" else f"{module_name}."
     for name, member in members.items():
-        if not name.startswith("_") and isinstance(member, (type, *_FUNCTIONS)):
+        original = vars(module).get(f"__{name}__")  # of a hook that a program may have replaced: sys.excepthook
+        if isinstance(original, _FUNCTIONS):
+            member = original
+        if exported is None and getattr(member, "__module__", None) not in homes:
+            continue
+        if isinstance(member, (type, *_FUNCTIONS)) and _is_standard(member):
             yield prefix + name, member
 
 
@@ -157,8 +161,18 @@ def _own_members(owner: type, public: set[type]) -> Iterator[tuple[str, Any]]:
             continue
         if isinstance(member, (staticmethod, classmethod)):
             member = member.__func__
-        if isinstance(member, _FUNCTIONS + _PROPERTIES):
+        if isinstance(member, _FUNCTIONS + _PROPERTIES) and _is_standard(member):
             yield name, member
+
+
+def _is_standard(member: Any) -> bool:
+    """False for what another package has put into a standard module or class while running in this process."""
+    if isinstance(member, property):
+        member = member.fget
+    elif isinstance(member, functools.cached_property):
+        member = member.func
+    home = getattr(member, "__module__", None) or "builtins"  # methods written in C name no module
+    return home.partition(".")[0] in sys.stdlib_module_names
 
 
 def _is_alias(name: str, member: Any) -> bool:
@@ -191,33 +205,44 @@ def _title(name: str) -> str:
     return f"{name} ({' '.join(words)})" if words else name
 
 
-def _text(name: str, member: Any) -> str:
+def _text(name: str, member: Any, is_method: bool) -> str:
     docstring = _docstring(member) or ""
     short = name.rpartition(".")[2]
-    signature = _signature(member)
+    signature = _signature(member, is_method)
     if not signature or docstring.startswith((f"{short}(", f"{name}(")):
         return docstring
     return f"{short}{signature}\n\n{docstring}"
 
 
-def _signature(member: Any) -> str:
-    """The parameters without self, with their plain defaults and no annotations; empty where Python cannot tell them."""
+def _signature(member: Any, is_method: bool) -> str:
+    """The public parameters without self, with plain defaults, no annotations; empty where Python cannot tell them."""
     if isinstance(member, _PROPERTIES):
         return ""
     try:
         signature = inspect.signature(member)
     except (ValueError, TypeError, NameError):  # C code without a signature; annotations that name missing types
         return ""
-    parameters = []
-    for position, parameter in enumerate(signature.parameters.values()):
-        if position == 0 and parameter.name in ("self", "cls"):
-            continue
-        default = parameter.default
-        is_path = isinstance(default, str) and len(default) > 1 and ("/" in default or "\\" in default)
-        if default is not parameter.empty and (type(default) not in _PLAIN or is_path):  # a path is this machine's own
-            default = _Ellipsis()
-        parameters.append(parameter.replace(annotation=parameter.empty, default=default))
+    parameters = list(signature.parameters.values())
+    if is_method and parameters and parameters[0].name in ("self", "cls", "type"):
+        del parameters[0]
+    parameters = [
+        parameter.replace(
+            annotation=parameter.empty,
+            default=parameter.default if _is_plain(parameter.default) else _Ellipsis(),
+        )
+        for parameter in parameters
+        if not parameter.name.startswith("_")
+    ]
     return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
+
+
+def _is_plain(default: Any) -> bool:
+    """Whether a default is written alike in every process and on every machine."""
+    if isinstance(default, str):
+        return len(default) < 2 or not ("/" in default or "\\" in default)  # a path is this machine's own
+    if type(default) is int:
+        return default != sys.maxsize
+    return default is None or default is inspect.Parameter.empty or type(default) in (bool, float, bytes)
 
 
 class _Ellipsis:

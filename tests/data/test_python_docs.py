@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ import pytest
 from rankpipe.data import python_docs
 from rankpipe.data.python_docs import Record
 from rankpipe.errors import DataError
+
+COLLECTION = Path(__file__).parents[2] / "datasets" / "python-docs"
+SPLITS = ("train", "dev", "test")
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +124,7 @@ def test_a_title_spells_the_parts_of_the_name_apart(collection: dict[str, Record
 
 
 def test_a_text_opens_with_the_signature_without_self(collection: dict[str, Record]) -> None:
+    assert collection["functools.total_ordering"].text.startswith("total_ordering(cls)\n\nClass decorator")
     assert collection["str.split"].text.startswith("split(sep=None, maxsplit=-1)\n\nReturn a list of the substrings")
     assert collection["dict"].text.startswith("dict() -> new empty dictionary")  # has its own forms of call
 
@@ -156,3 +162,66 @@ def test_a_python_without_one_of_the_modules_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "wave", None)  # the import system's own way to say: not there
     with pytest.raises(DataError, match="python-docs reads the standard module 'wave', which this Python lacks"):
         list(python_docs.records())
+
+
+def test_what_another_package_hangs_into_a_standard_class_is_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    def quiet(logger: object) -> None:
+        """Say nothing."""
+
+    monkeypatch.setattr("logging.Logger.quiet", quiet, raising=False)
+    monkeypatch.setattr("logging.Logger.is_quiet", property(quiet), raising=False)
+    assert not [record for record in python_docs.records() if record.text.endswith("Say nothing.")]
+
+
+def test_a_replaced_hook_is_described_by_its_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [record for record in python_docs.records() if record.doc_id == "sys.excepthook"]
+    monkeypatch.setattr("sys.excepthook", print)
+    assert before == [record for record in python_docs.records() if record.doc_id == "sys.excepthook"] != []
+
+
+def judgements(split: str) -> list[tuple[str, str, int]]:
+    header, *lines = (COLLECTION / "qrels" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+    assert header == "query-id\tcorpus-id\tscore"
+    rows = [line.split("\t") for line in lines]
+    return [(query_id, doc_id, int(relevance)) for query_id, doc_id, relevance in rows]
+
+
+@pytest.fixture(scope="module")
+def queries() -> dict[str, str]:
+    lines = (COLLECTION / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    return {query["_id"]: query["text"] for query in map(json.loads, lines)}
+
+
+def test_no_query_is_asked_twice(queries: dict[str, str]) -> None:
+    assert len(queries) == 120
+    assert len({" ".join(text.lower().split()) for text in queries.values()}) == 120
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 40), ("dev", 20), ("test", 60)])
+def test_a_split_has_its_size(queries: dict[str, str], split: str, size: int) -> None:
+    query_ids = {query_id for query_id, _, _ in judgements(split)}
+    assert len(query_ids) == size
+    assert query_ids <= set(queries)
+
+
+def test_no_query_is_in_two_splits() -> None:
+    splits = [{query_id for query_id, _, _ in judgements(split)} for split in SPLITS]
+    assert len(set().union(*splits)) == sum(map(len, splits))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_judged_document_exists_in_this_python(collection: dict[str, Record], split: str) -> None:
+    assert sorted({doc_id for _, doc_id, _ in judgements(split)} - set(collection)) == []
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_query_has_an_answer_and_no_document_two_grades(split: str) -> None:
+    rows = judgements(split)
+    assert {relevance for _, _, relevance in rows} == {0, 1, 2}
+    assert {query_id for query_id, _, relevance in rows if relevance == 2} == {query_id for query_id, _, _ in rows}
+    assert len({(query_id, doc_id) for query_id, doc_id, _ in rows}) == len(rows)
+
+
+def test_a_third_of_the_queries_has_several_right_answers() -> None:
+    answers = [query_id for split in SPLITS for query_id, _, relevance in judgements(split) if relevance == 2]
+    assert sum(count > 1 for count in Counter(answers).values()) >= 40

