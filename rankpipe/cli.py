@@ -163,8 +163,6 @@ def compare(
     measure: MeasuresOption = None,
 ) -> None:
     """Compare runs with the first: differences, paired tests, queries won and lost."""
-    from rich.console import Console
-
     from rankpipe.evaluation.comparison import compare as compare_results
     from rankpipe.evaluation.tables import comparison_table
     from rankpipe.run import Run
@@ -175,7 +173,7 @@ def compare(
     for path in runs:
         run_file = path / "run.trec" if path.is_dir() else path
         results[str(path)] = _measured(Run.read_trec(run_file), qrels, dataset, split, measure)
-    Console().print(comparison_table(compare_results(results)).terminal())
+    comparison_table(compare_results(results)).show()
 
 
 @app.command()

@@ -19,6 +19,8 @@ LEVEL = 0.05
 """Differences with a p below this are marked."""
 MARK = "†"
 NOT_THERE = "n/a"
+NARROWEST = 20
+"""Columns of text below which no field is folded."""
 PAGE = 200
 """Columns of text where the output is no terminal."""
 
@@ -74,7 +76,7 @@ class Table:
                 Text(column),
                 justify="left" if place < self.labels else "right",
                 overflow="fold",
-                min_width=None if place == widest else widths[place],
+                min_width=min(widths[place], NARROWEST) if place == widest else widths[place],
             )
         for row in self.rows:
             table.add_row(*(Text(entry.text, style="bold" if entry.best else "") for entry in row))
@@ -82,13 +84,13 @@ class Table:
         return table
 
     def show(self) -> None:
-        """Print the table: as wide as the terminal, or as wide as it is where the output goes elsewhere."""
+        """Print the table as wide as the terminal, or wider if else it lost a number; elsewhere as wide as it is."""
         from rich.console import Console
 
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=PAGE)
-        console.print(self.terminal())
+        table, console = self.terminal(), Console()
+        needed = Console(width=10 * PAGE).measure(table).minimum
+        width = max(console.width, needed) if console.is_terminal else PAGE
+        Console(width=width).print(table)
 
     def markdown(self) -> str:
         """The table in Markdown, the best in bold, notes as a list below it."""
@@ -147,8 +149,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         "baseline",
         "difference",
         "95 % interval",
-        "p (t-test)",
-        "p (randomisation)",
+        "t-test p",
+        "random p",
     )
     rows = [
         tuple(
@@ -170,7 +172,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         for one in comparisons
     ]
     return Table(
-        columns=(*columns, "wins/ties/losses"), rows=tuple(rows), labels=2, notes=tuple(_comparison_notes(comparisons))
+        columns=(*columns, "won/tied/lost"), rows=tuple(rows), labels=2, notes=tuple(_comparison_notes(comparisons))
     )
 
 
@@ -282,8 +284,8 @@ def _assumptions(cells: Sequence[Cell]) -> list[str]:
 def _comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     notes = [f"baseline: {one.baseline}; difference: system less baseline, over the queries" for one in comparisons[:1]]
     sampled = next((one.flips for one in comparisons if not one.exact), None)
-    if sampled is not None:
-        notes.append(f"randomisation test: {sampled} sign flips drawn, or all of them where they are fewer; two-sided")
+    flips = "all sign flips" if sampled is None else f"{sampled:,} sign flips drawn, or all where they are fewer"
+    notes.append(f"t-test p: paired, two-sided; random p: randomisation test, two-sided, {flips}")
     if len({one.system for one in comparisons}) > 1:
         notes.append("p-values after Holm's correction over the systems, for each measure")
     for one in (other for other in comparisons if other.measure == comparisons[0].measure):

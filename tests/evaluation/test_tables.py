@@ -97,15 +97,26 @@ def test_results_on_the_terminal_show_the_same_fields():
 
 
 def test_a_narrow_terminal_folds_the_widest_column_and_keeps_every_number():
-    console = Console(file=io.StringIO(), width=62, color_system=None)
+    console = Console(file=io.StringIO(), width=70, color_system=None)
     console.print(results_table(CELLS, MEASURES).terminal())
     lines = [line.strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert lines[4:8] == [
-        "one        bm25            0.3500   1.0000       bm25 0.13",
-        "one        two | stages   0.4500†   0.5000      bm25 0.12,",
-        "rescore 10.00",
-        "two        bm25            0.3750   0.5000       bm25 0.50",
+    assert lines[3:7] == [
+        "one        bm25            0.3500   1.0000               bm25 0.13",
+        "one        two | stages   0.4500†   0.5000      bm25 0.12, rescore",
+        "10.00",
+        "two        bm25            0.3750   0.5000               bm25 0.50",
     ]
+
+
+def test_a_terminal_too_narrow_for_the_numbers_gets_lines_longer_than_itself(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    compared = compare({"bm25": result(AP=[1.0, 0.5, 0.25]), "a long name": result(AP=[0.75, 0.5, 0.75])})
+    comparison_table(compared).show()
+    shown = capsys.readouterr().out
+    for part in ("a long name", "0.6667", "0.5833", "+0.0833", "-0.8653 to +1.0320", "0.7418", "1.0000", "1/1/1"):
+        assert part in shown
 
 
 def test_output_that_is_no_terminal_is_as_wide_as_the_table(capsys):
@@ -178,11 +189,12 @@ def test_a_comparison_shows_difference_tests_and_the_queries_behind_it():
     assert (
         comparison_table(compared).markdown()
         == """\
-| measure | system | mean | baseline | difference | 95 % interval | p (t-test) | p (randomisation) | wins/ties/losses |
+| measure | system | mean | baseline | difference | 95 % interval | t-test p | random p | won/tied/lost |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | AP | hybrid | 0.6667 | 0.5833 | +0.0833 | -0.8653 to +1.0320 | 0.7418 | 1.0000 | 1/1/1 |
 
 - baseline: bm25; difference: system less baseline, over the queries
+- t-test p: paired, two-sided; random p: randomisation test, two-sided, all sign flips
 - AP, hybrid: largest gains: q2 +0.5000
 - AP, hybrid: largest losses: q0 -0.2500
 """
