@@ -129,7 +129,10 @@ def _steps(stage: Stage) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Chain(Stage):
-    """Stages one after the other, each given the run of the one before."""
+    """Stages one after the other, each given the run of the one before.
+
+    stages  in their order
+    """
 
     stages: tuple[Stage, ...]
 
