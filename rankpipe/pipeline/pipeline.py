@@ -65,7 +65,7 @@ class Pipeline(Chain):
 
     def prepare(self, corpus: Corpus | None = None) -> None:
         """Build or open every index and model, so that the first query does not wait for them."""
-        corpus = corpus or self._corpus()
+        corpus = self._corpus() if corpus is None else corpus
         with self.runtime.active():
             for stage in walk(self):
                 stage.prepare(corpus)

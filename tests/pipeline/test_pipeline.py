@@ -43,6 +43,12 @@ def test_no_queries_give_an_empty_run(corpus: Corpus) -> None:
     assert run.documents.tolist() == []
 
 
+def test_a_corpus_without_documents_is_prepared_and_searched() -> None:
+    empty = Corpus.from_texts([])
+    Pipeline(stages=(BM25(),)).prepare(empty)
+    assert BM25().on(empty).run("pears").to_dict() == {"q1": {}}
+
+
 def test_batches_of_any_size_give_the_same_run(corpus: Corpus) -> None:
     first = Fuse([BM25(name="all"), BM25(k1=0.0)], name="first")
     pipeline = (first >> Cut(k=4) >> Interpolate(with_="first")).on(corpus)
