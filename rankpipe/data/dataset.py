@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -135,30 +135,42 @@ def _find(name: str) -> Dataset:
     if os.path.isfile(path) and path.name.endswith((".jsonl", ".jsonl.gz")):
         return Dataset(name, Card(name=path.name.partition(".jsonl")[0]), Files(path, None, {}))
     notes = [f"{path} is a folder without {' or '.join(CORPUS_FILES)}"] if os.path.isdir(path) else []
-    card = _card_for(name)
-    for folder in _candidates(name, every_part=card is not None):
-        if card is None:
-            return _of_folder(name, folder)
-        files = Files.in_folder(folder)
-        if not (differences := card.differences(files.counts())):
-            return Dataset(name, card, files)
-        notes.append(f"{folder} is not the '{name}' of the catalogue: {', '.join(differences)}")
+    known = catalogue.names()
+    if name not in known and (folder := next(_candidates(name, every_part=False), None)):
+        return _of_folder(name, folder)
+    card, split = _card_for(name, known)
+    if card and (files := _official_files(card, split, notes)):
+        return Dataset(name, card, files)
     if name == PYTHON_DOCS and card:
         return Dataset(name, card, PythonDocs(shipped("datasets") / PYTHON_DOCS), tuple(notes))
     advice = "; ".join([*notes, _advice(card)])
-    if found := irds.find((card and card.ir_datasets) or name, advice):
-        return Dataset(name, card or Card(name=name), found, tuple(notes))
-    raise UsageError(f"data set '{name}' is not here; {advice}") if card else _unknown(name, notes)
+    found = irds.find(name if split or not card else card.ir_datasets or name, advice)
+    if not found:
+        raise UsageError(f"data set '{name}' is not here; {advice}") if name in known else _unknown(name, notes)
+    return Dataset(name, card or Card(name=name), found, tuple(notes))
 
 
-def _card_for(name: str) -> Card | None:
-    """The card of this name; for an id below that of a card, such as beir/quora/test, the same with its own name."""
+def _card_for(name: str, known: Sequence[str]) -> tuple[Card | None, str | None]:
+    """The card of this name; for an id below that of a card, such as beir/quora/test, that card and the rest of the id."""
     parts = name.split("/")
-    known = set(catalogue.names())
     for end in range(len(parts), 0, -1):
         if (parent := "/".join(parts[:end])) in known:
-            card = catalogue.card(parent)
-            return card if end == len(parts) else replace(card, name=name, ir_datasets=name)
+            return catalogue.card(parent), "/".join(parts[end:]) or None
+    return None, None
+
+
+def _official_files(card: Card, split: str | None, notes: list[str]) -> Files | None:
+    """The folder that is the data set of this card, or of one split of it; what is wrong with others goes into notes."""
+    if split and split not in card.splits:
+        return None
+    for folder in _candidates(card.name, every_part=True):
+        files = Files.in_folder(folder)
+        if differences := card.differences(files.counts()):
+            notes.append(f"{folder} is not the '{card.name}' of the catalogue: {', '.join(differences)}")
+        elif split is None:
+            return files
+        elif split in files.judged:
+            return replace(files, judged={split: files.judged[split]})
     return None
 
 

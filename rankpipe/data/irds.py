@@ -49,11 +49,20 @@ def find(name: str, help_text: str = "") -> IrDatasets | None:
         raise DataError(f"ir_datasets cannot load '{name}': {_reason(error)}") from error
     if found.has_qrels():
         return IrDatasets(name, {_split_name(name): name}, help_text)
-    inner = [one for one in ir_datasets.registry if one.startswith(f"{name}/") and "/" not in one[len(name) + 1 :]]
-    splits = {one.rpartition("/")[2]: one for one in sorted(inner) if ir_datasets.load(one).has_qrels()}
     if not found.has_docs():
         return None  # a family of data sets, such as "beir"
+    inner = {one.rpartition("/")[2]: one for one in sorted(ir_datasets.registry) if one.rpartition("/")[0] == name}
+    splits = {split: one for split, one in inner.items() if _is_split(one, name)}
     return IrDatasets(name, splits, help_text)
+
+
+def _is_split(name: str, whole: str) -> bool:
+    """Whether an id below another is a split of it: judgements of the same documents."""
+    import ir_datasets
+
+    found = ir_datasets.load(name)
+    same = found.has_docs() and ir_datasets.docs_parent_id(name) == ir_datasets.docs_parent_id(whole)
+    return same and found.has_qrels()
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,7 @@ class IrDatasets:
             if not found.has_docs():
                 raise DataError(f"'{self.name}' of ir_datasets has no documents")
             official = "count" in found.docs_metadata()
-            made_of = [found.docs_namespace() or self.name, ir_datasets.__version__] if official else self._digest()
+            made_of = [ir_datasets.docs_parent_id(self.name), ir_datasets.__version__] if official else self._digest()
         key = {"corpus_format": corpus_module.FORMAT, "mapping_format": MAPPING_FORMAT, "ir_datasets": made_of}
         return Corpus.open(artefact("corpora", key, lambda folder: self._build(folder)))
 

@@ -119,6 +119,17 @@ def test_a_name_of_the_catalogue_finds_a_folder_with_the_counts_of_its_card(
     assert dataset.corpus.size == 19_383
 
 
+def test_an_id_of_a_split_finds_that_split_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    like_msmarco_dl19(tmp_path / "msmarco-dl19")
+    monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
+    dataset = Dataset.load("msmarco-dl19/test")
+    assert dataset.splits == ("test",)
+    assert dataset.card.name == "msmarco-dl19"
+    for name in ("msmarco-dl19/dev", "msmarco-dl19/test/more"):
+        with pytest.raises(UsageError, match=rf"^there is no data set '{name}'; did you mean 'msmarco-dl19'\? "):
+            Dataset.load(name)
+
+
 def test_a_path_to_a_folder_gets_the_card_of_its_name_if_the_counts_agree(tmp_path: Path) -> None:
     whole, other = (
         like_msmarco_dl19(tmp_path / "msmarco-dl19"),
@@ -263,6 +274,7 @@ def test_the_official_name_finds_the_official_folder(real_dataset: Callable[[str
     assert by_name.card == by_folder.card
     assert by_name.card.ir_datasets == "beir/scifact"
     assert by_name.corpus.digest == by_folder.corpus.digest
+    assert Dataset.load("beir/scifact/train").splits == ("train",)
     with pytest.raises(UsageError, match=r"^data set 'beir/scifact' has no split 'dev'; it has test, train$"):
         by_name.qrels("dev")
 
