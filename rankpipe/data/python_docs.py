@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["FORMAT", "MODULES", "Record", "fingerprint", "records"]
 
-FORMAT = 1
+FORMAT = 2
 """Rises whenever the same Python would give other records than before."""
 
 # On every platform and in every version from 3.10 to 3.14, quiet on import, and never missing because a C library

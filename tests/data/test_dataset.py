@@ -292,6 +292,16 @@ def test_the_bundled_collection_needs_no_folder(monkeypatch: pytest.MonkeyPatch)
     assert "Split a pathname" in corpus.texts([row])[0]
 
 
+def test_the_bundled_judgements_are_those_of_the_card_and_know_every_document() -> None:
+    dataset = Dataset.load("python-docs")
+    assert dataset.splits == ("dev", "test", "train")
+    for split, counts in dataset.card.splits.items():
+        assert len(dataset.queries(split)) == counts.queries
+        assert dataset.qrels(split).size == counts.judgements
+        assert dataset.unknown_judged(split) == 0
+    assert dataset.unjudged_queries() == []
+
+
 @pytest.mark.parametrize(
     ("name", "documents", "queries", "judgements"),
     [("scifact", 5183, 300, 339), ("nfcorpus", 3633, 323, 12334), ("vaswani", 11429, 93, 2083)],
