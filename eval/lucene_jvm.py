@@ -42,8 +42,18 @@ class Lucene:
 
     def tokenizer_only(self) -> Any:
         """StandardTokenizer with no filter behind it."""
-        builder = self._class("org.apache.lucene.analysis.custom.CustomAnalyzer").builder()
-        return builder.withTokenizer("standard", self._class("java.util.HashMap")()).build()
+        return self._builder().withTokenizer("standard", self._no_options()).build()
+
+    def porter_only(self) -> Any:
+        """The Porter stemmer over words between spaces."""
+        words = self._builder().withTokenizer("whitespace", self._no_options())
+        return words.addTokenFilter("porterStem", self._no_options()).build()
+
+    def _builder(self) -> Any:
+        return self._class("org.apache.lucene.analysis.custom.CustomAnalyzer").builder()
+
+    def _no_options(self) -> Any:
+        return self._class("java.util.HashMap")()
 
     def tokens(self, analyzer: Any, text: str) -> list[str]:
         """Tokens of a text, in order."""

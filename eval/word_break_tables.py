@@ -10,6 +10,7 @@ in it, those of 13.0 are not). See eval/lucene_jvm.py for the environment.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ BATCH = 8192
 # ? is the code point in question; a probe asks whether the tokenizer keeps all of it in one token
 PROBES = ("?", "a?", "?a", "a?a", "1?", "1?1", "1,?", "ア?", "?_", "ก?", "?ก", "?'", "??", "\N{WOMAN}\u200d?")
 
-# Each class by what its characters do. A character may be in two: ℹ is a letter and an emoji.
+# Each class by what its characters do. A character may be in two, as ℹ is a letter and an emoji.
 CLASSES: dict[str, Callable[[dict[str, bool]], bool]] = {
     "letter": lambda whole: whole["?"] and whole["?a"] and not whole["1,?"] and not whole["?'"],
     "hebrew": lambda whole: whole["?'"],
@@ -46,21 +47,20 @@ def main() -> None:
     lucene = Lucene()
     tokenizer = lucene.tokenizer_only()
     answers = {probe: probed(lucene, tokenizer, probe) for probe in PROBES}
-    members: dict[str, list[int]] = {name: [] for name in CLASSES}
+    members: dict[str, list[int]] = defaultdict(list)  # "letter" or, of a character in two, "letter emoji"
     for place, code in enumerate(CODE_POINTS):
         whole = {probe: answers[probe][place] for probe in PROBES}
-        for name, belongs in CLASSES.items():
-            if belongs(whole):
-                members[name].append(code)
+        if names := [name for name, belongs in CLASSES.items() if belongs(whole)]:
+            members[" ".join(names)].append(code)
     table = {
         "about": "Character classes of Lucene's StandardTokenizer (UAX #29 of Unicode 12.1); ranges of code points "
         "in hexadecimal. Written by eval/word_break_tables.py.",
         "lucene": lucene.version,
-        "classes": {name: ranges(codes) for name, codes in members.items()},
+        "classes": {name: ranges(codes) for name, codes in sorted(members.items())},
     }
     TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="ascii")
-    for name, codes in members.items():
-        print(f"{name:12} {len(codes):7,} code points")
+    for name, codes in sorted(members.items()):
+        print(f"{name:22} {len(codes):7,} code points")
 
 
 def probed(lucene: Lucene, tokenizer: Any, probe: str) -> list[bool]:

@@ -1,10 +1,11 @@
 """Split a text into words as Lucene's StandardTokenizer does: UAX #29 word boundaries of Unicode 12.1, words only.
 
-The character classes are in word_break.json, asked of Lucene itself by eval/word_break_tables.py. What is a word:
-runs of letters, digits and joiners (a_b), with one . : ' and the like between letters, one . , ; ' between digits;
-runs of katakana; runs of South-East Asian letters (Thai, Lao, Khmer, Myanmar); each ideograph and hiragana letter by
-itself; emoji sequences and flags. Marks, format characters and joiners (U+200D) belong to the character before them.
+What is a word: runs of letters, digits and joiners (a_b), with one . : ' and the like between letters, one . , ; ' and
+the like between digits; runs of katakana; runs of South-East Asian letters (Thai, Lao, Khmer, Myanmar); each ideograph
+and each hiragana letter by itself; emoji sequences, key caps and flags. Marks, format characters and the zero width
+joiner belong to the character before them.
 
+Which character is of which class stands in word_break.json; eval/word_break_tables.py asked Lucene itself.
 Source: Unicode Standard Annex #29, section 4.1; Unicode Technical Standard #51, section 1.4.9.
 """
 
@@ -15,15 +16,51 @@ import re
 from functools import cache
 from importlib.resources import files
 
+import numpy as np
+from numpy.typing import NDArray
+
 LONGEST = 255
 """A word longer than this many UTF-16 units is cut there, as by Lucene."""
 
-_ZWJ, _PRESENTATION = "\\u200D", "\\uFE0F"
-_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
-# Of ASCII only letters, digits, _ and the seven marks matter, so ASCII has a pattern of its own, four times as fast.
+# Of ASCII only letters, digits, _ and the marks . : , ; ' matter, so ASCII texts have a pattern of their own.
 _ASCII = re.compile(
     r"""[A-Za-z0-9_]+(?:['.:,;](?:(?<=[A-Za-z]['.:])(?=[A-Za-z])|(?<=[0-9]['.,;])(?=[0-9]))[A-Za-z0-9_]+)*"""
 )
+
+# In other texts every character is first replaced by the symbol of its class, and the pattern looks at those.
+_SYMBOLS = {
+    "letter": "L",
+    "letter emoji": "D",  # six: ℹ, Ⓜ and the squared A, B, O, P
+    "hebrew": "H",
+    "numeric": "N",
+    "joiner": "J",  # _ and the like
+    "katakana": "K",
+    "complex": "C",  # South-East Asian
+    "complex extend": "c",
+    "single": "S",  # ideographs, hiragana
+    "emoji": "E",
+    "emoji extend": "M",  # the five skin tones
+    "regional": "R",  # the letters of flags
+    "extend": "x",
+    "mid_letter": ":",
+    "mid_number": ",",
+    "mid_letter mid_number": ".",
+}
+_ALONE = {
+    "'": "'",
+    '"': '"',
+    "#": "b",  # base of a key cap
+    "*": "b",
+    "\u200d": "z",  # zero width joiner
+    "\u20e3": "k",  # key cap
+    "\ufe0e": "t",  # text presentation
+    "\ufe0f": "p",  # emoji presentation
+    "\U000e007f": "g",  # end of a tag
+    **{chr(code): "f" for code in range(0xE0020, 0xE007F)},  # tags
+}
+
+_MARKS = "xcMzktpgf"  # all that belongs to the character before it
+_PLAIN_MARKS = "xcMzkgf"  # Lucene takes the presentation selectors of an emoji apart
 
 
 def words(text: str) -> list[str]:
@@ -33,38 +70,40 @@ def words(text: str) -> list[str]:
     word; `is_word` tells.
     """
     if text.isascii():
-        pattern, longest = _ASCII, LONGEST
-    elif _ASTRAL.search(text) is None:
-        pattern, longest = _pattern(0xFFFF), LONGEST
-    else:
-        pattern, longest = _pattern(0x10FFFF), LONGEST // 2  # as many characters surely fit in LONGEST units
-    found = pattern.findall(text)
-    if max(map(len, found), default=0) > longest:
-        return _bounded_words(pattern, text)
-    return found
+        found = _ASCII.findall(text)
+        return found if max(map(len, found), default=0) <= LONGEST else _cut_words(_ASCII, text, text)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    symbols = _symbol_table()[codes].tobytes()
+    found = [text[start:end] for start, end in map(re.Match.span, _general().finditer(symbols))]
+    longest = LONGEST if codes.max() <= 0xFFFF else LONGEST // 2  # so many characters surely fit in LONGEST units
+    return found if max(map(len, found), default=0) <= longest else _cut_words(_general(), symbols, text)
 
 
 def is_word(word: str) -> bool:
     """False for joiners without any letter or digit."""
-    return _joiners().fullmatch(word) is None
+    return word.strip(_joiners()) != ""
 
 
-def _bounded_words(pattern: re.Pattern[str], text: str) -> list[str]:
-    """Words of a text in which some word is too long: each is the longest that fits LONGEST units from where it starts."""
+def _cut_words(pattern: re.Pattern, subject: str | bytes, text: str) -> list[str]:
+    """Words of a text in which some may be too long: each is the longest that fits LONGEST units from where it starts.
+
+    subject  what the pattern looks at, the text or the symbols of its characters
+    """
     found = []
     position = 0
     while position < len(text):
         # Twice the window, so that a word that starts in its first half lies in it whole; time stays linear.
-        start = pattern.search(text, position, position + 2 * LONGEST)
-        if start is None or (first := start.start()) >= position + LONGEST:
+        start = pattern.search(subject, position, position + 2 * LONGEST)
+        if start is None or start.start() >= position + LONGEST:
             position += LONGEST
             continue
-        word = pattern.match(text, first, _end_of_window(text, first))
-        if word is not None and is_word(word[0]):
-            found.append(word[0])
-            position = word.end()
-        else:  # the word begins too far behind its joiners
-            position = first + 1
+        position = start.start()
+        match = pattern.match(subject, position, _end_of_window(text, position))
+        word = text[position : match.end()] if match else ""
+        if is_word(word):
+            found.append(word)
+        # else the word begins too far behind its joiners
+        position += len(word) if is_word(word) else 1
     return found
 
 
@@ -79,96 +118,86 @@ def _end_of_window(text: str, start: int) -> int:
 
 
 @cache
-def _joiners() -> re.Pattern[str]:
-    return re.compile(f"[{_classes(0x10FFFF)['joiner']}]+")
-
-
-@cache
-def _classes(last: int) -> dict[str, str]:
-    """Name of a class -> its characters up to the code point `last`, as the inside of a regular expression's [...]."""
+def class_ranges() -> dict[str, list[tuple[int, int]]]:
+    """Name of a class -> first and last code point of each of its ranges."""
     table = json.loads(files("rankpipe.index").joinpath("word_break.json").read_text("ascii"))
-    classes = {}
+    ranges = {}
     for name, spans in table["classes"].items():
-        pieces = []
-        for span in spans.split():
-            low, _, high = span.partition("-")
-            first, final = int(low, 16), min(int(high or low, 16), last)
-            if first <= final:
-                pieces.append(f"\\U{first:08X}-\\U{final:08X}")
-        classes[name] = "".join(pieces)
-    return classes
+        ends = [span.split("-") for span in spans.split()]
+        ranges[name] = [(int(pair[0], 16), int(pair[-1], 16)) for pair in ends]
+    return ranges
 
 
 @cache
-def _pattern(last: int) -> re.Pattern[str]:
-    """The pattern for texts whose characters go up to the code point `last` (the ends of the planes 0 and 16).
+def _symbol_table() -> NDArray[np.uint8]:
+    """Symbol of every code point, (0x110000,), a space for characters of no class."""
+    symbols = np.full(0x110000, ord(" "), np.uint8)
+    for name, ranges in class_ranges().items():
+        for first, last in ranges:
+            symbols[first : last + 1] = ord(_SYMBOLS[name])
+    for character, symbol in _ALONE.items():
+        symbols[ord(character)] = ord(symbol)
+    return symbols
+
+
+@cache
+def _joiners() -> str:
+    return "".join(chr(code) for first, last in class_ranges()["joiner"] for code in range(first, last + 1))
+
+
+@cache
+def _general() -> re.Pattern[bytes]:
+    """The pattern over symbols.
 
     A regular expression takes the first alternative that fits, Lucene the longest; so the alternatives stand in such
-    an order, and are so cut, that the first is the longest. Nothing that follows an optional part can fail, so no
-    text makes it backtrack far.
+    an order, and are so cut, that the first is the longest. Behind the start of a word every part is optional, so no
+    text makes the pattern backtrack far.
     """
-    c = _classes(last)
-    letter, hebrew, number, katakana = c["letter"], c["hebrew"], c["numeric"], c["katakana"]
-    extend, joiner, mid_letter, mid_number = c["extend"], c["joiner"], c["mid_letter"], c["mid_number"]
-
-    letters = f"[{letter}][{letter}{extend}]*"
-    one_hebrew = f"[{hebrew}][{extend}]*"
-    numbers = f"[{number}][{number}{extend}]*"
-    more_letters = f"(?:[{mid_letter}][{extend}]*(?:{letters}|{one_hebrew}))*"
+    letters = f"[LD][LD{_MARKS}]*"
+    hebrew = f"H[{_MARKS}]*"
+    numbers = f"N[N{_MARKS}]*"
+    more_letters = f"(?:[:.'][{_MARKS}]*(?:{letters}|{hebrew}))*"
+    more_numbers = f"(?:[,.'][{_MARKS}]*{numbers})*"
     # A Hebrew letter may keep a ' behind it, and a " before another Hebrew letter, but not where a . or ' led to it.
-    hebrew_tail = f"(?:\"[{extend}]*{one_hebrew}|'[{extend}]*|{more_letters})"
-    run = f"(?:{letters}{more_letters}|{numbers}(?:[{mid_number}][{extend}]*{numbers})*|{one_hebrew}{hebrew_tail})+"
-    core = f"(?:{run}|[{katakana}][{katakana}{extend}]*)"
-    joined = f"[{joiner}][{joiner}{extend}]*{core}?"
-
+    hebrew_tail = f"(?:\"[{_MARKS}]*{hebrew}|'[{_MARKS}]*|{more_letters})"
+    run = f"(?:{letters}{more_letters}|{numbers}{more_numbers}|{hebrew}{hebrew_tail})+"
+    core = f"(?:{run}|K[K{_MARKS}]*)"
+    leading = f"J[J{_MARKS}]{{0,{LONGEST - 1}}}"
     # Most words are plain: followed neither by a mark nor by punctuation that might join another piece to them.
-    plain = f"{letter}{number}{joiner}"
-    joins = f"{plain}{hebrew}{katakana}{extend}"
-    plain_word = f"[{plain}]+(?![{joins}]|[{mid_letter}{mid_number}][{joins}])"
-    leading = f"[{joiner}][{joiner}{extend}]{{0,{LONGEST - 1}}}"
+    joins = f"LDNJHK{_MARKS}"
+    plain_word = f"[LDNJ]+(?![{joins}]|[:.,'][{joins}])"
     alternatives = [
-        plain_word,
-        *_emoji(c),
-        f"(?:{leading})?{core}(?:{joined})*",
-        f"[{joiner}]",
-        f"[{c['complex']}][{c['complex']}{extend}]*",
-        f"[{c['single']}][{extend}]*",
+        *_emoji(),
+        f"(?:{leading})?{core}(?:J[J{_MARKS}]*{core}?)*",
+        "J",
+        f"[Cc][Cc{_MARKS}]*",
+        f"S[{_MARKS}]*",
     ]
-    return re.compile("|".join(alternatives))
+    starts = "[LDNJHKCcSEMRzb]"  # looked at first, since most places that are no plain word are a space
+    return re.compile(f"{plain_word}|(?={starts})(?:{'|'.join(alternatives)})".encode("ascii"))
 
 
-def _emoji(c: dict[str, str]) -> list[str]:
+def _emoji() -> list[str]:
     """Alternatives for emoji sequences, key caps and flags, to be tried in this order and before words.
 
-    Six characters (ℹ and others) are both letters and emoji. A sequence of such alone is a word as well, and never the
-    longer of the two, so it is left to the words unless it reaches a character that is only an emoji.
+    A sequence of D alone (both letter and emoji) is a word as well, and never the longer of the two, so it is left to
+    the words unless it reaches a character that is only an emoji.
     """
-    # Lucene keeps the presentation selectors apart from the other marks, so that U+FE0F is taken once, at the end.
-    marks = f"(?:(?![\\uFE0E\\uFE0F])[{c['extend']}])*"
-    astral = bool(c["regional"])  # flags, skin tones and tags lie beyond the first plane
-    tones = "\\U0001F3FB-\\U0001F3FF"
-    anything = f"[{c['emoji']}]" if not astral else f"(?![{tones}])[{c['emoji']}]"
-    only_emoji, also_letter = f"(?![{c['letter']}]){anything}", f"(?=[{c['letter']}]){anything}"
-
-    def element(start: str) -> str:
-        return f"{start}{marks}{_PRESENTATION}?"
+    marks = f"[{_PLAIN_MARKS}]*"
+    element = f"{marks}p?"
 
     def further(start: str) -> str:
-        # a joiner before it is among the marks of the element before, unless a selector stood between
-        return f"(?:(?<={_ZWJ})|(?<={_PRESENTATION}){_ZWJ}+){element(start)}"
+        """One more element; the joiner before it is among the marks of the last, unless a selector stood between."""
+        return f"(?:(?<=z)|(?<=p)z+){start}{element}"
 
-    tone = f"[{tones}]{marks}"
-    tail = f"(?:{further(anything)}{f'|(?<={_PRESENTATION}){_ZWJ}{tone}' if astral else ''})*"
-    tags = "(?<=\\uFE0F)[\\U000E0020-\\U000E007E]+\\U000E007F|" if astral else ""
-    ends = f"(?:{tags}{tail})"
-    alternatives = [
-        f"{element(only_emoji)}{ends}",
-        f"{element(also_letter)}(?:{further(also_letter)})*{further(only_emoji)}{tail}",
-        f"{_ZWJ}{{1,{LONGEST - 1}}}{element(anything)}{ends}",
-        f"[#*]{marks}{_PRESENTATION}\\u20E3{marks}",
-        f"[#*]{marks}\\u20E3{marks}",
+    tail = f"(?:{further('[ED]')}|(?<=p)zM{marks})*"
+    ends = f"(?:(?<=p)f+g|{tail})"
+    return [
+        f"E{element}{ends}",
+        f"D{element}(?:{further('D')})*{further('E')}{tail}",
+        f"z{{1,{LONGEST - 1}}}[ED]{element}{ends}",
+        f"M{marks}{tail}",
+        f"b{marks}pk{marks}",
+        f"b{marks}k{marks}",
+        f"R[{_MARKS}]*R[{_MARKS}]*",
     ]
-    if astral:
-        flag = f"[{c['regional']}][{c['extend']}]*"
-        alternatives += [f"{tone}{tail}", f"{flag}{flag}"]
-    return alternatives

@@ -1,16 +1,85 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
+import os
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rankpipe.errors import DataError, UsageError
+from rankpipe.index import word_break
 from rankpipe.index.analysis import open_analyzer, terms
+
+DATA = Path(__file__).parents[1] / "data"  # written by eval/lucene_tokens.py
+VECTORS = json.loads((DATA / "lucene_tokens.json").read_text("ascii"))["cases"]
+DIGESTS = json.loads((DATA / "lucene_tokens_digest.json").read_text("ascii"))["collections"]
 
 
 def english(text: str) -> list[str]:
     return terms(open_analyzer("english"), text)
+
+
+@pytest.mark.parametrize(("text", "words"), [(text, words) for text, words, _ in VECTORS], ids=range(len(VECTORS)))
+def test_words_are_those_of_lucene(text: str, words: list[str]) -> None:
+    assert [word for word in word_break.words(text) if word_break.is_word(word)] == words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(text, expected) for text, _, expected in VECTORS], ids=range(len(VECTORS))
+)
+def test_english_terms_are_those_of_lucene(text: str, expected: list[str]) -> None:
+    assert english(text) == expected
+
+
+@pytest.mark.parametrize("collection", DIGESTS)
+def test_english_terms_of_a_whole_collection_are_those_of_lucene(collection: str) -> None:
+    analyzer = open_analyzer("english")
+    term = cache(analyzer.term)
+    digest = hashlib.sha256()
+    for text in texts_of(collection):
+        found = [known for word in analyzer.words(text) if (known := term(word)) is not None]
+        digest.update(" ".join(found).encode() + b"\n")
+    assert digest.hexdigest() == DIGESTS[collection]["sha256"]
+
+
+def texts_of(collection: str) -> list[str]:
+    """Title and text of every document, then of every query."""
+    homes = [Path(home) / collection for home in os.environ.get("RANKPIPE_DATA", "").split(":") if home]
+    folder = next((home for home in homes if any(home.glob("corpus.jsonl*"))), None)
+    if folder is None:
+        pytest.skip(f"{collection} is in no folder of RANKPIPE_DATA")
+    documents, queries = rows_of(folder, "corpus"), rows_of(folder, "queries")
+    counts = DIGESTS[collection]["documents"], DIGESTS[collection]["queries"]
+    if (len(documents), len(queries)) != counts:
+        pytest.skip(f"{folder} holds {len(documents)} documents and {len(queries)} queries, not {counts}")
+    return [f"{row.get('title') or ''} {row['text']}".strip() for row in documents + queries]
+
+
+def rows_of(folder: Path, file: str) -> list[dict[str, str]]:
+    compressed = folder / f"{file}.jsonl.gz"
+    content = (
+        gzip.decompress(compressed.read_bytes()) if compressed.exists() else (folder / f"{file}.jsonl").read_bytes()
+    )
+    return [json.loads(line) for line in content.splitlines()]
+
+
+@given(st.text(st.characters(exclude_categories=[])))
+def test_words_stand_in_the_text_in_order(text: str) -> None:
+    position = 0
+    for word in word_break.words(text):
+        position = text.index(word, position) + len(word)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_pattern_for_ascii_gives_the_words_of_the_general_one(text: str) -> None:
+    # One more character, of no class, sends the text through the general pattern.
+    general = [word for word in word_break.words(f"{text} \u2014") if word_break.is_word(word)]
+    assert [word for word in word_break.words(text) if word_break.is_word(word)] == general
 
 
 def test_english_drops_stop_words_and_possessives_and_stems() -> None:
