@@ -53,9 +53,11 @@ def stem(word: str) -> str:
     Any characters may occur; all but a, e, i, o, u and y count as consonants. As in Lucene, a character beyond the
     first plane counts as two (its UTF-16 units).
     """
-    if len(word) < 3 and (word.isascii() or _units(word) < 3):
-        return word
     if word[-1:] not in _LAST_LETTERS:
+        return word
+    if not word.isascii() and max(word) > "\uffff":
+        return _joined(stem(_halved(word)))
+    if len(word) < 3:
         return word
     word = _step_1(word)
     if len(word) < 2:
@@ -151,5 +153,11 @@ def _ends_short(word: str) -> bool:
     return word[-1:] not in ("w", "x", "y") and _forms(word).endswith(b"cvc")
 
 
-def _units(word: str) -> int:
-    return len(word.encode("utf-16-le", "surrogatepass")) // 2
+def _halved(word: str) -> str:
+    """The word with every character beyond the first plane as its two surrogates."""
+    units = memoryview(word.encode("utf-16-le", "surrogatepass")).cast("H")
+    return "".join(map(chr, units))
+
+
+def _joined(halves: str) -> str:
+    return halves.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

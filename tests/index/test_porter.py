@@ -77,3 +77,4 @@ def test_any_characters_may_occur_and_count_as_consonants(word: str, expected: s
 def test_a_character_beyond_the_first_plane_counts_as_two() -> None:
     assert stem("ds") == "ds"  # two letters stay
     assert stem("𝐝s") == "𝐝"  # three UTF-16 units, so the plural goes
+    assert stem("be𝐝e") == "be𝐝"  # so be𝐝 does not end consonant, vowel, consonant, which would keep the e
