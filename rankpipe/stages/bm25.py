@@ -9,6 +9,10 @@ from annotated_types import Ge, Gt, Le, MinLen
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
+from rankpipe.errors import UsageError
+from rankpipe.index.analysis import Analyzer, open_analyzer
+from rankpipe.index.layout import VERSION
+from rankpipe.index.ranking import Ranking
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import tracked
 from rankpipe.run import Run
@@ -16,7 +20,6 @@ from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
 from rankpipe.store import artefact
 
 if TYPE_CHECKING:
-    from rankpipe.index.analysis import Analyzer
     from rankpipe.index.inverted import InvertedIndex
 
 
@@ -47,16 +50,8 @@ class BM25(Stage):
 
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Weighted terms of the queries are taken before their texts."""
-        index, analyzer = self.index(run.corpus)
-        queries = run.queries
-        if queries.terms is None:
-            terms = index.queries(queries.texts, analyzer)
-        else:
-            terms = index.weighted_queries(queries.terms)
-        found = index.search(
-            terms, self.k, run.corpus.tie_order, k1=self.k1, b=self.b, threads=current_runtime().thread_count
-        )
-        return Run(queries, run.corpus, found.offsets, found.documents, found.scores)
+        found = self._search_rank_bm25(run) if self.engine == "rank-bm25" else self._search(run)
+        return Run(run.queries, run.corpus, found.offsets, found.documents, found.scores)
 
     def prepare(self, corpus: Corpus) -> None:
         """Build the index if the store does not have it, open it, and load the compiled loops by a first search."""
@@ -66,16 +61,34 @@ class BM25(Stage):
         """The open index of a corpus and its analyzer; built into the store if it is not there."""
         return self.open_once(corpus.digest, lambda: self._build_or_open(corpus))
 
+    def _search(self, run: Run) -> Ranking:
+        index, analyzer = self.index(run.corpus)
+        queries = run.queries
+        if queries.terms is None:
+            terms = index.queries(queries.texts, analyzer)
+        else:
+            terms = index.weighted_queries(queries.terms)
+        threads = current_runtime().thread_count
+        return index.search(terms, self.k, run.corpus.tie_order, k1=self.k1, b=self.b, threads=threads)
+
+    def _search_rank_bm25(self, run: Run) -> Ranking:
+        from rankpipe.index.rank_bm25 import RankBM25
+
+        if run.queries.terms is not None:
+            raise UsageError("engine 'rank-bm25' takes no weighted terms; engine 'rankpipe' does")
+        corpus = run.corpus
+        engine = self.open_once(
+            corpus.digest,
+            lambda: RankBM25(
+                self._texts(corpus), open_analyzer(self.analyzer), rows=corpus.live_rows(), k1=self.k1, b=self.b
+            ),
+        )
+        return engine.search(run.queries.texts, self.k, corpus.tie_order)
+
     def _build_or_open(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
-        from rankpipe.index.analysis import open_analyzer
         from rankpipe.index.inverted import InvertedIndex, build  # brings numba, so not before it is needed
-        from rankpipe.index.layout import VERSION
 
         analyzer = open_analyzer(self.analyzer)
-        if self.engine == "rank-bm25":
-            from rankpipe.index.rank_bm25 import RankBM25Index
-
-            return RankBM25Index(self._texts(corpus), analyzer, k1=self.k1, b=self.b), analyzer
         key = {"format": VERSION, "corpus": corpus.digest, "analyzer": analyzer.fingerprint, "fields": self.fields}
         folder = artefact(
             "inverted", key, lambda folder: build(folder, self._texts(corpus), analyzer, rows=corpus.live_rows())
