@@ -21,7 +21,8 @@ from numba.extending import overload
 from numpy.typing import NDArray
 
 WINDOW = 1 << 14  # documents; their float32 scores fill 64 KiB
-BLOCK = 16  # documents whose scores are compared with the floor at once
+BLOCK = np.uint64(16)  # documents whose scores are compared with the floor at once; unsigned indices are not looked at
+BLOCKS = np.uint64(128)  # for being negative, which would keep the loops from being vectorised
 SMALL = 64  # keys that are sorted by counting, which beats every sort that branches
 LOW = (1 << 32) - 1
 INFINITE = 0xFF << 23  # the bits of infinity; those of nan are above
@@ -83,9 +84,16 @@ class Scratch(NamedTuple):
     stack: NDArray[np.int64]
 
 
+@njit(cache=True, nogil=True)
+def _whole_blocks(width):
+    """The width, made full blocks."""
+    blocks = np.int64(BLOCKS)
+    return (width + blocks - 1) // blocks * blocks
+
+
 def new_scratch(terms: int, rows: int, k: int) -> Scratch:
     """Room for queries of that many terms. The stack holds the greater parts of halvings: 2 log2(keys) at most."""
-    width = -(-min(WINDOW, rows) // BLOCK) * BLOCK
+    width = _whole_blocks.py_func(min(WINDOW, rows))
     keys = 2 * k + WINDOW + 1
     return Scratch(
         begins=np.empty(terms, np.int64),
@@ -257,24 +265,33 @@ def _take_few(scratch, terms, base, documents, ties, least, size):
 
 @njit(cache=True, nogil=True)
 def _take_many(scratch, base, width, ties, k, least, size):
-    """The same where the window is well filled: look at all its scores, but for a floor that k of them reach."""
+    """The same where the window is well filled: look at all its scores.
+
+    Only those that reach the least of the best so far; before there is one, a floor that k of the window reach.
+    """
     keys = scratch.keys
-    bits = scratch.scores.view(np.int32)[: (width + BLOCK - 1) // BLOCK * BLOCK]
+    bits = scratch.scores.view(np.int32)[: _whole_blocks(width)]
     begin = size
     floor = np.int32(max(least >> 32, 1))
-    count = 0
-    for slot in range(bits.size):
-        count += bits[slot] >= floor
-    if count > k + (k >> 1):
-        floor = np.int32(_floor(bits, np.int64(floor), OCTAVE, k, k + (k >> 2)))
-    for block in range(np.uint64(0), np.uint64(bits.size), np.uint64(BLOCK)):
-        over = False
-        for i in range(BLOCK):
-            over |= bits[block + i] >= floor
-        if over:
-            for i in range(BLOCK):
-                keys[size] = (np.int64(bits[block + i]) << 32) | np.int64(block + i)
-                size += bits[block + i] >= floor
+    if least == 0:
+        count = 0
+        for slot in range(bits.size):
+            count += bits[slot] >= floor
+        if count > k + (k >> 1):
+            floor = np.int32(_floor(bits, np.int64(floor), OCTAVE, k, k + (k >> 2)))
+    for blocks in range(np.uint64(0), np.uint64(bits.size), BLOCKS):
+        reached = False
+        for i in range(BLOCKS):
+            reached |= bits[blocks + i] >= floor
+        if reached:
+            for block in range(blocks, blocks + BLOCKS, BLOCK):
+                reached = False
+                for i in range(BLOCK):
+                    reached |= bits[block + i] >= floor
+                if reached:
+                    for i in range(BLOCK):
+                        keys[size] = (np.int64(bits[block + i]) << 32) | np.int64(block + i)
+                        size += bits[block + i] >= floor
     for i in range(begin, size):
         slot = keys[i] & LOW
         keys[i] += LOW - ties[base + slot] - slot

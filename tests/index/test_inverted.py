@@ -56,14 +56,14 @@ def plain_bm25(texts: list[str], query: str, k: int, ties: list[int], k1: float,
     counts = [Counter(t for w in text.split() if (t := WORDS.term(w)) is not None) for text in texts]
     filled = [c for c in counts if c]
     average = sum(c.total() for c in filled) / max(len(filled), 1)
+    frequencies = Counter(term for terms in counts for term in terms)
     scores = []
     for row, terms in enumerate(counts):
         score = 0.0
         for word in query.split():
             term = WORDS.term(word)
             if term is not None and terms[term]:
-                df = sum(term in c for c in counts)
-                idf = math.log(1 + (len(filled) - df + 0.5) / (df + 0.5))
+                idf = math.log(1 + (len(filled) - frequencies[term] + 0.5) / (frequencies[term] + 0.5))
                 length = LENGTHS[length_bytes(np.array([terms.total()]))[0]]
                 score += idf * terms[term] / (terms[term] + k1 * (1 - b + b * length / average))
         if score:
@@ -246,11 +246,11 @@ def test_a_corpus_of_one_document_and_k_far_beyond_it(tmp_path: Path) -> None:
 
 
 def test_a_query_of_a_hundred_thousand_words(tmp_path: Path) -> None:
-    texts = zipfian_texts(200, 9)
+    texts = zipfian_texts(30, 9)
     index = index_of(tmp_path, texts)
     long = " ".join(f"w{n % 6000}" for n in range(100_000))
     [answer] = search(index, [long], 5)
-    assert [row for row, _ in answer] == [row for row, _ in plain_bm25(texts, long, 5, list(range(200)), 0.9, 0.4)]
+    assert [row for row, _ in answer] == [row for row, _ in plain_bm25(texts, long, 5, list(range(30)), 0.9, 0.4)]
 
 
 def test_strange_characters_are_terms_like_others(tmp_path: Path) -> None:
