@@ -136,7 +136,15 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def check_replaceable(path: Path, *, force: bool = False) -> None:
-    """Refuse what replacing_folder would refuse, so that no work is done in vain. Raises UsageError."""
+    """Refuse what replacing_folder would refuse, so that no work is done in vain.
+
+    Raises UsageError for what is not replaced, RankpipeError where nothing can be written.
+    """
+    above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.exists(folder))
+    if not os.path.isdir(above):
+        raise UsageError(f"{path} cannot be a folder: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RankpipeError(f"cannot write {path}: {above} may not be written to")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
@@ -204,7 +212,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _reason(error: OSError, own: Path) -> str:
     """What the system says, and of which file, unless that is one of ours below `own`."""
     name = error.filename
-    of_others = isinstance(name, (str, bytes)) and not Path(os.path.abspath(os.fsdecode(name))).is_relative_to(own)
+    of_others = isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
     return f"{error.strerror or error}" + (f": {os.fsdecode(name)}" if of_others else "")
 
 

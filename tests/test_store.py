@@ -38,6 +38,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def lock(folder: Path) -> None:
+    """Make a folder read-only."""
+    folder.chmod(0o555)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write to read-only folders, as root may")
+
+
 # -- artefacts ----------------------------------------------------------------------------------------------------------
 
 
@@ -190,16 +197,13 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytes
     )
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to read-only folders")
 def test_a_read_only_store_is_named_and_still_read() -> None:
     folder = artefact("index", KEY, make)
-    folder.parent.chmod(0o555)
-    try:
-        assert artefact("index", KEY, refuse) == folder
-        with pytest.raises(StoreError) as caught:
-            artefact("index", {"other": 1}, make)
-    finally:
-        folder.parent.chmod(0o755)
+    lock(folder.parent)
+    assert artefact("index", KEY, refuse) == folder
+    with pytest.raises(StoreError) as caught:
+        artefact("index", {"other": 1}, make)
+    folder.parent.chmod(0o755)
     assert str(caught.value) == (
         f"cannot write index to the store {home()}: Permission denied; set RANKPIPE_HOME to another folder"
     )
@@ -437,6 +441,21 @@ def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
     ):
         pass
     assert (tmp_path / "out").read_text() == "x"
+
+
+def test_a_folder_inside_a_file_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError) as caught:
+        check_replaceable(tmp_path / "file" / "deep" / "out", force=True)
+    assert str(caught.value) == f"{tmp_path}/file/deep/out cannot be a folder: {tmp_path}/file is a file"
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir()
+    lock(tmp_path / "locked")
+    with pytest.raises(RankpipeError) as caught:
+        check_replaceable(tmp_path / "locked" / "deep" / "out")
+    assert str(caught.value) == f"cannot write {tmp_path}/locked/deep/out: {tmp_path}/locked may not be written to"
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
