@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from rankpipe.data import Dataset
+
+settings.register_profile("rankpipe", deadline=None)  # how long an example takes is no property of the code
+settings.load_profile("rankpipe")
 
 
 @pytest.fixture(autouse=True)
