@@ -17,10 +17,18 @@ from rankpipe.store import replacing
 
 DIGITS = 9
 """Significant digits of a written score: enough for every float32 to come back as it was."""
+TRACE = 2.0**-25
+"""By how much of the distance between neighbouring float32s a score is written below an equal one before it."""
+TRACES = 2**22
+"""So often that can be done, and the number still be read as the same float32."""
 
 
 def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
     """Write a run; the file is there whole or not at all. Scores never rise with rank.
+
+    Equal scores are written a trace apart, so that every tool sees the run's order: one that compares float32s, as
+    trec_eval does, finds them equal and orders them as we do; one that compares doubles and has its own way with ties
+    finds none. Read into float32, they are what they were.
 
     Raises UsageError for an id or tag with white space in it, which the format cannot hold.
     """
@@ -30,20 +38,37 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
             if len(name.split()) != 1 or name != name.strip():
                 fault = "has white space in it" if name else "is empty"
                 raise UsageError(f"{kind} {name!r} {fault}, which a TREC run file cannot hold")
-    scores, ends = run.scores.tolist(), run.offsets.tolist()
+    scores, ends = _score_texts(run), run.offsets.tolist()
     with replacing(path, "wb") as raw:
         packed = gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) if path.suffix == ".gz" else raw
         file = io.TextIOWrapper(cast(IO[bytes], packed), encoding="utf-8", newline="\n", write_through=True)
         for query_id, start, end in zip(run.queries.ids, ends[:-1], ends[1:], strict=True):
             file.write(
                 "".join(
-                    f"{query_id} Q0 {ids[row]} {row - start + 1} {scores[row]:.{DIGITS}g} {tag}\n"
+                    f"{query_id} Q0 {ids[row]} {row - start + 1} {scores[row]} {tag}\n"
                     for row in range(start, end)
                 )
             )
         file.detach()
         if packed is not raw:
             packed.close()
+
+
+def _score_texts(run: Run) -> list[str]:
+    texts = [f"{score:.{DIGITS}g}" for score in run.scores.tolist()]
+    equal = np.zeros(len(texts), bool)  # to the score one rank above
+    equal[1:] = run.scores[1:] == run.scores[:-1]
+    equal[run.offsets[:-1][run.counts > 0]] = False
+    positions = np.arange(len(texts))
+    first = np.maximum.accumulate(np.where(equal, 0, positions))  # of those that are equal
+    size = np.abs(run.scores)
+    gaps = np.maximum(size - np.nextafter(size, np.float32(0)), np.finfo(np.float32).smallest_subnormal)
+    traces = np.minimum(positions - first, TRACES) * (gaps.astype(np.float64) * TRACE)
+    places = np.flatnonzero(equal)
+    highest = np.array([float(texts[place]) for place in first[places].tolist()])
+    for place, score in zip(places.tolist(), (highest - traces[places]).tolist(), strict=True):
+        texts[place] = repr(score)
+    return texts
 
 
 def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | None = None) -> Run:

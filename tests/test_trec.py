@@ -29,9 +29,18 @@ def read(folder: Path, text: str, **known: Corpus | Queries) -> Run:
 
 def test_a_file_has_six_columns_and_nine_digits(tmp_path: Path) -> None:
     a_run().write_trec(tmp_path / "run.trec", tag="mine")
-    assert (tmp_path / "run.trec").read_text() == (
-        "q1 Q0 a 1 3 mine\nq1 Q0 b 2 0.100000001 mine\nq3 Q0 e 1 -1.00000001e-07 mine\nq3 Q0 d 2 -1.00000001e-07 mine\n"
-    )
+    *lines, last = (tmp_path / "run.trec").read_text().splitlines()
+    assert lines == ["q1 Q0 a 1 3 mine", "q1 Q0 b 2 0.100000001 mine", "q3 Q0 e 1 -1.00000001e-07 mine"]
+    assert last.startswith("q3 Q0 d 2 -1.00000001")
+
+
+def test_equal_scores_are_written_a_trace_apart_which_only_doubles_show(tmp_path: Path) -> None:
+    ranked = {doc_id: score for score, ids in ((LARGEST, "ab"), (0, "cd"), (-1, "ef")) for doc_id in ids}
+    run = a_run({"q1": ranked})
+    run.write_trec(tmp_path / "run.trec")
+    written = [float(line.split()[4]) for line in (tmp_path / "run.trec").read_text().splitlines()]
+    assert written == sorted(set(written), reverse=True)
+    assert np.float32(written).tolist() == [LARGEST, LARGEST, 0, 0, -1, -1]
 
 
 @pytest.mark.parametrize("name", ["run.trec", "run.trec.gz"])

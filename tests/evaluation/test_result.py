@@ -146,9 +146,10 @@ def written(path: Path, qrels: dict[str, dict[str, int]], run: Run) -> tuple[str
 
 IDS = [f"d{number}" for number in range(25)]
 MANY = corpus(*IDS)
+TIED = [0.0, 0.5, 0.5000001, 0.1, 1.0, -1.0, -7.3, 16777217.0, 1e-30, 1e-45, 3.4e38]
 rankings = st.dictionaries(
     st.sampled_from(["q1", "q2", "q10"]),
-    st.dictionaries(st.sampled_from(IDS), st.sampled_from([0.0, 0.5, 0.5000001, 1.0, 16777217.0, 1e-30]), min_size=1),
+    st.dictionaries(st.sampled_from(IDS), st.sampled_from(TIED), min_size=1),
     min_size=1,
 )
 judgements = st.dictionaries(
@@ -164,9 +165,9 @@ def test_a_written_run_measured_by_ir_measures_gives_the_same_values(tmp_path, r
     if not set(ranked) & set(qrels):
         return
     run = Run.of(Queries.of(dict.fromkeys(ranked, "")), MANY, ranked)
-    ours = evaluate(run, qrels, ["nDCG@10", "AP", "RR"])
+    ours = evaluate(run, qrels, ["nDCG@10", "RR@10", "AP"])
     qrels_file, run_file = written(tmp_path, qrels, run)
-    measures = [ir_measures.nDCG @ 10, ir_measures.AP, ir_measures.RR]
+    measures = [ir_measures.nDCG @ 10, ir_measures.RR @ 10, ir_measures.AP]
     theirs = ir_measures.calc_aggregate(
         measures, ir_measures.read_trec_qrels(qrels_file), ir_measures.read_trec_run(run_file)
     )
