@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from rankpipe.errors import RankpipeError, StoreError, UsageError
 
@@ -60,6 +60,7 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
         try:
             started = time.time()
             make(aside)
+            os.chmod(aside, 0o777 & ~_umask())  # mkdtemp keeps others out, and a store may be shared
             digests = _write_manifest(aside, kind, key, seconds=time.time() - started)
             try:
                 os.rename(aside, folder)
@@ -253,32 +254,36 @@ def _remember_large(folder: Path, digests: Mapping[str, str]) -> None:
 def _verify(folder: Path) -> None:
     """Compare an artefact with its manifest; a damaged one is set aside and raises StoreError."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        for name, expected in manifest["files"].items():
-            path = folder / name
-            size = path.stat().st_size
-            if size != expected["bytes"]:
-                raise ValueError(f"{name} has {size} bytes, not {expected['bytes']}")
-            digest = _sha256(path) if size <= ALWAYS_HASHED else file_digest(path)
-            if digest != expected["sha256"]:
-                raise ValueError(f"the content of {name} is not what was written")
+        fault = _fault(folder)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        _set_aside(folder, f"{error.strerror}: {error.filename}", error)
+        fault = f"{error.strerror}: {error.filename}"
     except OSError as error:  # too many open files, say: no reason to build it anew
         raise StoreError(f"{folder} cannot be read: {error.strerror}: {error.filename}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        _set_aside(folder, str(error), error)
-
-
-def _set_aside(folder: Path, reason: str, cause: Exception) -> NoReturn:
+    if fault is None:
+        return
     aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
     try:
         os.rename(folder, aside)
     except OSError:
-        raise StoreError(f"{folder} is damaged: {reason}; delete it, and it is built anew") from cause
-    raise StoreError(
-        f"{folder} is damaged: {reason}; it is set aside as {aside.name}, and the next run builds it anew"
-    ) from cause
+        raise StoreError(f"{folder} is damaged: {fault}; delete it, and it is built anew") from None
+    raise StoreError(f"{folder} is damaged: {fault}; it is set aside as {aside.name}, and the next run builds it anew")
+
+
+def _fault(folder: Path) -> str | None:
+    """How an artefact differs from its manifest, if it does. Raises OSError for what cannot be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = {name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"the content of {MANIFEST} is not what was written"
+    for name, (size, digest) in expected.items():
+        path = folder / name
+        found = path.stat().st_size
+        if found != size:
+            return f"{name} has {found} bytes, not {size}"
+        if digest != (_sha256(path) if found <= ALWAYS_HASHED else file_digest(path)):
+            return f"the content of {name} is not what was written"
+    return None
 
 
 def _sweep(parent: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_build_that_fails_leaves_nothing() -> None:
         (lambda folder: (folder / "manifest.json").unlink(), "No such file or directory: {folder}/manifest.json"),
         (
             lambda folder: (folder / "manifest.json").write_text("[]"),
-            "list indices must be integers or slices, not str",
+            "the content of manifest.json is not what was written",
         ),
     ],
 )
@@ -333,10 +333,11 @@ def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> No
             file.write(b"x")
         with replacing_folder(tmp_path / "folder"):
             pass
+        folder = artefact("index", KEY, make)
     finally:
         os.umask(before)
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "folder")]
-    assert modes == [0o640, 0o750]
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "file", tmp_path / "folder", folder)]
+    assert modes == [0o640, 0o750, 0o750]
 
 
 def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path: Path) -> None:
