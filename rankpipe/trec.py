@@ -45,8 +45,7 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
         for query_id, start, end in zip(run.queries.ids, ends[:-1], ends[1:], strict=True):
             file.write(
                 "".join(
-                    f"{query_id} Q0 {ids[row]} {row - start + 1} {scores[row]} {tag}\n"
-                    for row in range(start, end)
+                    f"{query_id} Q0 {ids[row]} {row - start + 1} {scores[row]} {tag}\n" for row in range(start, end)
                 )
             )
         file.detach()
