@@ -135,7 +135,7 @@ class InvertedIndex:
                 raise self._damaged()
 
         longest = int(np.diff(batch.offsets).max(initial=1))
-        _in_threads(work, lambda: kernels.new_scratch(longest, tie_order.size, order.k), limits.size, threads)
+        _in_threads(work, lambda: kernels.new_scratch(longest, order.k), limits.size, threads)
         return _compacted(answer, limits)
 
     def score(
@@ -155,7 +155,7 @@ class InvertedIndex:
             raise UsageError(f"offsets of {offsets.size - 1} queries do not divide {documents.size} documents")
         scores = np.zeros(documents.size, np.float32)
         batch, postings = self._batch(queries), self._postings(k1, b)
-        scratch = kernels.new_scratch(int(np.diff(batch.offsets).max(initial=1)), 0, 1)
+        scratch = kernels.new_scratch(int(np.diff(batch.offsets).max(initial=1)), 1)
         offsets, documents = np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(documents, np.int32)
         kernels.score(batch, postings, offsets, documents, scratch, scores)
         if not np.isfinite(scores).all():

@@ -16,13 +16,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from rankpipe.index.compiled import compiled
+
 WINDOW = 1 << 14  # documents; their float32 scores fill 64 KiB
-BLOCK = np.uint64(16)  # documents whose scores are compared with the floor at once; unsigned indices are not looked at
-BLOCKS = np.uint64(128)  # for being negative, which would keep the loops from being vectorised
+BLOCKS = (128, 16)  # documents whose scores are compared with a floor at once, and then again
 SMALL = 64  # keys that are sorted by counting, which beats every sort that branches
 LOW = (1 << 32) - 1
 INFINITE = 0xFF << 23  # the bits of infinity; those of nan are above
@@ -84,23 +85,15 @@ class Scratch(NamedTuple):
     stack: NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True)
-def _whole_blocks(width):
-    """The width, made full blocks."""
-    blocks = np.int64(BLOCKS)
-    return (width + blocks - 1) // blocks * blocks
-
-
-def new_scratch(terms: int, rows: int, k: int) -> Scratch:
+def new_scratch(terms: int, k: int) -> Scratch:
     """Room for queries of that many terms. The stack holds the greater parts of halvings: 2 log2(keys) at most."""
-    width = _whole_blocks.py_func(min(WINDOW, rows))
     keys = 2 * k + WINDOW + 1
     return Scratch(
         begins=np.empty(terms, np.int64),
         cursors=np.empty(terms, np.int64),
         ends=np.empty(terms, np.int64),
         weights=np.empty(terms, np.float32),
-        scores=np.zeros(width, np.float32),
+        scores=np.zeros(WINDOW, np.float32),
         keys=np.empty(keys, np.int64),
         spare=np.empty(keys, np.int64),
         stack=np.empty(128, np.int64),
@@ -119,7 +112,7 @@ def _part_of_type(payload, table):
     return lambda payload, table: table[payload]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _sort_falling(scratch, size):
     """Sort the first keys, all different, the greatest first.
 
@@ -165,7 +158,7 @@ def _sort_falling(scratch, size):
             first, last = stack[depth], stack[depth + 1]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _floor(values, low, octave, k, most):
     """A value that at least k and, where equal values allow it, at most `most` of the values reach.
 
@@ -204,7 +197,7 @@ def _floor(values, low, octave, k, most):
     return low
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _keep_greatest(keys, size, k):
     """Move the k greatest of the first keys, all different, to the front; return the smallest of them."""
     floor = _floor(keys[:size], np.int64(0), OCTAVE << 32, k, k)
@@ -216,7 +209,7 @@ def _keep_greatest(keys, size, k):
     return floor
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _open_query(queries, query, postings, scratch):
     """Set the cursors of a query's terms to the beginning of their postings; return the number of terms."""
     first = queries.offsets[query]
@@ -228,7 +221,7 @@ def _open_query(queries, query, postings, scratch):
     return terms
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add(scratch, terms, base, width, postings):
     """Add to the scores what the terms give the documents of the window; return the number of postings read."""
     documents, payload, table, scores = postings.documents, postings.payload, postings.table, scratch.scores
@@ -248,7 +241,7 @@ def _add(scratch, terms, base, width, postings):
     return touched
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _take_few(scratch, terms, base, documents, ties, least, size):
     """Move the scores of the documents read in this window to keys, and leave zeros; return the number of keys."""
     bits, keys = scratch.scores.view(np.int32), scratch.keys
@@ -263,14 +256,16 @@ def _take_few(scratch, terms, base, documents, ties, least, size):
     return size
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _take_many(scratch, base, width, ties, k, least, size):
     """The same where the window is well filled: look at all its scores.
 
     Only those that reach the least of the best so far; before there is one, a floor that k of the window reach.
     """
     keys = scratch.keys
-    bits = scratch.scores.view(np.int32)[: _whole_blocks(width)]
+    # Unsigned, for numba asks of signed indices whether they are negative, and then cannot vectorise a loop.
+    many, few = np.uint64(BLOCKS[0]), np.uint64(BLOCKS[1])
+    bits = scratch.scores.view(np.int32)[: (width + BLOCKS[0] - 1) // BLOCKS[0] * BLOCKS[0]]
     begin = size
     floor = np.int32(max(least >> 32, 1))
     if least == 0:
@@ -279,17 +274,17 @@ def _take_many(scratch, base, width, ties, k, least, size):
             count += bits[slot] >= floor
         if count > k + (k >> 1):
             floor = np.int32(_floor(bits, np.int64(floor), OCTAVE, k, k + (k >> 2)))
-    for blocks in range(np.uint64(0), np.uint64(bits.size), BLOCKS):
+    for blocks in range(np.uint64(0), np.uint64(bits.size), many):
         reached = False
-        for i in range(BLOCKS):
+        for i in range(many):
             reached |= bits[blocks + i] >= floor
         if reached:
-            for block in range(blocks, blocks + BLOCKS, BLOCK):
+            for block in range(blocks, blocks + many, few):
                 reached = False
-                for i in range(BLOCK):
+                for i in range(few):
                     reached |= bits[block + i] >= floor
                 if reached:
-                    for i in range(BLOCK):
+                    for i in range(few):
                         keys[size] = (np.int64(bits[block + i]) << 32) | np.int64(block + i)
                         size += bits[block + i] >= floor
     for i in range(begin, size):
@@ -300,7 +295,7 @@ def _take_many(scratch, base, width, ties, k, least, size):
     return size
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def search(first, last, queries, postings, order, scratch, answer):
     """Write the top of queries first..last - 1 into the answer; DONE or DAMAGED."""
     documents, ties, k, keys = postings.documents, order.ties, order.k, scratch.keys
@@ -342,7 +337,7 @@ def search(first, last, queries, postings, order, scratch, answer):
     return DONE
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def score(queries, postings, offsets, candidates, scratch, scores):
     """Add to scores what each query gives its candidates, in the order in which search adds it."""
     for query in range(offsets.size - 1):

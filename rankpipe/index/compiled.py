@@ -1,0 +1,28 @@
+"""Compile loops with numba, keeping the machine code for the next process.
+
+numba keeps it in NUMBA_CACHE_DIR if that is set, else in __pycache__ beside the source, else, where the package's folder
+is read-only, in the user's cache folder (on Linux ~/.cache/numba). Keys are the source file's time and size, numba's
+version and the processor, so stale code is never run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as machine code that runs without the interpreter's lock."""
+    try:
+        return njit(function, cache=True, nogil=True)
+    except RuntimeError:
+        warnings.warn(
+            "compiled code cannot be kept: neither the package's folder nor the user's cache can be written; "
+            "every process will compile for some seconds. Set NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return njit(function, nogil=True)

@@ -1,0 +1,19 @@
+"""Compiled code where nothing can be kept."""
+
+import pytest
+from numba.core import caching
+
+from rankpipe.index.compiled import compiled
+
+
+def test_without_a_folder_to_keep_it_in_code_still_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        caching.CacheImpl, "_locator_classes", []
+    )  # what numba is left with if no folder can be written
+    with pytest.warns(RuntimeWarning) as said:
+        double = compiled(lambda number: 2 * number)
+    assert double(21) == 42
+    assert str(said[0].message) == (
+        "compiled code cannot be kept: neither the package's folder nor the user's cache can be written; "
+        "every process will compile for some seconds. Set NUMBA_CACHE_DIR to a folder that can be written"
+    )
