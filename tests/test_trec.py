@@ -40,7 +40,7 @@ def test_equal_scores_are_written_a_trace_apart_which_only_doubles_show(tmp_path
     run.write_trec(tmp_path / "run.trec")
     written = [float(line.split()[4]) for line in (tmp_path / "run.trec").read_text().splitlines()]
     assert written == sorted(set(written), reverse=True)
-    assert np.float32(written).tolist() == [LARGEST, LARGEST, 0, 0, -1, -1]
+    assert np.array(written, np.float32).tolist() == [LARGEST, LARGEST, 0, 0, -1, -1]
 
 
 @pytest.mark.parametrize("name", ["run.trec", "run.trec.gz"])
