@@ -2,7 +2,7 @@
 
     python eval/lucene_tokens.py compare FOLDER...      every document and query of folders in BEIR layout
     python eval/lucene_tokens.py porter FOLDER...       the stemmer, over the vocabulary of the folders
-    python eval/lucene_tokens.py fuzz --seconds 60      random texts
+    python eval/lucene_tokens.py fuzz --seconds 60      random texts, and the stemmer over made-up words
     python eval/lucene_tokens.py vectors                -> tests/data/lucene_tokens.json
     python eval/lucene_tokens.py digests FOLDER...      -> tests/data/lucene_tokens_digest.json
 
@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 
 from lucene_jvm import Lucene
-from nasty_texts import HAND_MADE, random_texts
+from nasty_texts import HAND_MADE, random_texts, random_words
 
 from rankpipe.index import porter, word_break
 from rankpipe.index.analysis import lower_case, open_analyzer, terms
@@ -48,7 +48,11 @@ def main() -> int:
     if arguments.command == "digests":
         return write_digests(lucene, arguments.folders)
     if arguments.command == "fuzz":
-        return report("random texts", fuzz(lucene, arguments.seed, arguments.seconds))
+        made_up = islice(random_words(random.Random(arguments.seed)), 500_000)
+        return max(
+            report("random words, stemmed", compare_stems(lucene, made_up)),
+            report("random texts", fuzz(lucene, arguments.seed, arguments.seconds)),
+        )
     check = compare if arguments.command == "compare" else compare_porter
     return max(report(folder.name, check(lucene, folder)) for folder in arguments.folders)
 
@@ -82,10 +86,13 @@ def compare(lucene: Lucene, folder: Path) -> Iterator[Difference]:
 def compare_porter(lucene: Lucene, folder: Path) -> Iterator[Difference]:
     """Stem of every word of the documents, in lower case, stop words among them."""
     found = {lower_case(word) for text in texts(folder, "corpus") for word in word_break.words(text)}
-    words = sorted(found)
+    yield from compare_stems(lucene, iter(sorted(found)))
+
+
+def compare_stems(lucene: Lucene, words: Iterator[str]) -> Iterator[Difference]:
+    """Stem of every word."""
     stemmer = lucene.porter_only()
-    for start in range(0, len(words), 1000):
-        some = words[start : start + 1000]
+    while some := list(islice(words, 1000)):
         for word, theirs in zip(some, lucene.tokens(stemmer, " ".join(some)), strict=True):
             yield difference(word, [porter.stem(word)], [theirs])
 

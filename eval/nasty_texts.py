@@ -100,3 +100,20 @@ def random_texts(chance: random.Random) -> Iterator[str]:
             characters.append(" ")
         text = "".join(characters)
         yield text * chance.randint(2, 400) if chance.random() < 0.03 else text
+
+
+_PORTER = """
+s es ies sses ed eed ing y ational tional enci anci izer bli alli entli eli ousli ization ation ator alism iveness
+fulness ousness aliti iviti biliti logi icate ative alize iciti ical ful ness al ance ence er ic able ible ant ement
+ment ent sion tion ion ou ism ate iti ous ive ize e ll at bl iz
+"""
+_ENDINGS = _PORTER.split()
+
+
+def random_words(chance: random.Random) -> Iterator[str]:
+    """Made-up lower-case words without end, with up to three endings of the Porter stemmer."""
+    while True:
+        start = "".join(chance.choice("aeiouybcdlstwxz\u00e9\U0001d41d") for _ in range(chance.randint(0, 4)))
+        word = start + "".join(chance.choices(_ENDINGS, k=chance.randint(0, 3)))
+        if word:
+            yield word

@@ -81,7 +81,7 @@ class English:
     """Lucene's English analysis with the Porter stemmer, as Anserini uses it by default.
 
     Words by UAX #29, possessive 's dropped, lower case, 33 stop words, Porter. Equal to Lucene 9.9, see
-    eval/lucene_tokens.py.
+    eval/lucene_tokens.py, but for a text that ends in a high surrogate: there Lucene loses the words before it.
     """
 
     fingerprint = "english/1"
@@ -146,8 +146,9 @@ class TokenizerFile:
         """Raise DataError if the file is missing or no tokenizer, MissingExtraError without the package."""
         try:
             content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"analyzer '{path}': cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"analyzer '{path}': cannot be read: {reason}") from error
         self.fingerprint = f"tokenizer/1 sha256:{hashlib.sha256(content).hexdigest()}"
         self._tokenizer = _tokenizer(path, content)
 

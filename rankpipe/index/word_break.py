@@ -71,17 +71,22 @@ def words(text: str) -> list[str]:
     """
     if text.isascii():
         found = _ASCII.findall(text)
-        return found if max(map(len, found), default=0) <= LONGEST else _cut_words(_ASCII, text, text)
+        return _cut_words(_ASCII, text, text) if _any_longer(found, LONGEST) else found
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     symbols = _symbol_table()[codes].tobytes()
     found = [text[start:end] for start, end in map(re.Match.span, _general().finditer(symbols))]
     longest = LONGEST if codes.max() <= 0xFFFF else LONGEST // 2  # so many characters surely fit in LONGEST units
-    return found if max(map(len, found), default=0) <= longest else _cut_words(_general(), symbols, text)
+    return _cut_words(_general(), symbols, text) if _any_longer(found, longest) else found
 
 
 def is_word(word: str) -> bool:
     """False for joiners without any letter or digit."""
     return word.strip(_joiners()) != ""
+
+
+def _any_longer(found: list[str], longest: int) -> bool:
+    """Is there a word of more characters? Joiners alone, such as a drawn line, are none."""
+    return max(map(len, found), default=0) > longest and any(len(word) > longest and is_word(word) for word in found)
 
 
 def _cut_words(pattern: re.Pattern, subject: str | bytes, text: str) -> list[str]:
@@ -97,13 +102,18 @@ def _cut_words(pattern: re.Pattern, subject: str | bytes, text: str) -> list[str
         if start is None or start.start() >= position + LONGEST:
             position += LONGEST
             continue
-        position = start.start()
-        match = pattern.match(subject, position, _end_of_window(text, position))
-        word = text[position : match.end()] if match else ""
+        position, end = start.span()
+        if end - position > LONGEST // 2:
+            cut = pattern.match(subject, position, _end_of_window(text, position))
+            end = cut.end() if cut else position
+        word = text[position:end]
         if is_word(word):
             found.append(word)
-        # else the word begins too far behind its joiners
-        position += len(word) if is_word(word) else 1
+            position = end
+        else:  # it begins too far behind its joiners; drop as many as keep it out of reach
+            while end < len(text) and text[end] in _joiners():
+                end += 1
+            position = max(position + 1, end - LONGEST + 1)
     return found
 
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankpipe.errors import DataError, UsageError
+from rankpipe.errors import DataError, MissingExtraError, UsageError
 from rankpipe.index import word_break
 from rankpipe.index.analysis import open_analyzer, terms
 
@@ -116,6 +117,15 @@ def test_joiners_alone_are_no_word() -> None:
     assert english("_ __ ___ _a_ \u203f") == ["_a_"]
 
 
+def test_a_drawn_line_of_joiners_is_no_word_however_long() -> None:
+    assert english(f"above {'_' * 300} below {'_' * 254}x {'_' * 300}x") == [
+        "abov",
+        "below",
+        "_" * 254 + "x",
+        "_" * 254 + "x",
+    ]
+
+
 def test_surrogates_and_nul_separate_words() -> None:
     assert english("cats\ud800dogs\x00birds\udfff") == ["cat", "dog", "bird"]
 
@@ -160,6 +170,21 @@ def test_a_missing_tokenizer_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         open_analyzer(str(tmp_path / "tokenizer.json"))
     assert str(raised.value) == f"analyzer '{tmp_path}/tokenizer.json': cannot be read: No such file or directory"
+    with pytest.raises(DataError) as raised:
+        open_analyzer("a\0b.json")
+    assert str(raised.value) == "analyzer 'a\0b.json': cannot be read: embedded null byte"
+
+
+def test_a_tokenizer_file_needs_the_extra_tokenizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # what an import of a missing package meets
+    with pytest.raises(MissingExtraError) as raised:
+        open_analyzer(str(path))
+    assert str(raised.value) == (
+        f"analyzer '{path}' needs tokenizers: install rankpipe with its extra 'tokenizers', "
+        "for example pip install '.[tokenizers]'"
+    )
 
 
 def test_a_tokenizer_file_gives_its_tokens_without_special_ones(tmp_path: Path) -> None:
