@@ -1,20 +1,22 @@
-"""The command line. Exit status: 0 done, 1 the work failed, 2 the command or a file is wrong.
+"""The command line. Exit status: 0 done, 1 the work failed, 2 the command or a file is wrong, 130 interrupted.
 
-Everything that takes time to import is imported inside the command that needs it.
+Results go to standard output, everything else to standard error. Everything that takes time to import is imported inside the command that needs it.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from rankpipe import __version__
-from rankpipe.errors import RankpipeError, UsageError
+from rankpipe.errors import PipelineError, RankpipeError, UsageError
 
 if TYPE_CHECKING:
     from rankpipe.data import Dataset
@@ -27,7 +29,7 @@ app = typer.Typer(
     name="rankpipe",
     help="Search systems as pipelines of stages, written in YAML, trained and measured.",
     add_completion=False,
-    no_args_is_help=True,
+    rich_markup_mode=None,  # rich takes as long to import as all the rest of --help
     pretty_exceptions_enable=False,
 )
 
@@ -45,10 +47,13 @@ MeasuresOption = Annotated[list[str] | None, typer.Option("--measure", "-m", hel
 QrelsOption = Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")]
 JudgedOption = Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")]
 DEFAULT_DATASET = "python-docs"
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of a program that the signal ended."""
 
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -56,6 +61,9 @@ def _options(
     if version:
         print(f"rankpipe {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        _say(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -97,21 +105,23 @@ def check(pipeline: PipelineArgument) -> None:
 @app.command()
 def search(
     pipeline: PipelineArgument,
-    query: Annotated[str, typer.Argument(help="What to search for.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to search for.")],
     dataset: DatasetOption = DEFAULT_DATASET,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many documents to show.")] = 5,
+    k: Annotated[int, typer.Option("-k", "--k", help="How many documents to show.")] = 5,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
     """Search a data set for one query and show what is found, with every stage's score."""
+    if k < 1:
+        raise UsageError(f"-k is {k}, must be at least 1")
     loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype)).on(_load_dataset(dataset).corpus)
     found = loaded.search(query, k)
     if not found:
         print("nothing found")
     for candidate in found:
         scores = "  ".join(f"{name} {score:.4f}" for name, score in candidate.scores.items())
-        print(f"{candidate.rank}. {candidate.doc_id}  {candidate.score:.4f}  ({scores})")
+        print(f"{candidate.rank}. {_shortened(candidate.doc_id)}  {candidate.score:.4f}  ({scores})")
         if candidate.title:
             print(f"   {_shortened(candidate.title)}")
         print(f"   {_shortened(candidate.text)}\n")
@@ -277,34 +287,61 @@ def _say(text: str) -> None:
 
 
 def _shortened(text: str, width: int = 160) -> str:
-    """Text on one line, with what is cut off shown as an ellipsis."""
-    line = " ".join(text.split())
+    """Text on one line, with what is cut off shown as an ellipsis, and what a terminal would obey as a mark."""
+    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
 def main() -> None:
-    """Entry point: run the command line, with our errors as one line each on standard error."""
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    """Entry point: run the command line. An error is a line on standard error; with --debug, after its traceback."""
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    debug = "--debug" in sys.argv[:end]
+    sys.argv[:end] = [argument for argument in sys.argv[:end] if argument != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # any title can be shown in any terminal
     try:
-        app()
-    except RankpipeError as error:
-        if debug:
-            raise
-        _say(f"error: {error}" if "\n" not in str(error) else str(error))
-        sys.exit(error.exit_status)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone; nothing more to say
-        sys.exit(1)
-    except OSError as error:
-        if debug:
-            raise
-        _say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
-        sys.exit(1)
+        status = app(prog_name="rankpipe", standalone_mode=False) or 0
+        print(end="", flush=True)
     except Exception as error:
         if debug:
-            raise
-        _say(
-            f"error: a fault of rankpipe itself, please report it: {type(error).__name__}: {error} (--debug shows where)"
-        )
-        sys.exit(1)
+            traceback.print_exc()
+        status = _told(error)
+    if status == INTERRUPTED:
+        _say("interrupted")
+    _give_up_output()
+    sys.exit(status)
+
+
+def _told(error: Exception) -> int:
+    """Say an error, in one line where one line says it; give the exit status."""
+    text = " ".join(str(error).split())
+    if isinstance(error, PipelineError):
+        _say(str(error))  # a line for each mistake, the place first
+        return error.exit_status
+    if isinstance(error, RankpipeError):
+        _say(f"error: {error}")
+        return error.exit_status
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED
+    if (read := getattr(error, "format_message", None)) is not None:  # a command line that typer cannot read
+        said, context = str(read()).rstrip("."), getattr(error, "ctx", None)
+        _say(f"error: {said[:1].lower()}{said[1:]}; see {context.command_path if context else 'rankpipe'} --help")
+        return 2
+    if isinstance(error, BrokenPipeError):
+        return 1  # the reader has gone; nothing more to say
+    if isinstance(error, OSError):
+        _say(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+    elif isinstance(error, MemoryError):
+        _say(f"error: out of memory{': ' if text else ''}{text}")
+    else:
+        name = type(error).__name__
+        _say(f"error: a fault of rankpipe itself, please report it: {name}: {text} (--debug shows where)")
+    return 1
+
+
+def _give_up_output() -> None:
+    """Where standard output takes nothing more, drop what waits for it, or Python complains once more at its end."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

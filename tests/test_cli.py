@@ -1,0 +1,340 @@
+"""The command line: what every command prints and leaves, its exit statuses, and where its errors go."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankpipe import __version__
+
+Command = Callable[..., Any]
+
+MEASURES = ["nDCG@10", "R@100", "RR@10", "AP", "Judged@10"]
+
+
+def in_a_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m rankpipe ...`, as a shell starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "rankpipe", *arguments], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- run ----------------------------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_the_files_of_the_contract(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
+    output = tmp_path / "deep" / "out"
+    done = rankpipe("run", "bm25", "--dataset", pets, "--output", output)
+    assert done.status == 0
+    assert [line.split()[0] for line in done.out.splitlines()] == MEASURES
+    assert done.err.splitlines()[-1] == f"results: {output}"
+    assert files(output) == ["manifest.json", "metrics.json", "per_query.jsonl", "report.md", "run.trec"]
+    assert files(output.parent) == ["out"]
+    metrics = json.loads((output / "metrics.json").read_text())
+    # q1 finds d1 and d2 in the right order, q2 finds d3, q3 has stop words only: (1 + 1 + 0) / 3
+    assert metrics == dict.fromkeys(MEASURES, pytest.approx(2 / 3))
+    per_query = [json.loads(line) for line in (output / "per_query.jsonl").read_text().splitlines()]
+    assert [one["query_id"] for one in per_query] == ["q1", "q2", "q3"]
+    assert [list(one) for one in per_query] == [["query_id", *MEASURES]] * 3
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["versions"]["rankpipe"] == __version__
+    assert {"command", "pipeline", "dataset", "digests", "seeds", "machine", "seconds"} <= manifest.keys()
+    assert (output / "report.md").read_text().startswith("# bm25 on ")
+    rows = [line.split() for line in (output / "run.trec").read_text().splitlines()]
+    assert [(row[0], row[1], row[2], row[3], row[5]) for row in rows] == [
+        ("q1", "Q0", "d1", "1", "rankpipe"),
+        ("q1", "Q0", "d2", "2", "rankpipe"),
+        ("q2", "Q0", "d3", "1", "rankpipe"),
+    ]
+
+
+def test_run_without_output_writes_nothing(
+    rankpipe: Command, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = rankpipe("run", "bm25", "--dataset", pets, "--measure", "P@1", "--measure", "RR")
+    assert (done.status, done.out) == (0, "P@1  0.6667\nRR   0.6667\n")
+    assert done.err.splitlines()[-1] == "nothing is written; --output FOLDER keeps the results"
+    assert files(tmp_path) == ["pets", "store"]
+
+
+def test_an_existing_folder_is_refused_and_replaced_by_force(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    again = ("run", "bm25", "--dataset", pets, "--output", output)
+    assert rankpipe(*again).status == 0
+    (output / "run.trec").write_text("old")
+    refused = f"error: {output} exists already; choose another folder, or replace it with --force\n"
+    assert rankpipe(*again) == (2, "", refused)
+    assert (output / "run.trec").read_text() == "old"
+    assert rankpipe(*again, "--force").status == 0
+    assert (output / "run.trec").read_text().startswith("q1 Q0 d1 1 ")
+
+
+def test_force_replaces_results_of_rankpipe_only(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "manifest.json").write_text("{}")
+    done = rankpipe("run", "bm25", "--dataset", pets, "--output", tmp_path / "thesis", "--force")
+    assert done == (
+        2,
+        "",
+        f"error: {tmp_path / 'thesis'} holds no results of rankpipe (no manifest.json of its own), so it is not replaced\n",
+    )
+    assert (tmp_path / "thesis" / "manifest.json").read_text() == "{}"
+
+
+# -- check, search, index -----------------------------------------------------------------------------------------------
+
+FUSED = """
+stages:
+  - fuse:
+      branches:
+        - bm25: {k1: 1.2}
+        - bm25: {b: 0}
+    name: first
+  - cut: {k: 1}
+"""
+
+
+def test_check_names_the_stages_of_a_sound_file(rankpipe: Command, tmp_path: Path) -> None:
+    (tmp_path / "fused.yaml").write_text(FUSED)
+    done = rankpipe("check", tmp_path / "fused.yaml")
+    assert done == (0, f"{tmp_path / 'fused.yaml'}: fuse >> cut: no mistakes found\n", "")
+    assert rankpipe("check", "bm25") == (0, "bm25: bm25: no mistakes found\n", "")
+
+
+def test_search_prints_hits_with_text_and_the_score_of_every_stage(
+    rankpipe: Command, pets: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "fused.yaml").write_text(FUSED)
+    status, out, err = rankpipe("search", tmp_path / "fused.yaml", "cat mat", "--dataset", pets)
+    first, title, text, blank = out.split("\n", 3)
+    # reciprocal rank of two branches that both have d1 first: 1 / 61 + 1 / 61
+    assert first.startswith("1. d1  0.0328  (bm25 ")
+    assert first.endswith("  first 0.0328  cut 0.0328)")
+    assert first.partition("(")[2].split()[0::2] == ["bm25", "bm25-2", "first", "cut"]
+    assert (status, title, text, blank, err) == (0, "   Cats", "   The cat sat on the mat.", "\n", "")
+
+
+def test_search_shows_as_many_as_asked(rankpipe: Command, pets: Path) -> None:
+    for k, shown in (("1", 1), ("2", 2), ("1000000", 2)):
+        done = rankpipe("search", "bm25", "cat", "-d", pets, "-k", k)
+        assert (done.status, done.out.count("(bm25 ")) == (0, shown)
+    assert rankpipe("search", "bm25", "cat", "-d", pets, "-k", "0") == (2, "", "error: -k is 0, must be at least 1\n")
+
+
+@pytest.mark.parametrize("query", ["", " ", "the", "to be or not to be", "zebra", "?!", "\0"])
+def test_a_query_that_matches_nothing_is_no_error(rankpipe: Command, pets: Path, query: str) -> None:
+    assert rankpipe("search", "bm25", query, "-d", pets) == (0, "nothing found\n", "")
+
+
+def test_what_a_terminal_would_obey_is_not_printed(rankpipe: Command, pets: Path) -> None:
+    line = json.dumps({"_id": "\x1b[2J", "title": "a\x07title", "text": "red\x1b[31m\ntext"})
+    (pets / "corpus.jsonl").write_text(line)
+    done = rankpipe("search", "bm25", "red", "-d", pets)
+    assert done.out.split("  ")[0] == "1. \ufffd[2J"
+    assert done.out.splitlines()[1:] == ["   a\ufffdtitle", "   red\ufffd[31m text", ""]
+
+
+def test_index_fills_the_store(rankpipe: Command, pets: Path, store: Path) -> None:
+    done = rankpipe("index", "bm25", "--dataset", pets)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("4 documents indexed in ")
+    assert done.out.endswith(f" s, in {store}\n")
+    assert len(list((store / "inverted").iterdir())) == 1
+
+
+# -- evaluate, compare --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(rankpipe: Command, pets: Path, tmp_path: Path) -> Path:
+    """What `rankpipe run bm25` leaves for the pets."""
+    assert rankpipe("run", "bm25", "--dataset", pets, "--output", tmp_path / "results").status == 0
+    return tmp_path / "results"
+
+
+def test_evaluate_measures_as_run_did(rankpipe: Command, pets: Path, results: Path) -> None:
+    trec = pets / "judged.txt"
+    trec.write_text("q1 0 d1 2\nq1 0 d2 1\nq2 0 d3 1\nq3 0 d4 1\n")
+    wanted = "".join(f"{name:<9}  0.6667\n" for name in MEASURES)
+    for judgements in (("--qrels", trec), ("--qrels", pets / "qrels" / "test.tsv"), ("--dataset", pets)):
+        done = rankpipe("evaluate", results / "run.trec", *judgements)
+        assert (done.status, done.out) == (0, wanted)
+        assert done.err.splitlines()[0] == "note: 1 judged query not in the run counted as 0"
+    named = rankpipe("evaluate", results / "run.trec", "--qrels", trec, "-m", "P@2")
+    assert named.out == "P@2  0.5000\n"  # (2/2 + 1/2 + 0) / 3
+
+
+def test_evaluate_wants_one_source_of_judgements(rankpipe: Command, pets: Path, results: Path) -> None:
+    refused = "error: give the judgements by one of --qrels FILE and --dataset NAME\n"
+    assert rankpipe("evaluate", results / "run.trec") == (2, "", refused)
+    both = ("--qrels", pets / "qrels" / "test.tsv", "--dataset", pets)
+    assert rankpipe("evaluate", results / "run.trec", *both) == (2, "", refused)
+
+
+def test_compare_takes_folders_and_run_files(rankpipe: Command, pets: Path, results: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.trec").write_text("q1 Q0 d2 1 2 x\nq1 Q0 d1 2 1 x\nq2 Q0 d3 1 1 x\nq3 Q0 d4 1 1 x\n")
+    done = rankpipe("compare", results, tmp_path / "other.trec", "--dataset", pets, "-m", "RR", "-m", "P@1")
+    # the other one wins q3 and ties the rest: d1 and d2 are both relevant
+    assert done.status == 0
+    assert done.out.count("1/2/0") == 2
+    assert "+0.3333" in done.out
+
+
+def test_compare_wants_two_runs(rankpipe: Command, pets: Path, results: Path) -> None:
+    refused = "error: compare takes two runs or more, each once\n"
+    assert rankpipe("compare", results, "--dataset", pets) == (2, "", refused)
+    assert rankpipe("compare", results, results, "--dataset", pets) == (2, "", refused)
+
+
+# -- lists --------------------------------------------------------------------------------------------------------------
+
+
+def test_datasets_lists_the_catalogue_and_the_folders_at_hand(
+    rankpipe: Command, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKPIPE_DATA", str(pets.parent))
+    done = rankpipe("datasets")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert (done.status, done.err) == (0, "")
+    assert lines[0] == ["name", "documents", "splits", "where"]
+    assert ["pets", str(pets)] in lines
+    assert {"beir/scifact", "msmarco-passage/dev/small", "python-docs"} <= {line[0] for line in lines}
+
+
+def test_stages_lists_names_and_settings(rankpipe: Command) -> None:
+    done = rankpipe("stages")
+    assert (done.status, done.err) == (0, "")
+    assert "cut: Keep the first k candidates of every query, their scores unchanged.\n    k: required\n" in done.out
+    assert "    k1: 0.9\n" in done.out
+
+
+# -- the command line itself --------------------------------------------------------------------------------------------
+
+COMMANDS = ["run", "check", "search", "index", "evaluate", "compare", "datasets", "stages"]
+
+
+def test_help_names_every_command(rankpipe: Command) -> None:
+    done = rankpipe("--help")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("Usage: rankpipe [OPTIONS] COMMAND [ARGS]...\n")
+    listed = [line.split()[0] for line in done.out.partition("Commands:\n")[2].splitlines()]
+    assert [name for name in COMMANDS if name in listed] == COMMANDS
+    for name in COMMANDS:
+        helped = rankpipe(name, "--help")
+        assert (helped.status, helped.err) == (0, "")
+        assert helped.out.startswith(f"Usage: rankpipe {name} ")
+
+
+def test_without_a_command_the_help_is_an_error(rankpipe: Command) -> None:
+    done = rankpipe()
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("Usage: rankpipe [OPTIONS] COMMAND [ARGS]...\n")
+
+
+def test_the_version_is_that_of_the_package(rankpipe: Command) -> None:
+    assert rankpipe("--version") == (0, f"rankpipe {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dance"], "no such command 'dance'; see rankpipe --help"),
+        (["run"], "missing argument 'PIPELINE'; see rankpipe run --help"),
+        (["stages", "--loud"], "no such option: --loud; see rankpipe stages --help"),
+        (["run", "bm25", "--threads", "0"], "threads is 0, must be at least 1"),
+        (["run", "bm25", "--dtype", "int4"], "dtype is 'int4', must be one of auto, float32, bfloat16, float16"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(rankpipe: Command, arguments: list[str], message: str) -> None:
+    status, out, err = rankpipe(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {message.partition(';')[0]}")
+    assert err.endswith(f"{message.partition(';')[2]}\n")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_debug_anywhere_adds_the_traceback(rankpipe: Command, tmp_path: Path, place: int) -> None:
+    arguments = ["evaluate", "nothing.trec", "--qrels", "q.txt"]
+    plain = rankpipe(*arguments)
+    assert plain == (2, "", "error: there is no file nothing.trec\n")
+    arguments.insert(place, "--debug")
+    debugged = rankpipe(*arguments)
+    assert (debugged.status, debugged.out) == (2, "")
+    assert debugged.err.startswith("Traceback (most recent call last):\n")
+    assert debugged.err.endswith("UsageError: there is no file nothing.trec\nerror: there is no file nothing.trec\n")
+
+
+def test_after_two_dashes_debug_is_a_query(rankpipe: Command, pets: Path) -> None:
+    assert rankpipe("search", "bm25", "-d", pets, "--", "--debug") == (0, "nothing found\n", "")
+
+
+# -- in a process of its own --------------------------------------------------------------------------------------------
+
+
+def test_the_package_runs_as_a_module(pets: Path, tmp_path: Path) -> None:
+    done = in_a_process("run", "bm25", "--dataset", "pets", "--output", "out", cwd=tmp_path)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, len(MEASURES))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["command"] == "rankpipe run bm25 --dataset pets --output out"
+    refused = in_a_process("run", "bm25", "--dataset", "pets", "--output", "out", cwd=tmp_path)
+    message = "error: out exists already; choose another folder, or replace it with --force\n"
+    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", message)
+
+
+def test_importing_the_package_and_asking_for_help_load_nothing_heavy() -> None:
+    program = """
+import sys
+import rankpipe
+bare = sorted({"numba", "pyarrow", "numpy", "pydantic"} & set(sys.modules))
+from rankpipe.cli import main
+sys.argv = ["rankpipe", "--help"]
+try:
+    main()
+except SystemExit as end:
+    print(bare, sorted({"numba", "pyarrow", "numpy", "rich"} & set(sys.modules)), end.code, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "[] [] 0\n"
+
+
+def test_a_reader_that_goes_is_no_fault() -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "rankpipe", "stages"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    command.stdout.close()
+    assert (command.stderr.read(), command.wait()) == (b"", 1)
+    command.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_standard_output_on_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rankpipe", "stages"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+def test_any_title_is_shown_in_any_terminal(pets: Path, tmp_path: Path) -> None:
+    (pets / "corpus.jsonl").write_text(json.dumps({"_id": "d1", "title": "Café ☕", "text": "coffee"}))
+    done = subprocess.run(
+        [sys.executable, "-m", "rankpipe", "search", "bm25", "coffee", "-d", str(pets)],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stdout.splitlines()[1]) == (0, rb"   Caf\xe9 \u2615")
