@@ -24,13 +24,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import bm25s
 import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 from rank_bm25 import BM25Okapi
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
 
 from rankpipe.data.python_docs import Record, records
 
@@ -44,7 +45,8 @@ def stemmed_bm25(texts: list[str], queries: list[str]) -> NDArray[np.float64]:
     stemmer = Stemmer.Stemmer("english")
     index = bm25s.BM25(k1=0.9, b=0.4)
     index.index(bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False), show_progress=False)
-    words = bm25s.tokenize(queries, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+    tokens = bm25s.tokenize(queries, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False)
+    words = cast("list[list[str]]", tokens)
     return np.array([index.get_scores(query) if query else np.zeros(len(texts)) for query in words])
 
 
