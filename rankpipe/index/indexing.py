@@ -19,6 +19,7 @@ from rankpipe.errors import DataError, UsageError
 from rankpipe.index.bm25 import length_bytes
 from rankpipe.index.compiled import compiled
 from rankpipe.index.layout import Header, growing_array, write_header
+from rankpipe.index.tokenising import Tokeniser, Tokens
 from rankpipe.index.vocabulary import encode, pack
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ def build(folder: Path, texts: Iterable[str], analyzer: Analyzer, *, rows: NDArr
 
     rows are the texts' rows in the corpus, rising; without them, 0, 1, 2 and so on. OSError if the disk refuses.
     """
-    rows, numbers, blocks = _checked(rows), _Numbers(analyzer.term), _Blocks(folder)
+    rows, tokeniser, blocks = _checked(rows), Tokeniser(analyzer), _Blocks(folder)
     lengths = [np.empty(0, np.int32)]
-    for tokens, sizes in _batches(texts, analyzer, numbers):
+    for tokens, sizes in _batches(tokeniser.parts(texts)):
         kept = np.concatenate([[0], np.cumsum(tokens >= 0)])
         lengths.append(np.diff(kept[np.cumsum(sizes)], prepend=0).astype(np.int32))
         if lengths[-1].max() >= LONGEST:
             raise DataError(f"a document has {lengths[-1].max():,} tokens; an index takes less than {LONGEST:,}")
         at = _rows(rows, blocks.texts, sizes.size)
-        postings = _invert(tokens, sizes, at, length_bytes(lengths[-1]), len(numbers.terms))
+        postings = _invert(tokens, sizes, at, length_bytes(lengths[-1]), len(tokeniser.terms))
         blocks.add(Block(*postings), sizes.size)
     at = _all_rows(rows, blocks.texts)
     by_row = np.zeros(at[-1] + 1 if at.size else 0, np.int32)
@@ -62,7 +63,7 @@ def build(folder: Path, texts: Iterable[str], analyzer: Analyzer, *, rows: NDArr
     np.save(folder / "lengths.npy", by_row)
     codebook = np.unique(np.concatenate([np.empty(0, np.uint32), *(np.unique(b.payload) for b in blocks.blocks)]))
     np.save(folder / "codebook.npy", codebook)
-    terms, size = blocks.write(numbers.terms, np.uint16 if codebook.size <= 1 << 16 else np.uint32, codebook)
+    terms, size = blocks.write(tokeniser.terms, np.uint16 if codebook.size <= 1 << 16 else np.uint32, codebook)
     filled, total = int(np.count_nonzero(by_row)), int(by_row.sum(dtype=np.int64))
     write_header(folder, Header("counts", analyzer.fingerprint, by_row.size, filled, total, terms, size))
 
@@ -87,34 +88,18 @@ def build_impacts(
     write_header(folder, Header("impacts", "", int(at[-1]) + 1 if at.size else 0, filled, 0, size, postings))
 
 
-class _Numbers(dict[str, int]):
-    """Surface word -> number of its term, -1 for a dropped one; asks the analyzer once for each word."""
-
-    def __init__(self, term: Callable[[str], str | None]) -> None:
-        super().__init__()
-        self.term = term
-        self.terms: dict[str, int] = {}
-
-    def __missing__(self, word: str) -> int:
-        term = self.term(word)
-        number = -1 if term is None else self.terms.setdefault(term, len(self.terms))
-        self[word] = number
-        return number
-
-
-def _batches(
-    texts: Iterable[str], analyzer: Analyzer, numbers: _Numbers
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Tokens of many texts, one after another, and how many each text has."""
-    tokens, ends = array("i"), array("q")
-    for words in map(analyzer.words, texts):
-        tokens.fromlist(list(map(numbers.__getitem__, words)))  # faster than extend, by a third
-        ends.append(len(tokens))
-        if len(tokens) >= BLOCK:
-            yield _as_array(tokens, np.int32), np.diff(_as_array(ends, np.int64), prepend=0)
-            tokens, ends = array("i"), array("q")
-    if ends:
-        yield _as_array(tokens, np.int32), np.diff(_as_array(ends, np.int64), prepend=0)
+def _batches(parts: Iterable[Tokens]) -> Iterator[Tokens]:
+    """Parts, put together to some BLOCK tokens."""
+    tokens, sizes, total = [], [], 0
+    for part_tokens, part_sizes in parts:
+        tokens.append(part_tokens)
+        sizes.append(part_sizes)
+        total += part_tokens.size
+        if total >= BLOCK:
+            yield np.concatenate(tokens), np.concatenate(sizes)
+            tokens, sizes, total = [], [], 0
+    if tokens:
+        yield np.concatenate(tokens), np.concatenate(sizes)
 
 
 def _impact_batches(

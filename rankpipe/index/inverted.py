@@ -281,8 +281,11 @@ def _read_only(array: NDArray) -> NDArray:
 
 def _compacted(answer: kernels.Answer, limits: NDArray[np.int64]) -> Ranking:
     """The answer without the room that was not needed."""
-    if np.array_equal(answer.counts, limits):
+    short = np.flatnonzero(answer.counts < limits)
+    if not short.size:
         return Ranking(answer.offsets, answer.documents, answer.scores)
+    used = np.ones(answer.documents.size, bool)
+    for query in short.tolist():
+        used[answer.offsets[query] + answer.counts[query] : answer.offsets[query + 1]] = False
     offsets = np.concatenate([[0], np.cumsum(answer.counts)])
-    places = np.arange(offsets[-1]) + np.repeat(answer.offsets[:-1] - offsets[:-1], answer.counts)
-    return Ranking(offsets, answer.documents[places], answer.scores[places])
+    return Ranking(offsets, answer.documents[used], answer.scores[used])
