@@ -217,7 +217,11 @@ def stages() -> None:
     from rankpipe.pipeline.settings import settings_of
 
     for name in stage_names():
-        stage = load_stage(name)
+        try:
+            stage = load_stage(name)
+        except RankpipeError as error:  # of another package: no reason not to list the others
+            print(f"{name}: {error}")
+            continue
         print(f"{name}: {(stage.__doc__ or '').strip().splitlines()[0]}")
         for setting, described in settings_of(stage).items():
             field = described.field

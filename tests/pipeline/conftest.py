@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def little_stages() -> Iterator[None]:
     """Another package of stages, installed: seek, cross-read, join, blend, and three that cannot be loaded."""
     with pytest.MonkeyPatch.context() as patch:

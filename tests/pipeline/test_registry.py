@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from rankpipe.cli import main
 from rankpipe.errors import UsageError
 from rankpipe.pipeline.registry import BUILT_IN, load_stage, name_of, stage_names
 from rankpipe.stage import Chain, Stage
@@ -124,3 +125,14 @@ def test_a_class_that_nobody_registered_has_no_name(little_stages: None) -> None
 
     with pytest.raises(UsageError, match=r"Mine is not registered as a stage; .* entry point group 'rankpipe.stages'$"):
         name_of(Mine)
+
+
+def test_one_stage_that_cannot_be_imported_keeps_no_other_from_the_list(
+    little_stages: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rankpipe", "stages"])
+    with pytest.raises(SystemExit, match="^0$"):
+        main()
+    listed = capsys.readouterr().out
+    assert "\ngone: stage 'gone' (little_stages:Gone of package 'little-stages') cannot be imported: " in listed
+    assert "\ninterpolate: Score the candidates by " in listed
