@@ -131,7 +131,7 @@ def test_one_stage_that_cannot_be_imported_keeps_no_other_from_the_list(
     little_stages: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["rankpipe", "stages"])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main()
     listed = capsys.readouterr().out
     assert "\ngone: stage 'gone' (little_stages:Gone of package 'little-stages') cannot be imported: " in listed
