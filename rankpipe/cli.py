@@ -212,9 +212,10 @@ def datasets() -> None:
 
 @app.command()
 def stages() -> None:
-    """List the stages, with their settings."""
+    """List the stages, with their settings and defaults as YAML writes them."""
     from rankpipe.pipeline.registry import load_stage, stage_names
     from rankpipe.pipeline.settings import settings_of
+    from rankpipe.pipeline.writer import in_one_line
 
     for name in stage_names():
         try:
@@ -225,8 +226,10 @@ def stages() -> None:
         print(f"{name}: {(stage.__doc__ or '').strip().splitlines()[0]}")
         for setting, described in settings_of(stage).items():
             field = described.field
-            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            print(f"    {setting}: {default}")
+            required = field.is_required()
+            print(
+                f"    {setting}: {'required' if required else in_one_line(field.get_default(call_default_factory=True))}"
+            )
 
 
 def _measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, measures: list[str] | None) -> Result:

@@ -217,7 +217,8 @@ def test_stages_lists_names_and_settings(rankpipe: Command) -> None:
     done = rankpipe("stages")
     assert (done.status, done.err) == (0, "")
     assert "cut: Keep the first k candidates of every query, their scores unchanged.\n    k: required\n" in done.out
-    assert "    k1: 0.9\n" in done.out
+    assert "    k1: 0.9\n    b: 0.4\n    analyzer: english\n    fields: [title, text]\n" in done.out
+    assert "    weights: null\n" in done.out
 
 
 # -- the command line itself --------------------------------------------------------------------------------------------

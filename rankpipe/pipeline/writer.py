@@ -36,6 +36,11 @@ def to_yaml(stages: Iterable[Stage], *, description: str | None = None, folder: 
     return "\n".join(lines) + "\n"
 
 
+def in_one_line(value: Any) -> str:
+    """A setting's value as YAML writes it. Raises PipelineError for a value that YAML cannot say."""
+    return _flow(_plain(value, None, "the value"))
+
+
 class _Branches(list[Any]):
     """Stages inside a stage: a line for each."""
 
