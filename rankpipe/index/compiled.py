@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from numba import njit
@@ -19,10 +20,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     try:
         return njit(function, cache=True, nogil=True)
     except RuntimeError:
-        warnings.warn(
-            "compiled code cannot be kept: neither the package's folder nor the user's cache can be written; "
-            "every process will compile for some seconds. Set NUMBA_CACHE_DIR to a folder that can be written",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _say_that_nothing_is_kept()
         return njit(function, nogil=True)
+
+
+@cache
+def _say_that_nothing_is_kept() -> None:
+    warnings.warn(
+        "compiled code cannot be kept: neither the package's folder nor the user's cache can be written; "
+        "every process will compile for some seconds. Set NUMBA_CACHE_DIR to a folder that can be written",
+        RuntimeWarning,
+        stacklevel=3,
+    )

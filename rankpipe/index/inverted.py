@@ -151,8 +151,11 @@ class InvertedIndex:
 
         Equal to what search gives them.
         """
-        if offsets.size != queries.offsets.size or offsets[0] != 0 or offsets[-1] != documents.size:
-            raise UsageError(f"offsets of {offsets.size - 1} queries do not divide {documents.size} documents")
+        same = offsets.size == queries.offsets.size and offsets[0] == 0 and offsets[-1] == documents.size
+        if not same or np.any(np.diff(offsets) < 0):
+            raise UsageError(
+                f"offsets do not divide {documents.size} documents among {queries.offsets.size - 1} queries"
+            )
         scores = np.zeros(documents.size, np.float32)
         batch, postings = self._batch(queries), self._postings(k1, b)
         scratch = kernels.new_scratch(int(np.diff(batch.offsets).max(initial=1)), 1)
@@ -170,8 +173,8 @@ class InvertedIndex:
             raise UsageError(f"offsets to {offsets[-1:]} do not divide {terms.size} terms of {weights.size} weights")
         if np.any(np.diff(offsets) < 0) or np.any(terms >= self.header.terms):
             raise UsageError("offsets must rise, and terms be numbers of this index")
-        if not (weights.min(initial=0) >= 0 and weights.max(initial=0) < np.inf):
-            raise UsageError("weights of terms must be finite and not below 0")
+        if not (weights.min(initial=0) >= 0 and weights.max(initial=0) <= 1e30):  # their sums must be finite, too
+            raise UsageError("weights of terms must lie between 0 and 1e30")
         owners = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
         known = (terms >= 0) & (weights > 0)
         places = owners[known] * self.header.terms + terms[known]

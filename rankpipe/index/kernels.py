@@ -25,6 +25,7 @@ from rankpipe.index.compiled import compiled
 WINDOW = 1 << 14  # documents; their float32 scores fill 64 KiB
 BLOCKS = (128, 16)  # documents whose scores are compared with a floor at once, and then again
 SMALL = 64  # keys that are sorted by counting, which beats every sort that branches
+BUCKETS = 256  # that more keys are dealt to first
 LOW = (1 << 32) - 1
 INFINITE = 0xFF << 23  # the bits of infinity; those of nan are above
 OCTAVE = 1 << 23  # what halving a float32 takes from its bits
@@ -72,7 +73,8 @@ class Scratch(NamedTuple):
     begins, cursors, ends, weights  of the posting lists of a query: where each begins in the window, stands and ends,
                                     and its term's weight
     scores                          of the window's documents, all 0 between windows
-    keys, spare, stack              candidates; two for sorting
+    keys                            candidates
+    spare, stack, counts            for sorting them
     """
 
     begins: NDArray[np.int64]
@@ -83,10 +85,11 @@ class Scratch(NamedTuple):
     keys: NDArray[np.int64]
     spare: NDArray[np.int64]
     stack: NDArray[np.int64]
+    counts: NDArray[np.int64]
 
 
 def new_scratch(terms: int, k: int) -> Scratch:
-    """Room for queries of that many terms. The stack holds the greater parts of halvings: 2 log2(keys) at most."""
+    """Room for queries of that many terms. The stack is for both ends of parts that share no key, each over SMALL."""
     keys = 2 * k + WINDOW + 1
     return Scratch(
         begins=np.empty(terms, np.int64),
@@ -96,7 +99,8 @@ def new_scratch(terms: int, k: int) -> Scratch:
         scores=np.zeros(WINDOW, np.float32),
         keys=np.empty(keys, np.int64),
         spare=np.empty(keys, np.int64),
-        stack=np.empty(128, np.int64),
+        stack=np.empty(2 * (keys // SMALL + 1), np.int64),
+        counts=np.empty(BUCKETS, np.int64),
     )
 
 
@@ -113,49 +117,63 @@ def _part_of_type(payload, table):
 
 
 @compiled
+def _sort_small(keys, spare):
+    """Sort keys, all different, the greatest first: the place of each is the number of greater ones."""
+    for i in range(keys.size):
+        key = keys[i]
+        place = np.uint64(0)
+        for j in range(keys.size):
+            place += np.uint64(keys[j] > key)
+        spare[place] = key
+    for i in range(keys.size):
+        keys[i] = spare[i]
+
+
+@compiled
 def _sort_falling(scratch, size):
     """Sort the first keys, all different, the greatest first.
 
-    Quicksort down to parts of SMALL keys; there a key's place is the number of greater ones. A key is written to both
-    ends of what is left of the spare room, and one of them is moved: no branch to guess wrong.
+    Keys are dealt to BUCKETS by their distance from the greatest, and the larger buckets again.
     """
-    keys, spare, stack = scratch.keys, scratch.spare, scratch.stack
-    first, last, depth = np.int64(0), np.int64(size), 0
-    while True:
-        part = keys[first:last]
-        count = part.size
-        front = np.uint64(0)
-        if count > SMALL:
-            a, b, c = part[0], part[count >> 1], part[count - 1]
-            pivot = max(min(a, b), min(max(a, b), c))
-            back = np.uint64(count - 1)
-            for i in range(count):
-                spare[front] = spare[back] = key = part[i]
-                front += np.uint64(key > pivot)
-                back -= np.uint64(key <= pivot)
-        else:
-            for i in range(count):
-                key = part[i]
-                place = np.uint64(0)
-                for j in range(count):
-                    place += np.uint64(part[j] > key)
-                spare[place] = key
-        for i in range(count):
+    keys, spare, stack, counts = scratch.keys, scratch.spare, scratch.stack, scratch.counts
+    if size <= SMALL:
+        _sort_small(keys[:size], spare)
+        return
+    stack[0], stack[1], waiting = 0, size, 2
+    while waiting > 0:
+        waiting -= 2
+        begin, end = stack[waiting], stack[waiting + 1]
+        part = keys[begin:end]
+        least, greatest = part[0], part[0]
+        for i in range(part.size):
+            least, greatest = min(least, part[i]), max(greatest, part[i])
+        shift = 0
+        while (greatest - least) >> shift >= BUCKETS:
+            shift += 1
+        for bucket in range(BUCKETS):
+            counts[bucket] = 0
+        for i in range(part.size):
+            counts[np.uint64((greatest - part[i]) >> shift)] += 1
+        place = np.int64(0)
+        for bucket in range(BUCKETS):
+            count = counts[bucket]
+            counts[bucket] = place
+            place += count
+        for i in range(part.size):
+            bucket = np.uint64((greatest - part[i]) >> shift)
+            spare[np.uint64(counts[bucket])] = part[i]
+            counts[bucket] += 1
+        for i in range(part.size):
             part[i] = spare[i]
-        if count > SMALL:
-            middle = first + np.int64(front)
-            if middle - first < last - middle:  # the greater part waits, so that few wait
-                stack[depth], stack[depth + 1] = middle, last
-                last = middle
-            else:
-                stack[depth], stack[depth + 1] = first, middle
-                first = middle
-            depth += 2
-        elif depth == 0:
-            return
-        else:
-            depth -= 2
-            first, last = stack[depth], stack[depth + 1]
+        start = np.int64(0)
+        for bucket in range(BUCKETS):
+            stop = counts[bucket]
+            if stop - start > SMALL:
+                stack[waiting], stack[waiting + 1] = begin + start, begin + stop
+                waiting += 2
+            elif stop - start > 1:
+                _sort_small(part[start:stop], spare)
+            start = stop
 
 
 @compiled
@@ -249,7 +267,7 @@ def _take_few(scratch, terms, base, documents, ties, least, size):
         for cursor in range(np.uint64(scratch.begins[t]), np.uint64(scratch.cursors[t])):
             slot = np.uint32(documents[cursor] - base)
             score = bits[slot]
-            if score > 0:
+            if score != 0:
                 bits[slot] = 0
                 keys[size] = (np.int64(score) << 32) | (LOW - ties[np.uint32(documents[cursor])])
                 size += keys[size] > least

@@ -3,6 +3,7 @@
 import pytest
 from numba.core import caching
 
+from rankpipe.index import compiled as module
 from rankpipe.index.compiled import compiled
 
 
@@ -10,9 +11,11 @@ def test_without_a_folder_to_keep_it_in_code_still_runs_and_says_so(monkeypatch:
     monkeypatch.setattr(
         caching.CacheImpl, "_locator_classes", []
     )  # what numba is left with if no folder can be written
+    module._say_that_nothing_is_kept.cache_clear()
     with pytest.warns(RuntimeWarning) as said:
-        double = compiled(lambda number: 2 * number)
-    assert double(21) == 42
+        double, triple = compiled(lambda number: 2 * number), compiled(lambda number: 3 * number)
+    assert (double(21), triple(14)) == (42, 42)
+    assert len(said) == 1
     assert str(said[0].message) == (
         "compiled code cannot be kept: neither the package's folder nor the user's cache can be written; "
         "every process will compile for some seconds. Set NUMBA_CACHE_DIR to a folder that can be written"

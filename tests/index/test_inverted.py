@@ -300,7 +300,7 @@ def test_weights_that_are_no_weights_are_refused(tmp_path: Path, weight: float) 
     index = index_of(tmp_path, ["cat"])
     with pytest.raises(UsageError) as refused:
         index.search(index.weighted_queries([{"cat": weight}]), 1, np.zeros(1, np.int32))
-    assert str(refused.value) == "weights of terms must be finite and not below 0"
+    assert str(refused.value) == "weights of terms must lie between 0 and 1e30"
 
 
 def test_terms_of_another_index_are_refused(tmp_path: Path) -> None:
@@ -309,6 +309,14 @@ def test_terms_of_another_index_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         index.search(queries, 1, np.zeros(1, np.int32))
     assert str(refused.value) == "offsets must rise, and terms be numbers of this index"
+
+
+@pytest.mark.parametrize("offsets", [[0, 1], [0, 2, 1, 3], [0, 2, 4], [1, 2, 3]])
+def test_offsets_that_do_not_divide_the_candidates_are_refused(tmp_path: Path, offsets: list[int]) -> None:
+    index = index_of(tmp_path, ["cat", "dog"])
+    with pytest.raises(UsageError) as refused:
+        index.score(index.queries(["cat", "dog"], WORDS), np.array(offsets), np.zeros(3, np.int32))
+    assert str(refused.value) == "offsets do not divide 3 documents among 2 queries"
 
 
 @pytest.mark.parametrize("rows", [[0], [0, 1, 2], [1, 0], [-1, 0], [3, 3]])
