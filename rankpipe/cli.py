@@ -20,6 +20,7 @@ from rankpipe.errors import PipelineError, RankpipeError, UsageError
 
 if TYPE_CHECKING:
     from rankpipe.data import Dataset
+    from rankpipe.evaluation.experiment import Experiment
     from rankpipe.evaluation.result import Result
     from rankpipe.models.runtime import Runtime
     from rankpipe.pipeline import Pipeline
@@ -39,6 +40,7 @@ DatasetOption = Annotated[
     typer.Option("--dataset", "-d", help="A name from the catalogue, an ir_datasets id, or a folder in BEIR layout."),
 ]
 SplitOption = Annotated[str, typer.Option(help="Which queries and judgements of the data set.")]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that are there already.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the cores there are.")]
 DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, mps.")]
@@ -71,7 +73,7 @@ def run(
     pipeline: PipelineArgument,
     dataset: DatasetOption = DEFAULT_DATASET,
     split: SplitOption = "test",
-    output: Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")] = None,
+    output: OutputOption = None,
     force: ForceOption = False,
     measure: MeasuresOption = None,
     threads: ThreadsOption = None,
@@ -80,19 +82,13 @@ def run(
 ) -> None:
     """Run a pipeline over a data set's queries and measure it."""
     from rankpipe.evaluation.experiment import run_experiment
-    from rankpipe.evaluation.report import write_results
     from rankpipe.store import check_replaceable
 
     if output is not None:
         check_replaceable(output, force=force)
     loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype))
     experiment = run_experiment(loaded, _load_dataset(dataset), split, measures=measure)
-    _print_result(experiment.result)
-    if output is None:
-        _say("nothing is written; --output FOLDER keeps the results")
-    else:
-        write_results(experiment, output, command=_command(), force=force)
-        _say(f"results: {output}")
+    _finish(experiment, output, force=force)
 
 
 @app.command()
@@ -145,6 +141,37 @@ def index(
     started = perf_counter()
     loaded.prepare(corpus)
     print(f"{corpus.size} documents indexed in {perf_counter() - started:.1f} s, in {home()}")
+
+
+@app.command()
+def rerank(
+    pipeline: PipelineArgument,
+    run_file: Annotated[Path, typer.Option("--run", metavar="RUN.trec", help="The run to re-rank, plain or .gz.")],
+    dataset: DatasetOption = DEFAULT_DATASET,
+    split: SplitOption = "test",
+    output: OutputOption = None,
+    force: ForceOption = False,
+    measure: MeasuresOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Re-rank a given run with a pipeline of re-rankers, and measure both."""
+    from rankpipe.evaluation.experiment import evaluate_on, run_experiment
+    from rankpipe.pipeline import Pipeline
+    from rankpipe.pipeline.pipeline import GIVEN_RUN
+    from rankpipe.run import Run
+    from rankpipe.store import check_replaceable
+
+    if output is not None:
+        check_replaceable(output, force=force)
+    loaded = Pipeline.load(pipeline, runtime=_runtime(threads, device, dtype), given=GIVEN_RUN)
+    data = _load_dataset(dataset)
+    given = Run.read_trec(run_file, corpus=data.corpus, queries=data.queries(None))
+    given = given.select([row for row, one in enumerate(given) if one in data.queries(split)])
+    experiment = run_experiment(loaded, data, split, measures=measure, given=given)
+    before = evaluate_on(given, data, split, measures=measure)
+    _finish(experiment, output, force=force, before=before)
 
 
 @app.command()
@@ -246,11 +273,23 @@ def _measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, 
     return evaluate_on(ranked, _load_dataset(dataset or ""), split, measures=measures)
 
 
-def _print_result(result: Result) -> None:
+def _finish(experiment: Experiment, output: Path | None, *, force: bool, before: Result | None = None) -> None:
+    """Show the measures of an experiment and write its results, if they have a place."""
+    _print_result(experiment.result, before)
+    if output is None:
+        _say("nothing is written; --output FOLDER keeps the results")
+        return
+    from rankpipe.evaluation.report import write_results
+
+    write_results(experiment, output, command=_command(), force=force)
+    _say(f"results: {output}")
+
+
+def _print_result(result: Result, before: Result | None = None) -> None:
     """Measures on standard output, a line each; what was assumed on standard error."""
     width = max(map(len, result))
     for name, value in result.items():
-        print(f"{name:<{width}}  {value:.4f}")
+        print(f"{name:<{width}}  {value:.4f}" + ("" if before is None else f"  (given: {before[name]:.4f})"))
     for sentence in result.assumed:
         _say(f"note: {sentence}")
 

@@ -267,6 +267,14 @@ class Run:
         taken = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
         return self._taken(taken, offsets, self.queries.select(rows))
 
+    def between(self, start: int, end: int) -> Run:
+        """The queries of rows start to end - 1, with their candidates."""
+        if start <= 0 and end >= len(self):
+            return self
+        first, last = self.offsets[start], self.offsets[min(end, len(self))]
+        offsets = self.offsets[start : end + 1] - first
+        return self._taken(np.arange(first, last), offsets, self.queries.select(slice(start, end)))
+
     def with_feature(self, name: str, values: NDArray[np.floating]) -> Run:
         """This run with one more column (H,), or an old one replaced."""
         return replace(self, features={**self.features, name: np.asarray(values, np.float32)})

@@ -35,17 +35,26 @@ class Experiment:
 
 
 def run_experiment(
-    pipeline: Pipeline, dataset: Dataset, split: str = "test", *, measures: Sequence[str] | None = None
+    pipeline: Pipeline,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    measures: Sequence[str] | None = None,
+    given: Run | None = None,
 ) -> Experiment:
-    """Run a pipeline over the queries of a split and measure it; `measures` default to those of the data set's card."""
+    """Run a pipeline over the queries of a split and measure it; `measures` default to those of the data set's card.
+
+    given  a run over the data set's corpus that the pipeline re-ranks, in place of searching
+    """
     began = datetime.now(timezone.utc)
     queries, bound = dataset.queries(split), pipeline.on(dataset.corpus)
-    bound.check()
+    if given is None:
+        bound.check()
     started = perf_counter()
     bound.prepare()
     prepared = perf_counter() - started
     with traced(bound) as trace:
-        run = bound.run(queries)
+        run = bound.run(queries) if given is None else bound.rerank(given)
     result = evaluate_on(run, dataset, split, measures=measures)
     return Experiment(
         pipeline=bound,

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rankpipe.errors import PipelineError, Problem, RankpipeError
-from rankpipe.pipeline.order import Step, order_problems
+from rankpipe.pipeline.order import NOTHING, Given, Step, order_problems
 from rankpipe.pipeline.registry import closest, load_stage, suggestion
 from rankpipe.pipeline.settings import Setting, as_written, problems_of, settings_of
 from rankpipe.pipeline.source import (
@@ -39,21 +39,25 @@ class PipelineFile:
     places: dict[int, Place]
 
 
-def load_file(path: Path | str) -> PipelineFile:
-    """Read and check a pipeline file; relative paths in it stand in its folder. Raises PipelineError, never OSError."""
-    return _checked(read_source(path), str(path), Path(path).parent.absolute())
+def load_file(path: Path | str, *, given: Given = NOTHING) -> PipelineFile:
+    """Read and check a pipeline file; relative paths in it stand in its folder. Raises PipelineError, never OSError.
+
+    given  what the run has that the pipeline will be given
+    """
+    return _checked(read_source(path), str(path), _Builder(Path(path).parent.absolute(), given))
 
 
-def load_text(text: str, *, file: str | None = None, folder: Path | None = None) -> PipelineFile:
+def load_text(
+    text: str, *, file: str | None = None, folder: Path | None = None, given: Given = NOTHING
+) -> PipelineFile:
     """Read and check a pipeline's YAML; `file` is its name in messages. Raises PipelineError.
 
     Without a folder, relative paths stay as they are.
     """
-    return _checked(parse_source(text, file), file, folder)
+    return _checked(parse_source(text, file), file, _Builder(folder, given))
 
 
-def _checked(source: Source, file: str | None, folder: Path | None) -> PipelineFile:
-    builder = _Builder(folder)
+def _checked(source: Source, file: str | None, builder: _Builder) -> PipelineFile:
     description, stages = builder.document(source.root) if source.root is not None else (None, ())
     # what the reader refused stands in the tree as something else; only the reader's own words about it are right
     refused = {(problem.line, problem.column) for problem in source.problems}
@@ -81,6 +85,7 @@ class _Builder:
     """Builds stages from nodes, noting every problem on the way."""
 
     folder: Path | None
+    given: Given = NOTHING
     problems: list[Problem] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
 
@@ -100,7 +105,7 @@ class _Builder:
             return description, ()
         built = self._stages(node)
         if built:
-            self.problems += order_problems([one.step for one in built])
+            self.problems += order_problems([one.step for one in built], self.given)
         return description, tuple(one.stage for one in built if one.stage is not None)
 
     def _stages(self, node: Node) -> list[_Built]:

@@ -57,17 +57,31 @@ def steps_of(stages: Iterable[Stage]) -> tuple[Step, ...]:
     )
 
 
-def check_stages(stages: Sequence[Stage]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the run has that a pipeline is given: parts, and names whose scores it bears."""
+
+    parts: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+
+
+NOTHING = Given()
+"""What a pipeline is given that begins with queries alone."""
+
+
+def check_stages(stages: Sequence[Stage], given: Given = NOTHING) -> None:
     """Raise PipelineError with all mistakes in the order of stages built in Python, if there are any."""
-    if problems := order_problems(steps_of(stages)):
+    if problems := order_problems(steps_of(stages), given):
         raise PipelineError(problems)
 
 
-def order_problems(steps: Sequence[Step]) -> list[Problem]:
+def order_problems(steps: Sequence[Step], given: Given = NOTHING) -> list[Problem]:
     """Find all mistakes in the order of a pipeline's stages, in that order."""
     if not steps:
         return [Problem("a pipeline needs at least one stage")]
-    return [*_repeated_names(steps), *_in_turn(steps, _State(all_names=[s.name for s in _walk(steps) if s.name]))]
+    named = [step.name for step in _walk(steps) if step.name]
+    state = _State(all_names=[*given.names, *named], present=given.parts, names=given.names)
+    return [*_repeated_names(steps), *_in_turn(steps, state)]
 
 
 @dataclass

@@ -13,7 +13,7 @@ from rankpipe.data.shipped import shipped
 from rankpipe.errors import UsageError
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline.checks import load_file, load_text
-from rankpipe.pipeline.order import check_stages
+from rankpipe.pipeline.order import NOTHING, Given, check_stages
 from rankpipe.pipeline.writer import to_yaml
 from rankpipe.progress import tracked
 from rankpipe.run import Candidate, Run
@@ -21,6 +21,12 @@ from rankpipe.stage import SETTINGS, Chain, traced, walk
 
 BATCH = 1024
 """Queries that are on their way through the stages at once."""
+
+
+RUN = "run"
+"""Name of the scores that a given run came with."""
+GIVEN_RUN = Given(parts=frozenset({"candidates"}), names=frozenset({RUN}))
+"""What a pipeline has that re-ranks a given run."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -37,18 +43,34 @@ class Pipeline(Chain):
     runtime: Runtime = field(default_factory=Runtime, compare=False, repr=False)
 
     @classmethod
-    def load(cls, path: Path | str, *, corpus: Corpus | None = None, runtime: Runtime | None = None) -> Pipeline:
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        corpus: Corpus | None = None,
+        runtime: Runtime | None = None,
+        given: Given = NOTHING,
+    ) -> Pipeline:
         """Read a pipeline file, or one that rankpipe ships by its name ("bm25").
+
+        given  GIVEN_RUN for one that re-ranks runs, and may begin with a re-ranker
 
         Raises PipelineError with all mistakes of the file.
         """
-        read = load_file(find_file(path))
+        read = load_file(find_file(path), given=given)
         return cls(stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime())
 
     @classmethod
-    def from_yaml(cls, text: str, *, corpus: Corpus | None = None, runtime: Runtime | None = None) -> Pipeline:
+    def from_yaml(
+        cls,
+        text: str,
+        *,
+        corpus: Corpus | None = None,
+        runtime: Runtime | None = None,
+        given: Given = NOTHING,
+    ) -> Pipeline:
         """Read a pipeline from YAML text; relative paths in it stand in the working folder."""
-        read = load_text(text)
+        read = load_text(text, given=given)
         return cls(stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime())
 
     def to_yaml(self) -> str:
@@ -85,16 +107,33 @@ class Pipeline(Chain):
         """
         self.check()
         corpus, queries = self._corpus(), Queries.of(queries)
+        self.prepare(corpus)
+        return self._in_batches(Run.empty(queries, corpus), batch_size, progress)
+
+    def rerank(self, run: Run, *, batch_size: int = BATCH, progress: bool | None = None) -> Run:
+        """Rank the candidates of a given run anew; its scores can be referred to by the name "run".
+
+        Raises UsageError for a pipeline whose first stage would replace the candidates.
+        """
+        check_stages(self.stages, GIVEN_RUN)
+        first = self.stages[0]
+        if "candidates" in first.makes - first.needs and not first.parts:
+            raise UsageError(
+                f"'{first.type_name()}' replaces the candidates of a run; re-ranking begins with a re-ranker"
+            )
+        self.prepare(run.corpus)
+        return self._in_batches(run.with_feature(RUN, run.scores), batch_size, progress)
+
+    def _in_batches(self, run: Run, batch_size: int, progress: bool | None) -> Run:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, must be at least 1")
-        self.prepare(corpus)
         with self.runtime.active():
-            batches = [queries.select(slice(at, at + batch_size)) for at in range(0, max(len(queries), 1), batch_size)]
+            starts = range(0, max(len(run), 1), batch_size)
+            batches = [run.between(start, start + batch_size) for start in starts]
             # A batch counts as done when the next one is asked for, so after its run.
-            waiting = tracked(batches, len(queries), "queries", show=progress)
-            runs = [self(Run.empty(batch, corpus)) for batch in waiting]
-        unchanged = all(run.queries is batch for run, batch in zip(runs, batches, strict=True))
-        return Run.concatenate(runs, queries if unchanged else None)
+            runs = [self(batch) for batch in tracked(batches, len(run), "queries", show=progress)]
+        unchanged = all(one.queries is batch.queries for one, batch in zip(runs, batches, strict=True))
+        return Run.concatenate(runs, run.queries if unchanged else None)
 
     def search(self, query: str, k: int = 10) -> list[Candidate]:
         """The first k candidates for one query, each with the score of every stage."""
