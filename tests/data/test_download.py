@@ -1,0 +1,242 @@
+"""Downloads from a server of this test on the loopback address, which misbehaves in every way it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rankpipe.data.download import DownloadError, Limits, download, unpack
+from rankpipe.errors import DataError
+
+CONTENT = bytes(range(256)) * 4000
+MD5 = hashlib.md5(CONTENT).hexdigest()
+QUICK = Limits(timeout=0.5, tries=3, pause=0.01)
+
+
+@dataclass
+class Server:
+    """What the server has and does: `cuts` bytes of each answer are sent, in turn, before the line is cut."""
+
+    content: bytes = CONTENT
+    etag: str = '"one"'
+    ranges: bool = True
+    status: int = 200
+    cuts: list[int] = field(default_factory=list)
+    stall: float = 0.0
+    lie: bool = False
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base class
+            pass
+
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "")
+            server.asked.append(wanted)
+            if server.status != 200:
+                self.send_error(server.status)
+                return
+            start = 0
+            if server.ranges and wanted and self.headers.get("If-Range") == server.etag:
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                if start >= len(server.content):
+                    self.send_error(416)
+                    return
+            body = server.content[start:]
+            self.send_response(206 if start else 200)
+            self.send_header("ETag", server.etag)
+            self.send_header("Content-Length", str(len(body)))
+            if start:
+                told = start + 1 if server.lie else start
+                self.send_header("Content-Range", f"bytes {told}-{len(server.content) - 1}/{len(server.content)}")
+            self.end_headers()
+            sent = server.cuts.pop(0) if server.cuts else len(body)
+            self.wfile.write(body[:sent])
+            if server.stall and sent < len(body):
+                self.wfile.flush()
+                time.sleep(server.stall)
+
+    return Handler
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    told = Server()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), _handler(told))
+    told.url = f"http://127.0.0.1:{listening.server_port}/file.zip"
+    thread = threading.Thread(target=listening.serve_forever, daemon=True)
+    thread.start()
+    yield told
+    listening.shutdown()
+    listening.server_close()
+    thread.join()
+
+
+def test_a_file_comes_whole(server: Server, tmp_path: Path) -> None:
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file.zip"]
+
+
+def test_a_transfer_cut_half_way_goes_on_where_it_stopped(server: Server, tmp_path: Path) -> None:
+    server.cuts = [500_000, 100_000]
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert server.asked == ["", "bytes=500000-", "bytes=600000-"]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_path: Path) -> None:
+    server.cuts = [300_000, 1000, 1000]
+    with pytest.raises(DownloadError) as raised:
+        download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert str(raised.value) == (
+        f"cannot fetch {server.url}: the transfer broke off after 302,000 of 1,024,000 bytes, 3 times; "
+        "302,000 bytes have come and are kept, so the next try goes on from there"
+    )
+    assert not (tmp_path / "file.zip").exists()
+    server.asked.clear()
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert server.asked == ["bytes=302000-"]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+    server.cuts = [300_000, 0, 0]
+    with pytest.raises(DownloadError):
+        download(server.url, tmp_path / "file.zip", limits=QUICK)
+    server.content, server.etag = b"another file", '"two"'
+    download(server.url, tmp_path / "file.zip", limits=QUICK)
+    assert (tmp_path / "file.zip").read_bytes() == b"another file"
+
+
+def test_a_server_that_cannot_resume_is_asked_for_all_of_it_again(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.cuts = False, [500_000]
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
+def test_a_server_that_sends_another_part_than_asked_for_is_not_believed(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.lie = [500_000], True
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert server.asked == ["", "bytes=500000-", ""]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_deletes_the_file(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as raised:
+        download(server.url, tmp_path / "file.zip", md5="0" * 32, limits=QUICK)
+    assert str(raised.value) == f"what {server.url} gave has the md5 {MD5}, not {'0' * 32}; it was deleted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_there_is_said_at_once(server: Server, tmp_path: Path) -> None:
+    server.status = 404
+    with pytest.raises(DownloadError) as raised:
+        download(server.url, tmp_path / "file.zip", limits=QUICK)
+    assert str(raised.value) == f"cannot fetch {server.url}: the server answers 404 Not Found"
+    assert len(server.asked) == 1
+
+
+def test_a_server_in_trouble_is_asked_again(server: Server, tmp_path: Path) -> None:
+    server.status = 503
+    with pytest.raises(DownloadError) as raised:
+        download(server.url, tmp_path / "file.zip", limits=QUICK)
+    assert str(raised.value) == f"cannot fetch {server.url}: the server answers 503 Service Unavailable, 3 times"
+    assert len(server.asked) == 3
+
+
+def test_a_server_that_falls_silent_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.stall = [1000, 1000, 1000], 2.0
+    with pytest.raises(DownloadError, match="timed out, 3 times; 3,000 bytes have come and are kept"):
+        download(server.url, tmp_path / "file.zip", limits=QUICK)
+
+
+def test_no_server_at_all_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as raised:
+        download("http://127.0.0.1:9/file.zip", tmp_path / "file.zip", limits=QUICK)
+    assert str(raised.value) == ("cannot fetch http://127.0.0.1:9/file.zip: [Errno 111] Connection refused, 3 times")
+
+
+def test_a_file_above_the_limit_is_refused_before_it_comes(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as raised:
+        download(server.url, tmp_path / "file.zip", limits=Limits(largest=1000))
+    assert str(raised.value) == f"cannot fetch {server.url}: it has 1,024,000 bytes; at most 1,000 are taken"
+
+
+def test_other_addresses_than_http_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError) as raised:
+        download("file:///etc/passwd", tmp_path / "file.zip")
+    assert str(raised.value) == "cannot fetch file:///etc/passwd: only http and https are"
+
+
+def _zip(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if link:
+            member = zipfile.ZipInfo(link)
+            member.external_attr = 0o120777 << 16
+            archive.writestr(member, "/etc/passwd")
+    return path
+
+
+def _refusal(archive: Path, folder: Path) -> str:
+    folder.mkdir()
+    with pytest.raises(DataError) as raised:
+        unpack(archive, folder)
+    assert list(folder.rglob("*")) == []
+    return str(raised.value).removeprefix(f"{archive}: ")
+
+
+def test_an_archive_is_unpacked_with_its_folders(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"set/corpus.jsonl": b"{}\n", "set/qrels/test.tsv": b"x"})
+    (tmp_path / "to").mkdir()
+    unpack(archive, tmp_path / "to")
+    assert (tmp_path / "to/set/corpus.jsonl").read_bytes() == b"{}\n"
+    assert (tmp_path / "to/set/qrels/test.tsv").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "C:evil", "..\\evil"])
+def test_a_member_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    archive = _zip(tmp_path / "a.zip", {"good": b"x", name: b"x"})
+    assert _refusal(archive, tmp_path / "to") == f"{name!r} would be unpacked outside of its folder"
+
+
+def test_a_link_is_refused(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"good": b"x"}, link="passwd")
+    assert _refusal(archive, tmp_path / "to") == "'passwd' is a link; only plain files are unpacked"
+
+
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"bomb": bytes(50_000_000)})
+    assert _refusal(archive, tmp_path / "to") == (
+        f"its {archive.stat().st_size:,} bytes say that they unpack to 50,000,000, which no collection of texts does"
+    )
+
+
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"a": bytes(range(256)) * 100})
+    archive.write_bytes(archive.read_bytes()[:100])
+    assert _refusal(archive, tmp_path / "to") == "not a whole zip archive: File is not a zip file"
+
+
+def test_a_damaged_member_is_an_error(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a", b"some text")
+    (tmp_path / "a.zip").write_bytes(packed.getvalue().replace(b"some text", b"same text", 1))
+    (tmp_path / "to").mkdir()
+    with pytest.raises(DataError, match="not a whole zip archive: Bad CRC-32 for file 'a'"):
+        unpack(tmp_path / "a.zip", tmp_path / "to")
