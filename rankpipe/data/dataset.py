@@ -15,7 +15,7 @@ from rankpipe.data.corpus import Corpus
 from rankpipe.data.qrels import Qrels
 from rankpipe.data.queries import Queries
 from rankpipe.data.shipped import shipped
-from rankpipe.data.sources import Files, Memory, PythonDocs, Source
+from rankpipe.data.sources import Archive, Files, Memory, PythonDocs, Source
 from rankpipe.errors import UsageError
 
 PYTHON_DOCS = "python-docs"
@@ -43,7 +43,8 @@ class Dataset:
     def load(cls, name: str | Path) -> Dataset:
         """Find a data set: a folder in BEIR layout or a JSONL file of documents, a name, or an id of ir_datasets.
 
-        A name is looked for in the folders of RANKPIPE_DATA, then among what is bundled, then in ir_datasets. A folder
+        A name is looked for in the folders of RANKPIPE_DATA, then among what is bundled, then among the archives that
+        cards name with their checksum (fetched when something of them is asked for), then in ir_datasets. A folder
         there answers to its own name; to a name of the catalogue only if its counts are those of the card, and then it
         gets the card whichever of the two names was used. Any other folder has the default card.
 
@@ -144,6 +145,8 @@ def _find(name: str) -> Dataset:
     if name == PYTHON_DOCS and card:
         return Dataset(name, card, PythonDocs(shipped("datasets") / PYTHON_DOCS), tuple(notes))
     advice = "; ".join([*notes, _advice(card)])
+    if card and card.md5 and (split is None or split in card.splits):
+        return Dataset(name, card, Archive(card, split, advice), tuple(notes))
     found = irds.find(name if split or not card else card.ir_datasets or name, advice)
     if not found:
         raise UsageError(f"data set '{name}' is not here; {advice}") if name in known else _unknown(name, notes)

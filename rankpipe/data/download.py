@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -152,6 +153,8 @@ def _transfer(url: str, part: _Part, limits: Limits) -> None:
             raise _Broken(f"the server answers {error.code} {error.reason}") from error
         raise DownloadError(f"cannot fetch {url}: the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
+        if isinstance(error.reason, socket.gaierror):  # no such host, or no network: not worth a wait
+            raise DownloadError(f"cannot fetch {url}: {error.reason.strerror}") from error
         raise _Broken(str(error.reason)) from error
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise _Broken(str(error) or type(error).__name__) from error

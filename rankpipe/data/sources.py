@@ -1,4 +1,4 @@
-"""Where a data set's documents, queries and judgements are: files in BEIR layout, the bundled collection, memory."""
+"""Where a data set's documents, queries and judgements are: files, an archive to fetch, the bundled collection, memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Protocol
 
 from rankpipe.data import corpus as corpus_module
 from rankpipe.data import python_docs
-from rankpipe.data.catalogue import Counts, SplitCounts
+from rankpipe.data.catalogue import Card, Counts, SplitCounts
 from rankpipe.data.corpus import Corpus, Record
+from rankpipe.data.download import DownloadError, download, unpack
 from rankpipe.data.lines import Lines
 from rankpipe.data.qrels import Qrels
 from rankpipe.data.queries import Queries
 from rankpipe.data.readers import READER_FORMAT, DocumentReader, judgement_line, read_qrels, read_queries
 from rankpipe.errors import DataError, UsageError
-from rankpipe.store import artefact, file_digest
+from rankpipe.store import artefact, file_digest, home
 
 
 class Source(Protocol):
@@ -115,6 +116,69 @@ class Files:
         splits = {split: SplitCounts(queries=len(qrels), judgements=qrels.size) for split, qrels in every.items()}
         text = json.dumps(asdict(Counts(documents=documents, splits=splits)))
         (folder / "counts.json").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A data set in BEIR layout inside a zip archive that its publisher serves; fetched when something of it is wanted.
+
+    split      the one split to have; None for all
+    help_text  what else a user can do where it cannot be fetched
+    """
+
+    card: Card
+    split: str | None = None
+    help_text: str = ""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the card."""
+        return tuple(sorted(self.card.splits)) if self.split is None else (self.split,)
+
+    def corpus(self) -> Corpus:
+        """The documents."""
+        return self.files().corpus()
+
+    def queries(self, split: str | None) -> Queries:
+        """All queries of the archive."""
+        return self.files().queries(split)
+
+    def qrels(self, split: str) -> Qrels:
+        """The judgements of a split."""
+        return self.files().qrels(split)
+
+    def unknown_query(self, split: str, query_id: str) -> DataError:
+        """The error for a query that is judged and has no text."""
+        return self.files().unknown_query(split, query_id)
+
+    def files(self) -> Files:
+        """The unpacked files, fetched into the store if they are not there, their counts compared with the card's.
+
+        Raises DownloadError, or DataError for an archive that is damaged or holds another data set.
+        """
+        key = {"url": self.card.source, "md5": self.card.md5}
+        try:
+            folder = artefact("archives", key, self._fetch)
+        except DownloadError as error:
+            raise DownloadError(f"{error}; {self.help_text}" if self.help_text else str(error)) from error
+        own = self.card.name.rpartition("/")[2]
+        inside = [path.parent for path in folder.rglob("corpus.jsonl")]
+        found = next((one for one in inside if one.name == own), inside[0] if len(inside) == 1 else None)
+        if found is None:
+            raise DataError(f"{self.card.source}: {len(inside)} data sets in this archive, and none is called '{own}'")
+        files = Files.in_folder(found)
+        if differences := self.card.differences(files.counts()):
+            raise DataError(
+                f"{self.card.source} is not the '{self.card.name}' of the catalogue: {', '.join(differences)}"
+            )
+        return files
+
+    def _fetch(self, folder: Path) -> None:
+        archive = home() / "downloads" / f"{self.card.md5}.zip"
+        if not archive.is_file():  # it is there already if the store was full when it should have been unpacked
+            download(self.card.source or "", archive, md5=self.card.md5)
+        unpack(archive, folder)
+        archive.unlink()
 
 
 @dataclass(frozen=True)

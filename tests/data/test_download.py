@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from rankpipe.data import Dataset
+from rankpipe.data.catalogue import Card, SplitCounts
 from rankpipe.data.download import DownloadError, Limits, download, unpack
+from rankpipe.data.sources import Archive
 from rankpipe.errors import DataError
 
 CONTENT = bytes(range(256)) * 4000
@@ -240,3 +243,58 @@ def test_a_damaged_member_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     with pytest.raises(DataError, match="not a whole zip archive: Bad CRC-32 for file 'a'"):
         unpack(tmp_path / "a.zip", tmp_path / "to")
+
+
+def _beir_zip(folder: str = "tiny", documents: int = 2) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        lines = "".join(f'{{"_id": "d{n}", "title": "", "text": "text {n}"}}\n' for n in range(documents))
+        archive.writestr(f"{folder}/corpus.jsonl", lines)
+        archive.writestr(f"{folder}/queries.jsonl", '{"_id": "q", "text": "text 1"}\n')
+        archive.writestr(f"{folder}/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\td1\t1\n")
+    return packed.getvalue()
+
+
+def _card(server: Server, documents: int = 2) -> Card:
+    return Card(
+        name="beir/tiny",
+        source=server.url,
+        md5=hashlib.md5(server.content).hexdigest(),
+        documents=documents,
+        splits={"test": SplitCounts(queries=1, judgements=1)},
+    )
+
+
+def test_a_data_set_is_fetched_once_when_something_of_it_is_asked_for(server: Server, store: Path) -> None:
+    server.content = _beir_zip()
+    source = Archive(_card(server))
+    assert source.splits == ("test",)
+    assert server.asked == []
+    dataset = Dataset("beir/tiny", source.card, source)
+    assert dataset.corpus.texts([0, 1]) == ["text 0", "text 1"]
+    assert dict(dataset.qrels("test")["q"]) == {"d1": 1}
+    assert dataset.queries("test")["q"] == "text 1"
+    assert server.asked == [""]
+    assert list((store / "downloads").iterdir()) == []
+
+
+def test_an_archive_with_other_counts_than_the_card_is_refused(server: Server) -> None:
+    server.content = _beir_zip(documents=3)
+    with pytest.raises(DataError) as raised:
+        Archive(_card(server)).corpus()
+    assert str(raised.value) == f"{server.url} is not the 'beir/tiny' of the catalogue: 3 documents, not 2"
+
+
+def test_of_several_data_sets_in_an_archive_the_one_of_that_name_is_meant(server: Server) -> None:
+    packed = io.BytesIO(_beir_zip("all/tiny"))
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("all/other/corpus.jsonl", '{"_id": "x", "text": "y"}\n')
+    server.content = packed.getvalue()
+    assert len(Archive(_card(server)).corpus()) == 2
+
+
+def test_what_cannot_be_fetched_says_what_else_can_be_done(server: Server) -> None:
+    server.status = 404
+    with pytest.raises(DownloadError) as raised:
+        Archive(_card(server), help_text="bring it as a folder").corpus()
+    assert str(raised.value) == (f"cannot fetch {server.url}: the server answers 404 Not Found; bring it as a folder")
