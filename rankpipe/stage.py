@@ -61,6 +61,7 @@ class Stage(ABC):
     needs       parts of the run that must be there before this stage
     makes       parts that are there after it; a stage that makes candidates without needing them replaces those of
                 the run, and with them the scores that earlier stages left under their names
+    keeps_scores  the stage leaves out candidates and changes no score
     references  names of earlier stages whose scores it reads from run.features
 
     name  under which later stages find this stage's scores, in run.features
@@ -68,6 +69,7 @@ class Stage(ABC):
 
     needs: ClassVar[frozenset[Part]] = frozenset()
     makes: ClassVar[frozenset[Part]] = frozenset()
+    keeps_scores: ClassVar[bool] = False
 
     name: str | None = None
 
@@ -82,6 +84,11 @@ class Stage(ABC):
     def references(self) -> tuple[str, ...]:
         """Names of earlier stages that this one reads the scores of."""
         return ()
+
+    @property
+    def lowest_score(self) -> float | None:
+        """The lowest score that this stage can give to any document; None if there is none, or it is not known."""
+        return None
 
     @property
     def parts(self) -> tuple[Stage, ...]:
@@ -140,6 +147,12 @@ class Chain(Stage):
     def parts(self) -> tuple[Stage, ...]:
         """The chain's stages."""
         return self.stages
+
+    @property
+    def lowest_score(self) -> float | None:
+        """That of the last stage which gives scores of its own."""
+        last = next((stage for stage in reversed(self.stages) if not stage.keeps_scores), None)
+        return None if last is None else last.lowest_score
 
     def __call__(self, run: Run) -> Run:
         """Run the stages in turn."""

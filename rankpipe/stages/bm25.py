@@ -48,6 +48,11 @@ class BM25(Stage):
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     engine: Literal["rankpipe", "rank-bm25"] = "rankpipe"
 
+    @property
+    def lowest_score(self) -> float | None:
+        """0, as no idf is negative; rank_bm25 knows no bound."""
+        return 0.0 if self.engine == "rankpipe" else None
+
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Weighted terms of the queries are taken before their texts."""
         found = self._search_rank_bm25(run) if self.engine == "rank-bm25" else self._search(run)
