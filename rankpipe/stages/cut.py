@@ -19,6 +19,7 @@ class Cut(Stage):
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+    keeps_scores: ClassVar[bool] = True
 
     k: Annotated[int, Ge(1)]
 

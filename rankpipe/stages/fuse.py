@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field
 from math import fsum
 from typing import Annotated, ClassVar, Literal, NamedTuple
@@ -37,7 +38,7 @@ class Fuse(Stage):
     smoothing  of "reciprocal-rank"; 60 is Cormack, Clarke and Büttcher's
     normalise  of scores, by the methods that use them; see rankpipe.stages.normalise
     minimum    one per branch, for normalise: theoretical-minimum: the lowest score that the branch's last stage can
-               give: 0 for BM25, -1 for a cosine
+               give. BM25 (0) and cosines (-1) know their own, so it is needed for other branches only
 
     Scores: the method's, float32. The queries stay as they were before the branches. Scores that stages of the
     branches left under their names are kept, NaN for a document that only other branches found; where branches share
@@ -61,9 +62,22 @@ class Fuse(Stage):
                 raise ValueError(f"'{name}' has {len(values)} values for {len(self.branches)} branches")
         if self.weights is not None and not any(self.weights):
             raise ValueError("'weights' are all 0; at least one must be above 0")
-        if (self.normalise == "theoretical-minimum") != (self.minimum is not None):
-            raise ValueError("'minimum' and 'normalise: theoretical-minimum' need each other")
+        if self.normalise == "theoretical-minimum":
+            self._minima()
+        elif self.minimum is not None:
+            raise ValueError("'minimum' is for 'normalise: theoretical-minimum' only")
         return self
+
+    def _minima(self) -> Sequence[float | None]:
+        """Lowest score of every branch, as stated or as the branch itself knows it."""
+        if self.normalise != "theoretical-minimum":
+            return [None] * len(self.branches)
+        lowest = self.minimum or [branch.lowest_score for branch in self.branches]
+        if None in lowest:
+            raise ValueError(
+                f"'normalise: theoretical-minimum' needs 'minimum': branch {lowest.index(None) + 1} knows no lowest score"
+            )
+        return lowest
 
     @property
     def parts(self) -> tuple[Stage, ...]:
@@ -72,7 +86,10 @@ class Fuse(Stage):
 
     def __call__(self, run: Run) -> Run:
         """Run the branches and fuse them. Raises UsageError if a branch gives other queries or another corpus."""
-        runs = [apply(branch, run) for branch in self.branches]
+        return self.fused(run, [apply(branch, run) for branch in self.branches])
+
+    def fused(self, run: Run, runs: list[Run]) -> Run:
+        """Fuse what the branches gave for a run."""
         for number, one in enumerate(runs, start=1):
             if one.queries.ids != run.queries.ids or one.corpus.digest != run.corpus.digest:
                 raise UsageError(f"branch {number} of fuse gave other queries, or another corpus, than it was given")
@@ -93,9 +110,9 @@ class Fuse(Stage):
         if self.method in ("convex", "comb-sum", "comb-mnz"):
             values = np.full((len(runs), len(union.documents)), np.nan)
             missing = np.empty((len(runs), len(union.offsets) - 1))
+            minima = self._minima()
             for row, (one, places) in enumerate(zip(runs, union.places, strict=True)):
-                minimum = None if self.minimum is None else self.minimum[row]
-                scores = normalised(one.scores, one.offsets, self.normalise, minimum)
+                scores = normalised(one.scores, one.offsets, self.normalise, minima[row])
                 values[row, places] = scores
                 missing[row] = floors(scores, one.offsets)
             missing = np.repeat(missing, np.diff(union.offsets), axis=1)

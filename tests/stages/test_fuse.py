@@ -263,8 +263,11 @@ def test_branches_are_the_parts() -> None:
         ({"weights": [1, -1]}, "greater than or equal to 0"),
         ({"weights": [1, math.nan]}, "finite number"),
         ({"minimum": [0], "normalise": "theoretical-minimum"}, "'minimum' has 1 values for 2 branches"),
-        ({"normalise": "theoretical-minimum"}, "'minimum' and 'normalise: theoretical-minimum' need each other"),
-        ({"minimum": [0, 0]}, "'minimum' and 'normalise: theoretical-minimum' need each other"),
+        (
+            {"normalise": "theoretical-minimum"},
+            "'normalise: theoretical-minimum' needs 'minimum': branch 1 knows no lowest score",
+        ),
+        ({"minimum": [0, 0]}, "'minimum' is for 'normalise: theoretical-minimum' only"),
         ({"k": 0}, "greater than or equal to 1"),
         ({"smoothing": -1}, "greater than or equal to 0"),
         ({"method": "rrf"}, "Input should be 'reciprocal-rank'"),
