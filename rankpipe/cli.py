@@ -214,6 +214,45 @@ def compare(
 
 
 @app.command()
+def tune(
+    pipeline: PipelineArgument,
+    dataset: Annotated[list[str], typer.Option("--dataset", "-d", help="May be repeated: one setting for all.")],
+    split: Annotated[list[str] | None, typer.Option(help="dev by default; one, or one for each data set.")] = None,
+    measure: Annotated[str, typer.Option("--measure", "-m", help="What to choose by.")] = "nDCG@10",
+    output: Annotated[Path | None, typer.Option(help="File for the tuned pipeline; without it, it is shown.")] = None,
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Choose how a pipeline's fuse stage joins its branches, on dev or train queries, and write it down with the evidence."""
+    from rankpipe.evaluation.tuning import Judged, settings_text
+    from rankpipe.evaluation.tuning import tune as tune_pipeline
+    from rankpipe.store import replacing
+
+    splits = split or ["dev"]
+    if len(splits) not in (1, len(dataset)):
+        raise UsageError(f"{len(splits)} splits for {len(dataset)} data sets; give one, or one for each")
+    if output is not None and output.exists() and not force:
+        raise UsageError(f"{output} exists already; choose another file, or replace it with --force")
+    judged = [
+        Judged(dataset=_load_dataset(name), split=one)
+        for name, one in zip(dataset, splits * (len(dataset) // len(splits)), strict=True)
+    ]
+    loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype))
+    tuning = tune_pipeline(loaded, judged, measure=measure, notify=_say)
+    text = tuning.to_yaml(_command())
+    best = tuning.tried[0]
+    _say(f"{settings_text(best.stage)}: {measure} {best.mean:.4f}, before {tuning.before.mean:.4f}")
+    if output is None:
+        print(text, end="")
+    else:
+        with replacing(output) as file:
+            file.write(text)
+        _say(f"written: {output}")
+
+
+@app.command()
 def datasets() -> None:
     """List the data sets of the catalogue, and those that lie in RANKPIPE_DATA."""
     from rankpipe.data import catalogue
