@@ -1,0 +1,50 @@
+"""Re-ranking a run that was given: Pipeline.rerank."""
+
+from __future__ import annotations
+
+import pytest
+
+from rankpipe import BM25, Corpus, Cut, Interpolate, Pipeline, Queries, Run
+from rankpipe.errors import PipelineError, UsageError
+from rankpipe.pipeline.pipeline import GIVEN_RUN
+
+CORPUS = Corpus.from_texts(["apples", "pears", "cars"])
+QUERIES = Queries.of({"a": "apples", "b": "cars"})
+GIVEN = Run.of(QUERIES, CORPUS, {"a": {"d1": 1, "d2": 3}, "b": {"d3": 5, "d1": 4, "d2": 2}})
+
+
+def test_the_candidates_are_those_of_the_run_and_its_scores_bear_the_name_run() -> None:
+    pipeline = Pipeline(stages=(Cut(k=2), Interpolate(with_="run", weight=1)), corpus=CORPUS)
+    run = pipeline.rerank(GIVEN)
+    assert {query_id: list(ranked) for query_id, ranked in run.to_dict().items()} == {
+        "a": ["d2", "d1"],
+        "b": ["d3", "d1"],
+    }
+    assert run.features["run"].tolist() == [3, 1, 5, 4]
+
+
+def test_batches_of_any_size_give_the_same_run() -> None:
+    pipeline = Pipeline(stages=(Cut(k=2),), corpus=CORPUS)
+    whole = pipeline.rerank(GIVEN)
+    for size in (1, 2, 3):
+        part = pipeline.rerank(GIVEN, batch_size=size)
+        assert part.to_dict() == whole.to_dict()
+        assert part.queries is GIVEN.queries
+
+
+def test_a_run_of_no_queries_stays_one() -> None:
+    empty = Run.empty(Queries.of({}), CORPUS)
+    assert len(Pipeline(stages=(Cut(k=2),), corpus=CORPUS).rerank(empty)) == 0
+
+
+def test_a_pipeline_that_begins_with_a_retriever_is_refused() -> None:
+    with pytest.raises(UsageError) as raised:
+        BM25().on(CORPUS).rerank(GIVEN)
+    assert str(raised.value) == "'bm25' replaces the candidates of a run; re-ranking begins with a re-ranker"
+
+
+def test_a_file_that_begins_with_a_re_ranker_is_right_only_where_a_run_is_given() -> None:
+    text = "stages: [cut: {k: 2}, interpolate: {with: run}]"
+    with pytest.raises(PipelineError, match="'cut' needs candidates"):
+        Pipeline.from_yaml(text)
+    assert Pipeline.from_yaml(text, given=GIVEN_RUN).stages == (Cut(k=2), Interpolate(with_="run"))
