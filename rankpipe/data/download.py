@@ -66,7 +66,7 @@ def download(url: str, path: Path, *, md5: str | None = None, limits: Limits | N
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"cannot fetch {url}: only http and https are")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _Part(path)
+    part, reason = _Part(path), "it was not tried"
     for attempt in range(limits.tries):
         if attempt:
             time.sleep(limits.pause * 2 ** (attempt - 1))
