@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from time import perf_counter
 
 from rankpipe.data import Dataset
+from rankpipe.evaluation.measures import read_measures
 from rankpipe.evaluation.result import Result, evaluate
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
@@ -46,6 +47,7 @@ def run_experiment(
 
     given  a run over the data set's corpus that the pipeline re-ranks, in place of searching
     """
+    read_measures(measures or dataset.card.measures)  # a misspelt one is refused before any work is done
     began = datetime.now(timezone.utc)
     queries, bound = dataset.queries(split), pipeline.on(dataset.corpus)
     if given is None:

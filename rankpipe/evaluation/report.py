@@ -158,4 +158,5 @@ def _json(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
+    """Write text; the lone surrogates of a file name that is no UTF-8 become escapes, which JSON reads back."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -70,6 +71,21 @@ def open_analyzer(name: str) -> Analyzer:
         f"unknown analyzer '{name}'{_suggestion(name, kinds)}: known are 'english', 'whitespace', 'snowball:LANGUAGE' "
         "and the path of a tokenizer.json"
     )
+
+
+def analyzer_problem(name: str) -> str | None:
+    """What a name must be that no analyzer has, or None; opens no file, so a tokenizer.json may still be damaged."""
+    if name in ("english", "whitespace") or os.path.isfile(name):
+        return None
+    languages = _snowball_languages()
+    if name.startswith("snowball:"):
+        language = name.removeprefix("snowball:")
+        known = f"must name a language that PyStemmer knows{_suggestion(language, languages)}: {', '.join(languages)}"
+        return None if language in languages else known
+    if name.endswith(".json"):
+        return "must be a file, and there is none"
+    kinds = ["english", "whitespace", *(f"snowball:{language}" for language in languages)]
+    return f"must be 'english', 'whitespace', 'snowball:LANGUAGE' or the path of a tokenizer.json{_suggestion(name, kinds)}"
 
 
 def terms(analyzer: Analyzer, text: str) -> list[str]:

@@ -123,7 +123,7 @@ class InvertedIndex:
             raise UsageError(f"threads is {threads}; it must be 1 or more")
         batch, postings = self._batch(queries), self._postings(k1, b)
         most = self._matches(batch)
-        limits = np.minimum(most, k)
+        limits = np.minimum(most, min(k, self.header.rows))
         offsets = np.concatenate([[0], np.cumsum(limits)])
         order = self._order(tie_order, int(limits.max(initial=1)))
         answer = kernels.Answer(

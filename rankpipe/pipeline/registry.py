@@ -81,8 +81,9 @@ def name_of(stage: type[Stage]) -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Which known word an unknown one was probably meant to be."""
-    return next(iter(get_close_matches(word, sorted(known), n=1)), None)
+    """Which known word an unknown one was probably meant to be; K1 is k1."""
+    words = {one.lower(): one for one in sorted(known, reverse=True)}
+    return next((words[one] for one in get_close_matches(word.lower(), sorted(words), n=1)), None)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

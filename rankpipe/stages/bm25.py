@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
@@ -21,6 +22,14 @@ from rankpipe.store import artefact
 
 if TYPE_CHECKING:
     from rankpipe.index.inverted import InvertedIndex
+
+
+def _known(analyzer: str) -> str:
+    from rankpipe.index.analysis import analyzer_problem
+
+    if problem := analyzer_problem(analyzer):
+        raise ValueError(problem)
+    return analyzer
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -44,7 +53,7 @@ class BM25(Stage):
     k: Annotated[int, Gt(0)] = 1000
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
-    analyzer: Reference = "english"
+    analyzer: Annotated[Reference, AfterValidator(_known)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     engine: Literal["rankpipe", "rank-bm25"] = "rankpipe"
 

@@ -59,7 +59,9 @@ class Fuse(Stage):
     def _fits(self) -> Fuse:
         for name, values in (("weights", self.weights), ("minimum", self.minimum)):
             if values is not None and len(values) != len(self.branches):
-                raise ValueError(f"'{name}' has {len(values)} values for {len(self.branches)} branches")
+                raise ValueError(
+                    f"'{name}' has {len(values)} value{'s' * (len(values) != 1)} for {len(self.branches)} branches"
+                )
         if self.weights is not None and not any(self.weights):
             raise ValueError("'weights' are all 0; at least one must be above 0")
         if self.normalise == "theoretical-minimum":
@@ -118,7 +120,7 @@ class Fuse(Stage):
             missing = np.repeat(missing, np.diff(union.offsets), axis=1)
             if self.method == "comb-mnz":
                 return comb_mnz(values, missing, weights)
-            return comb_sum(values, missing, weights / fsum(weights) if self.method == "convex" else weights)
+            return comb_sum(values, missing, shares(weights) if self.method == "convex" else weights)
         ranks = np.zeros((len(runs), len(union.documents)), np.int64)
         for row, (one, places) in enumerate(zip(runs, union.places, strict=True)):
             ranks[row, places] = one.ranks
@@ -190,6 +192,11 @@ def comb_mnz(
     """
     found = ~np.isnan(values)
     return finders(found, weights) * weighted_sum(np.where(found, values - missing, 0), weights)
+
+
+def shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B,) weights divided by their sum, which may be beyond float64."""
+    return weights / weights.max() / fsum(weights / weights.max())
 
 
 def finders(found: NDArray[np.bool_], weights: NDArray[np.float64]) -> NDArray[np.int64]:

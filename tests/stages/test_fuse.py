@@ -258,11 +258,11 @@ def test_branches_are_the_parts() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights": [1]}, "'weights' has 1 values for 2 branches"),
+        ({"weights": [1]}, "'weights' has 1 value for 2 branches"),
         ({"weights": [0, 0]}, "'weights' are all 0; at least one must be above 0"),
         ({"weights": [1, -1]}, "greater than or equal to 0"),
         ({"weights": [1, math.nan]}, "finite number"),
-        ({"minimum": [0], "normalise": "theoretical-minimum"}, "'minimum' has 1 values for 2 branches"),
+        ({"minimum": [0], "normalise": "theoretical-minimum"}, "'minimum' has 1 value for 2 branches"),
         (
             {"normalise": "theoretical-minimum"},
             "'normalise: theoretical-minimum' needs 'minimum': branch 1 knows no lowest score",
