@@ -221,6 +221,22 @@ def test_stages_lists_names_and_settings(rankpipe: Command) -> None:
     assert "    weights: null\n" in done.out
 
 
+def test_a_stage_that_cannot_be_loaded_does_not_hide_the_others(
+    rankpipe: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "pipeline" / "installed")
+    done = rankpipe("stages")
+    listed = [line.partition(":")[0] for line in done.out.splitlines() if not line.startswith(" ")]
+    assert (done.status, done.err) == (0, "")
+    assert {"bm25", "seek", "join"} <= set(listed)
+    broken = [line for line in done.out.splitlines() if "stage '" in line]
+    assert [line.partition(":")[0] for line in broken] == ["broken", "gone", "not-a-stage", "unfinished"]
+    assert broken[0] == (
+        "broken: stage 'broken' (little_broken:Broken of package 'little-stages') cannot be imported: "
+        "RuntimeError: no such engine on this machine"
+    )
+
+
 # -- the command line itself --------------------------------------------------------------------------------------------
 
 COMMANDS = ["run", "check", "search", "index", "evaluate", "compare", "datasets", "stages"]
