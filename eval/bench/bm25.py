@@ -1,8 +1,8 @@
 """Speed of our inverted index beside bm25s (numba) and rank_bm25, interleaved in one run.
 
-    RANKPIPE_DATA=... python eval/bench/bm25.py [DATA SET ...] [--threads 2] [--repeats 7]
+    RANKPIPE_DATA=... python eval/bench/bm25.py [DATA SET ...] [--k 100] [--threads 2] [--repeats 7]
 
-What is timed, for all queries of a data set as one batch, top 100, k1 0.9 and b 0.4:
+What is timed, for all queries of a data set as one batch, k1 0.9 and b 0.4; medians, and the median of paired ratios:
   search      from each engine's own form of tokenised queries (made before the clock starts) to its arrays
   end to end  from query texts; both engines keep the words they have met, and have met these in a first, untimed round
   index       from texts in memory to an index that answers: ours analyses as Lucene does (UAX #29, Porter), writes
@@ -37,7 +37,7 @@ from rankpipe.data.dataset import Dataset
 from rankpipe.index import analysis
 from rankpipe.index.inverted import InvertedIndex, build
 
-K, K1, B = 100, 0.9, 0.4
+K1, B = 0.9, 0.4
 SAMPLE = 20  # queries that rank_bm25 answers
 
 FIRST_QUERY = """
@@ -58,15 +58,15 @@ print(time.perf_counter() - start)
 class Ours:
     """The inverted index of this package."""
 
-    def __init__(self, folder: Path, texts: list[str], threads: int) -> None:
+    def __init__(self, folder: Path, texts: list[str], k: int, threads: int) -> None:
         self.analyzer = analysis.open_analyzer("english")
         build(folder, texts, self.analyzer)
         self.index = InvertedIndex.open(folder)
         self.ties = np.arange(len(texts), dtype=np.int32)
-        self.threads = threads
+        self.k, self.threads = k, threads
 
     def search(self, queries) -> None:
-        self.index.search(queries, K, self.ties, k1=K1, b=B, threads=self.threads)
+        self.index.search(queries, self.k, self.ties, k1=K1, b=B, threads=self.threads)
 
     def end_to_end(self, texts: list[str]) -> None:
         self.search(self.index.queries(texts, self.analyzer))
@@ -75,13 +75,12 @@ class Ours:
 class BM25S:
     """bm25s with its numba backend and a Snowball stemmer."""
 
-    def __init__(self, texts: list[str], threads: int) -> None:
+    def __init__(self, texts: list[str], k: int, threads: int) -> None:
         self.tokenizer = bm25s.tokenization.Tokenizer(stopwords="english", stemmer=Stemmer.Stemmer("english"))
         tokens = self.tokenizer.tokenize(texts, return_as="tuple", show_progress=False)
         self.model = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numba")
         self.model.index(tokens, show_progress=False)
-        self.k = min(K, len(texts))
-        self.threads = threads
+        self.k, self.threads = min(k, len(texts)), threads
 
     def tokens(self, texts: list[str]) -> list[Any]:
         known: Any = self.tokenizer.tokenize(texts, update_vocab=False, return_as="ids", show_progress=False)
@@ -97,6 +96,7 @@ class BM25S:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="*", default=["scifact", "nfcorpus"])
+    parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
@@ -104,19 +104,23 @@ def main() -> None:
         dataset = Dataset.load(name)
         texts = dataset.corpus.joined_texts(dataset.corpus.live_rows())
         queries = list(dataset.queries(None).texts)
-        print(f"\n{name}: {len(texts):,} documents, {len(queries):,} queries, {options.threads} threads, top {K}")
+        print(
+            f"\n{name}: {len(texts):,} documents, {len(queries):,} queries in one batch, top {options.k}, "
+            f"{options.threads} threads (rank_bm25: the first {SAMPLE} queries, one by one, 1 thread)"
+        )
         with tempfile.TemporaryDirectory() as scratch:
-            measure(Path(scratch), texts, queries, options.threads, options.repeats)
+            measure(Path(scratch), texts, queries, options)
 
 
-def measure(scratch: Path, texts: list[str], queries: list[str], threads: int, repeats: int) -> None:
+def measure(scratch: Path, texts: list[str], queries: list[str], options: argparse.Namespace) -> None:
     """Time all engines on one data set and print a table."""
-    ours, theirs = Ours(made(scratch / "index"), texts, threads), BM25S(texts, threads)
+    k, threads = options.k, options.threads
+    ours, theirs = Ours(made(scratch / "index"), texts, k, threads), BM25S(texts, k, threads)
     our_queries, their_queries = ours.index.queries(queries, ours.analyzer), theirs.tokens(queries)
     terms = [analysis.terms(ours.analyzer, text) for text in texts]
     okapi = rank_bm25.BM25Okapi(terms, k1=K1, b=B)
     sample = [analysis.terms(ours.analyzer, text) for text in queries[:SAMPLE]]
-    few = min(K, len(texts))
+    few = min(k, len(texts))
 
     def okapi_search() -> None:
         for query in sample:
@@ -135,13 +139,13 @@ def measure(scratch: Path, texts: list[str], queries: list[str], threads: int, r
             "bm25s": (len(their_queries), lambda: theirs.end_to_end(queries)),
         },
         "index, documents/s": {
-            "rankpipe": (len(texts), lambda: Ours(made(scratch / "again"), texts, threads)),
-            "bm25s": (len(texts), lambda: BM25S(texts, threads)),
+            "rankpipe": (len(texts), lambda: Ours(made(scratch / "again"), texts, k, threads)),
+            "bm25s": (len(texts), lambda: BM25S(texts, k, threads)),
             "rank_bm25": (len(texts), lambda: rank_bm25.BM25Okapi(terms, k1=K1, b=B)),
         },
     }
     for what, engines in table.items():
-        seconds = interleaved({name: work for name, (_, work) in engines.items()}, repeats)
+        seconds = interleaved({name: work for name, (_, work) in engines.items()}, options.repeats)
         rates = {name: engines[name][0] / statistics.median(times) for name, times in seconds.items()}
         shown = "   ".join(f"{name} {rate:>9,.0f}" for name, rate in rates.items())
         paired = [theirs / ours for ours, theirs in zip(seconds["rankpipe"], seconds["bm25s"], strict=True)]

@@ -194,10 +194,11 @@ class _Blocks:
                 documents, payload = self._merged(order[first:last], starts[first : last + 1])
                 documents_file.write(documents.data)
                 payload_file.write(coded(payload).data)
-        if len(self.blocks) > 1:
-            for number in range(len(self.blocks)):
-                for path in self._files(number):
-                    path.unlink()
+        spilled = len(self.blocks) if len(self.blocks) > 1 else 0
+        self.blocks.clear()  # some systems do not delete what is mapped
+        for number in range(spilled):
+            for path in self._files(number):
+                path.unlink()
         return order.size, int(starts[-1])
 
     def _merged(
