@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rankpipe.models.runtime import Runtime
     from rankpipe.pipeline import Pipeline
     from rankpipe.run import Run
+    from rankpipe.trec import Ties
 
 app = typer.Typer(
     name="rankpipe",
@@ -46,6 +47,9 @@ ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the
 DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="Precision of networks: auto, float32, bfloat16, float16.")]
 MeasuresOption = Annotated[list[str] | None, typer.Option("--measure", "-m", help="As nDCG@10; may be repeated.")]
+TiesOption = Annotated[
+    str, typer.Option(help="What orders equal scores of a run file: doc_id, as trec_eval has it, or the file's rank.")
+]
 QrelsOption = Annotated[Path | None, typer.Option(help="A file of judgements, TREC or BEIR layout.")]
 JudgedOption = Annotated[str | None, typer.Option("--dataset", "-d", help="A data set with judgements.")]
 DEFAULT_DATASET = "python-docs"
@@ -149,6 +153,7 @@ def rerank(
     run_file: Annotated[Path, typer.Option("--run", metavar="RUN.trec", help="The run to re-rank, plain or .gz.")],
     dataset: DatasetOption = DEFAULT_DATASET,
     split: SplitOption = "test",
+    ties: TiesOption = "doc_id",
     output: OutputOption = None,
     force: ForceOption = False,
     measure: MeasuresOption = None,
@@ -167,7 +172,7 @@ def rerank(
         check_replaceable(output, force=force)
     loaded = Pipeline.load(pipeline, runtime=_runtime(threads, device, dtype), given=GIVEN_RUN)
     data = _load_dataset(dataset)
-    given = Run.read_trec(run_file, corpus=data.corpus, queries=data.queries(None))
+    given = Run.read_trec(run_file, corpus=data.corpus, queries=data.queries(None), ties=_ties(ties))
     given = given.select([row for row, one in enumerate(given) if one in data.queries(split)])
     experiment = run_experiment(loaded, data, split, measures=measure, given=given)
     before = evaluate_on(given, data, split, measures=measure)
@@ -181,11 +186,12 @@ def evaluate(
     dataset: JudgedOption = None,
     split: SplitOption = "test",
     measure: MeasuresOption = None,
+    ties: TiesOption = "doc_id",
 ) -> None:
     """Measure a run file against judgements: those of a file, or those of a data set, with its quirks."""
     from rankpipe.run import Run
 
-    _print_result(_measured(Run.read_trec(run_file), qrels, dataset, split, measure))
+    _print_result(_measured(Run.read_trec(run_file, ties=_ties(ties)), qrels, dataset, split, measure))
 
 
 @app.command()
@@ -198,6 +204,7 @@ def compare(
     dataset: JudgedOption = None,
     split: SplitOption = "test",
     measure: MeasuresOption = None,
+    ties: TiesOption = "doc_id",
 ) -> None:
     """Compare runs with the first: differences, paired tests, queries won and lost."""
     from rankpipe.evaluation.comparison import compare as compare_results
@@ -209,7 +216,7 @@ def compare(
     results = {}
     for path in runs:
         run_file = path / "run.trec" if path.is_dir() else path
-        results[str(path)] = _measured(Run.read_trec(run_file), qrels, dataset, split, measure)
+        results[str(path)] = _measured(Run.read_trec(run_file, ties=_ties(ties)), qrels, dataset, split, measure)
     comparison_table(compare_results(results)).show()
 
 
@@ -364,6 +371,12 @@ def _runtime(threads: int | None, device: str, dtype: str) -> Runtime:
     from rankpipe.models.runtime import Dtype, Runtime
 
     return Runtime(threads=threads, device=device, dtype=cast(Dtype, dtype))
+
+
+def _ties(name: str) -> Ties:
+    if name not in ("doc_id", "rank"):
+        raise UsageError(f"--ties is {name!r}, must be doc_id or rank")
+    return name  # type: ignore[return-value]
 
 
 def _say(text: str) -> None:

@@ -137,11 +137,17 @@ class Run:
         )
 
     @staticmethod
-    def read_trec(path: Path | str, *, corpus: Corpus | None = None, queries: Queries | None = None) -> Run:
+    def read_trec(
+        path: Path | str,
+        *,
+        corpus: Corpus | None = None,
+        queries: Queries | None = None,
+        ties: Literal["doc_id", "rank"] = "doc_id",
+    ) -> Run:
         """Read a TREC run file; see rankpipe.trec."""
         from rankpipe.trec import read_run
 
-        return read_run(Path(path), corpus=corpus, queries=queries)
+        return read_run(Path(path), corpus=corpus, queries=queries, ties=ties)
 
     def write_trec(self, path: Path | str, *, tag: str = "rankpipe") -> None:
         """Write a TREC run file, whole or not at all; see rankpipe.trec."""

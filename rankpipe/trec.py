@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from rankpipe.data.lines import Lines
 from rankpipe.errors import DataError, UsageError
 from rankpipe.run import Run
 from rankpipe.store import replacing
+
+Ties = Literal["doc_id", "rank"]
 
 DIGITS = 9
 """Significant digits of a written score: enough for every float32 to come back as it was."""
@@ -70,9 +72,11 @@ def _score_texts(run: Run) -> list[str]:
     return texts
 
 
-def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | None = None) -> Run:
+def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | None = None, ties: Ties = "doc_id") -> Run:
     """Read a run. Its order is that of the scores, not of the rank column, as trec_eval has it.
 
+    ties     what orders equal scores: "doc_id", falling, as everywhere; or "rank", for a file whose scores were rounded:
+             they are then moved apart, downward, by single steps of float32. A rank that contradicts a score is refused
     corpus   where the documents are looked up; without one, the run gets a corpus that knows the ids only
     queries  the queries of the run; without them, the ids of the file, with empty texts
 
@@ -80,13 +84,14 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
     given corpus or queries do not have.
     """
     ranked: dict[str, dict[str, float]] = {}
+    ranks: dict[str, list[tuple[int, int]]] = {}
     lines: dict[str, int] = {}
     file = Lines(path)
     for line in file:
         parts = line.split()
         if len(parts) != 6:
             raise file.error(f"{len(parts)} columns, not the 6 of 'query_id Q0 doc_id rank score tag'")
-        query_id, _, doc_id, _, score_text, _ = parts
+        query_id, _, doc_id, rank, score_text, _ = parts
         try:
             with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
                 score = float(np.float32(score_text))
@@ -100,6 +105,10 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
         if doc_id in ranking:
             raise file.error(f"document {doc_id!r} stands twice in the ranking of query {query_id!r}")
         ranking[doc_id] = score
+        if ties == "rank":
+            if not rank.lstrip("-").isdecimal():
+                raise file.error(f"the rank {rank!r} is not a whole number")
+            ranks.setdefault(query_id, []).append((int(rank), file.number))
         lines.setdefault(doc_id, file.number)
     if corpus is None:
         corpus = Corpus.of_ids(lines)
@@ -109,4 +118,18 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
         if (rows < 0).any():
             doc_id = ids[int(np.argmin(rows))]
             raise DataError.at(path, lines[doc_id], f"document {doc_id!r} is not in the corpus")
+    if ties == "rank":
+        ranked = {query_id: _by_rank(path, ranking, ranks[query_id]) for query_id, ranking in ranked.items()}
     return Run.of(Queries.of(dict.fromkeys(ranked, "")) if queries is None else queries, corpus, ranked)
+
+
+def _by_rank(path: Path, ranking: dict[str, float], ranks: list[tuple[int, int]]) -> dict[str, float]:
+    """One ranking in the order of its ranks (each with its line), equal scores moved apart."""
+    ordered: dict[str, float] = {}
+    above = written = np.float32(np.inf)
+    for (_, line), (doc_id, score) in sorted(zip(ranks, ranking.items(), strict=True)):
+        if score > written:
+            raise DataError.at(path, line, f"the score {score:.9g} is higher than the one that is ranked above it")
+        above = min(np.float32(score), np.nextafter(above, np.float32(-np.inf)))
+        ordered[doc_id], written = float(above), np.float32(score)
+    return ordered

@@ -184,3 +184,30 @@ def test_a_file_system_that_is_full_leaves_the_old_file(tmp_path: Path, name: st
     done = subprocess.run([sys.executable, "-W", "error", "-c", FULL_DISK, path], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"cannot write {path}: File too large\n", "")
     assert [path.read_text(), *tmp_path.iterdir()] == ["the old one", path]
+
+
+def test_ranks_may_order_equal_scores_which_then_move_apart(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text("q Q0 a 2 1.5 x\nq Q0 b 1 1.5 x\nq Q0 c 3 1.5 x\nq Q0 d 4 -2 x\n")
+    assert list(Run.read_trec(path).to_dict()["q"]) == ["c", "b", "a", "d"]
+    ranked = Run.read_trec(path, ties="rank")
+    assert list(ranked.to_dict()["q"]) == ["b", "a", "c", "d"]
+    step = np.float32(2**-23)
+    assert ranked.scores.tolist() == [1.5, 1.5 - step, 1.5 - 2 * step, -2]
+
+
+def test_a_score_that_its_rank_contradicts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text("q Q0 a 1 1 x\nq Q0 b 2 1.5 x\n")
+    with pytest.raises(DataError) as raised:
+        Run.read_trec(path, ties="rank")
+    assert str(raised.value) == f"{path}:2: the score 1.5 is higher than the one that is ranked above it"
+
+
+def test_a_rank_that_is_no_number_is_refused_where_ranks_count(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text("q Q0 a first 1 x\n")
+    assert len(Run.read_trec(path)) == 1
+    with pytest.raises(DataError) as raised:
+        Run.read_trec(path, ties="rank")
+    assert str(raised.value) == f"{path}:1: the rank 'first' is not a whole number"

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +11,13 @@ SCRIPT = Path(__file__).parents[2] / "eval" / "beir.py"
 
 
 @pytest.fixture(scope="module")
-def beir() -> ModuleType:
+def beir() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as when the script is run
+        yield _loaded()
+
+
+def _loaded() -> ModuleType:
     spec = importlib.util.spec_from_file_location("rankpipe_eval_beir", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
