@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import traceback
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -46,7 +47,9 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the cores there are.")]
 DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, mps.")]
 DtypeOption = Annotated[str, typer.Option(help="Precision of networks: auto, float32, bfloat16, float16.")]
-MeasuresOption = Annotated[list[str] | None, typer.Option("--measure", "-m", help="As nDCG@10; may be repeated.")]
+MeasuresOption = Annotated[
+    list[str] | None, typer.Option("--measure", "-m", metavar="MEASURE", help="As nDCG@10; may be repeated.")
+]
 TiesOption = Annotated[
     str, typer.Option(help="What orders equal scores of a run file: doc_id, as trec_eval has it, or the file's rank.")
 ]
@@ -112,7 +115,7 @@ def search(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Search a data set for one query and show what is found, with every stage's score."""
+    """Search a data set for one query. Shows what is found, with every stage's score."""
     if k < 1:
         raise UsageError(f"-k is {k}, must be at least 1")
     loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype)).on(_load_dataset(dataset).corpus)
@@ -120,7 +123,7 @@ def search(
     if not found:
         print("nothing found")
     for candidate in found:
-        scores = "  ".join(f"{name} {score:.4f}" for name, score in candidate.scores.items())
+        scores = "  ".join(f"{name} {score:.4f}" for name, score in candidate.scores.items() if not isnan(score))
         print(f"{candidate.rank}. {_shortened(candidate.doc_id)}  {candidate.score:.4f}  ({scores})")
         if candidate.title:
             print(f"   {_shortened(candidate.title)}")
@@ -135,7 +138,7 @@ def index(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Build every index that a pipeline needs for a data set, and leave it in the store."""
+    """Build every index that a pipeline needs for a data set. They stay in the store."""
     from time import perf_counter
 
     from rankpipe.store import home
@@ -161,7 +164,7 @@ def rerank(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Re-rank a given run with a pipeline of re-rankers, and measure both."""
+    """Re-rank a given run with a pipeline of re-rankers. Measures both."""
     from rankpipe.evaluation.experiment import evaluate_on, run_experiment
     from rankpipe.pipeline import Pipeline
     from rankpipe.pipeline.pipeline import GIVEN_RUN
@@ -188,7 +191,7 @@ def evaluate(
     measure: MeasuresOption = None,
     ties: TiesOption = "doc_id",
 ) -> None:
-    """Measure a run file against judgements: those of a file, or those of a data set, with its quirks."""
+    """Measure a run file against judgements. They are those of a file, or of a data set, with its quirks."""
     from rankpipe.run import Run
 
     _print_result(_measured(Run.read_trec(run_file, ties=_ties(ties)), qrels, dataset, split, measure))
@@ -206,7 +209,7 @@ def compare(
     measure: MeasuresOption = None,
     ties: TiesOption = "doc_id",
 ) -> None:
-    """Compare runs with the first: differences, paired tests, queries won and lost."""
+    """Compare runs with the first. Shows differences, paired tests, queries won and lost."""
     from rankpipe.evaluation.comparison import compare as compare_results
     from rankpipe.evaluation.tables import comparison_table
     from rankpipe.run import Run
@@ -232,7 +235,7 @@ def tune(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Choose how a pipeline's fuse stage joins its branches, on dev or train queries, and write it down with the evidence."""
+    """Choose how fuse joins its branches, on dev or train queries. Writes the choice down with the evidence."""
     from rankpipe.evaluation.tuning import Judged, settings_text
     from rankpipe.evaluation.tuning import tune as tune_pipeline
     from rankpipe.store import replacing
@@ -261,7 +264,7 @@ def tune(
 
 @app.command()
 def datasets() -> None:
-    """List the data sets of the catalogue, and those that lie in RANKPIPE_DATA."""
+    """List the data sets of the catalogue and of RANKPIPE_DATA."""
     from rankpipe.data import catalogue
     from rankpipe.data.dataset import PYTHON_DOCS, found_folders
 
@@ -285,7 +288,7 @@ def datasets() -> None:
 
 @app.command()
 def stages() -> None:
-    """List the stages, with their settings and defaults as YAML writes them."""
+    """List the stages and their settings. Defaults stand as YAML writes them."""
     from rankpipe.pipeline.registry import load_stage, stage_names
     from rankpipe.pipeline.settings import settings_of
     from rankpipe.pipeline.writer import in_one_line

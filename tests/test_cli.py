@@ -126,6 +126,16 @@ def test_search_prints_hits_with_text_and_the_score_of_every_stage(
     assert (status, title, text, blank, err) == (0, "   Cats", "   The cat sat on the mat.", "\n", "")
 
 
+def test_search_says_nothing_of_stages_that_did_not_find_a_document(
+    rankpipe: Command, pets: Path, tmp_path: Path
+) -> None:
+    branches = "[{bm25: {fields: [title]}, name: titles}, {bm25: {fields: [text]}, name: texts}]"
+    (tmp_path / "fused.yaml").write_text(f"stages: [fuse: {{branches: {branches}}}]")
+    done = rankpipe("search", tmp_path / "fused.yaml", "winter", "--dataset", pets)
+    first = done.out.splitlines()[0]
+    assert first.partition("(")[2].split()[0::2] == ["texts", "fuse"]
+
+
 def test_search_shows_as_many_as_asked(rankpipe: Command, pets: Path) -> None:
     for k, shown in (("1", 1), ("2", 2), ("1000000", 2)):
         done = rankpipe("search", "bm25", "cat", "-d", pets, "-k", k)
@@ -248,6 +258,7 @@ def test_help_names_every_command(rankpipe: Command) -> None:
     assert done.out.startswith("Usage: rankpipe [OPTIONS] COMMAND [ARGS]...\n")
     listed = [line.split()[0] for line in done.out.partition("Commands:\n")[2].splitlines()]
     assert [name for name in COMMANDS if name in listed] == COMMANDS
+    assert "..." not in done.out.partition("Commands:\n")[2]  # every command is told in whole words
     for name in COMMANDS:
         helped = rankpipe(name, "--help")
         assert (helped.status, helped.err) == (0, "")

@@ -13,7 +13,7 @@ from rankpipe.data.text import id_problem, text_problem
 from rankpipe.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Queries:
     """Q queries with their texts, in a fixed order.
 
@@ -33,7 +33,7 @@ class Queries:
     terms: tuple[Mapping[str, float], ...] | None = None
     vectors: NDArray[np.float32] | None = None
     parent: NDArray[np.int64] | None = None
-    _rows: dict[str, int] = field(default_factory=dict, init=False, repr=False)
+    _rows: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.texts):
@@ -76,6 +76,9 @@ class Queries:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
+
+    def __repr__(self) -> str:
+        return f"Queries({len(self)} queries)"
 
     def __contains__(self, query_id: object) -> bool:
         return query_id in self._row_of()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ from typing import Literal, get_args
 from rankpipe.errors import UsageError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Runtime:
         for name in ("threads", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name} is {value}, must be at least 1")
+        if not DEVICE.fullmatch(self.device):
+            raise UsageError(f"device is {self.device!r}, must be auto, cpu, mps, cuda or, of several, cuda:1")
         if self.dtype not in get_args(Dtype):
             raise UsageError(f"dtype is {self.dtype!r}, must be one of {', '.join(get_args(Dtype))}")
 

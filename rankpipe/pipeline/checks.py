@@ -157,6 +157,8 @@ class _Builder:
                 return f"'{extra}' stands beside '{first}'; as one of its settings it is indented further"
         except RankpipeError:
             pass  # the unknown stage was noted already
+        if closest(extra, ("name",)):
+            return f"{quoted(extra)} stands beside {quoted(first)}; did you mean 'name'?"
         return f"{quoted(extra)} stands beside {quoted(first)}; each stage is an item of its own, begun by '- '"
 
     def _name(self, entry: Entry | None) -> str | None:

@@ -117,3 +117,7 @@ def test_rewriting_keeps_what_the_user_wrote_and_drops_terms_and_vectors() -> No
 def test_queries_survive_pickling() -> None:
     again = pickle.loads(pickle.dumps(whole()))
     assert (again.ids, again.texts, again.row("c")) == (("a", "b", "c"), ("1", "2", "3"), 2)
+
+
+def test_queries_of_any_number_are_shown_in_a_line() -> None:
+    assert repr(whole()) == "Queries(3 queries)"

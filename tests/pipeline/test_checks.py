@@ -230,6 +230,7 @@ def test_what_is_wrong_with_a_file(text: str, message: str) -> None:
         ("seek: [k]", "3:9: the settings of 'seek' are a list, must be a map"),
         ("seek:\n  k: 5", "4:3: 'k' stands beside 'seek'; as one of its settings it is indented further"),
         ("seek:\n  blend:", "4:3: 'blend' stands beside 'seek'; each stage is an item of its own, begun by '- '"),
+        ("seek:\n  nam: x", "4:3: 'nam' stands beside 'seek'; did you mean 'name'?"),
         ("seek: {name: x}", "3:10: 'name' stands among the settings of 'seek', must stand beside 'seek'"),
         ("{seek: {}, name: 5}", "3:20: a name is 5, must be text"),
         ("{seek: {}, name: ''}", "3:20: a name is '', must be text"),

@@ -14,7 +14,7 @@ from rankpipe.data import Corpus, Queries
 from rankpipe.errors import UsageError
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Stage
-from rankpipe.stages.fuse import Fuse, Method
+from rankpipe.stages.fuse import Fuse, Method, weighted_sum
 from rankpipe.stages.normalise import Normalisation
 
 Ranking = Mapping[str, float]
@@ -396,3 +396,9 @@ def test_the_convex_fusion_of_one_branch_keeps_its_order(
 ) -> None:
     branch = Given(ranked=ranked)
     assert order(Fuse([branch], method="convex", normalise=how)(EMPTY)) == order(branch(EMPTY))
+
+
+def test_equal_parts_give_equal_sums_in_any_order_of_branches() -> None:
+    parts = np.array([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]])  # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in floats
+    first, second = weighted_sum(parts, np.ones(3))
+    assert first == second
