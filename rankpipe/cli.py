@@ -398,8 +398,9 @@ def main() -> None:
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     debug = "--debug" in sys.argv[:end]
     sys.argv[:end] = [argument for argument in sys.argv[:end] if argument != "--debug"]
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # any title can be shown in any terminal
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # any title can be shown in any terminal
     try:
         status = app(prog_name="rankpipe", standalone_mode=False) or 0
         print(end="", flush=True)

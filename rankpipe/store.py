@@ -31,10 +31,15 @@ RACY_NS = 2_000_000_000
 
 
 def home() -> Path:
-    """Folder of the store: $RANKPIPE_HOME, else rankpipe/ in the user's cache folder."""
+    """Folder of the store: $RANKPIPE_HOME, else rankpipe/ in the user's cache folder. StoreError without any."""
     if chosen := os.environ.get("RANKPIPE_HOME"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rankpipe"
+        if (folder := os.path.expanduser(chosen)).startswith("~"):
+            raise StoreError(f"RANKPIPE_HOME is {chosen!r}, and there is no such user; set it to a folder")
+        return Path(folder)
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):
+        raise StoreError("there is no home folder to keep the store in; set RANKPIPE_HOME to a folder")
+    return Path(cache) / "rankpipe"
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
@@ -206,15 +211,20 @@ def _writing(path: Path) -> Iterator[None]:
     """Turn what the operating system refuses into an error of ours."""
     try:
         yield
-    except OSError as error:
-        raise RankpipeError(f"cannot write {path}: {_reason(error, Path(os.path.abspath(path)).parent)}") from error
+    except (OSError, RankpipeError) as error:
+        # a file inside a folder that is being written has been through here: the folder is what people know
+        cause = error.__cause__ if type(error) is RankpipeError else error
+        if not isinstance(cause, OSError):
+            raise
+        raise RankpipeError(f"cannot write {path}: {_reason(cause, Path(os.path.abspath(path)).parent)}") from cause
 
 
 def _reason(error: OSError, own: Path) -> str:
     """What the system says, and of which file, unless that is one of ours below `own`."""
     name = error.filename
     of_others = isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
-    return f"{error.strerror or error}" + (f": {os.fsdecode(name)}" if of_others else "")
+    said = os.strerror(error.errno) if error.errno else str(error)  # strerror of an error of pyarrow's is a long story
+    return said + (f": {os.fsdecode(name)}" if of_others else "")
 
 
 def _umask() -> int:
