@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from rankpipe import __version__
-from rankpipe.errors import PipelineError, RankpipeError, UsageError
+from rankpipe.errors import DataError, PipelineError, RankpipeError, UsageError
 
 if TYPE_CHECKING:
     from rankpipe.data import Dataset
@@ -275,7 +275,7 @@ def datasets() -> None:
         own = name.rpartition("/")[2]
         if name == PYTHON_DOCS:
             where = "bundled"
-        elif own in found and not _counts_differ(name, found[own]):
+        elif own in found and _is_that_of_card(name, found[own]):
             where = str(found.pop(own))
         else:
             where = f"ir_datasets: {card.ir_datasets}" if card.ir_datasets else card.source or ""
@@ -343,11 +343,16 @@ def _print_result(result: Result, before: Result | None = None) -> None:
         _say(f"note: {sentence}")
 
 
-def _counts_differ(name: str, folder: Path) -> list[str]:
+def _is_that_of_card(name: str, folder: Path) -> bool:
+    """Whether a folder has the counts of a card. One that cannot be read has not, and is no reason to list nothing."""
     from rankpipe.data import catalogue
     from rankpipe.data.sources import Files
 
-    return catalogue.card(name).differences(Files.in_folder(folder).counts())
+    try:
+        return not catalogue.card(name).differences(Files.in_folder(folder).counts())
+    except DataError as error:
+        _say(f"note: {error}")
+        return False
 
 
 def _command() -> str:

@@ -223,6 +223,19 @@ def test_datasets_lists_the_catalogue_and_the_folders_at_hand(
     assert {"beir/scifact", "msmarco-passage/dev/small", "python-docs"} <= {line[0] for line in lines}
 
 
+def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
+    rankpipe: Command, pets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = pets.rename(pets.parent / "scifact")
+    (broken / "corpus.jsonl").write_bytes(b"\xff")
+    monkeypatch.setenv("RANKPIPE_DATA", str(broken.parent))
+    done = rankpipe("datasets")
+    assert done.status == 0
+    assert done.err == f"note: {broken}/corpus.jsonl:1: not UTF-8: invalid start byte at byte 1 of the line\n"
+    lines = [line.split() for line in done.out.splitlines()]
+    assert [line[-1] for line in lines if "scifact" in line[0]] == ["beir/scifact", str(broken)]
+
+
 def test_stages_lists_names_and_settings(rankpipe: Command) -> None:
     done = rankpipe("stages")
     assert (done.status, done.err) == (0, "")
