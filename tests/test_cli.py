@@ -345,7 +345,7 @@ sys.argv = ["rankpipe", "--help"]
 try:
     main()
 except SystemExit as end:
-    print(bare, sorted({"numba", "pyarrow", "numpy", "rich"} & set(sys.modules)), end.code, file=sys.stderr)
+    print(bare, sorted({"numba", "pyarrow", "numpy"} & set(sys.modules)), end.code, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == "[] [] 0\n"
