@@ -30,14 +30,16 @@ import functools
 import hashlib
 import importlib
 import inspect
+import json
 import re
+import subprocess
 import sys
 import types
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["FORMAT", "MODULES", "Record", "fingerprint", "records"]
+__all__ = ["FORMAT", "MODULES", "Record", "fingerprint", "fresh_records", "records"]
 
 FORMAT = 2
 """Rises whenever the same Python would give other records than before."""
@@ -105,6 +107,24 @@ def records() -> Iterator[Record]:
     for name in sorted(canonical.values()):
         is_method = name.rpartition(".")[0] in classes
         yield Record(name, _title(name), _text(name, offered[name], is_method))
+
+
+def fresh_records() -> list[Record]:
+    """The records as a fresh process of this Python reads them, with nothing imported but this file.
+
+    Packages change the standard library when they are imported (exceptiongroup gives traceback its own `format`), and
+    what the collection holds must not depend on what else a program uses.
+
+    Raises DataError where that process fails.
+    """
+    if not sys.executable:  # Python inside another program: there is no other process to ask
+        return list(records())
+    command = [sys.executable, "-I", "-S", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)  # noqa: S603
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise _data_error(f"python-docs cannot be read by {sys.executable}: {said}")
+    return [Record(*json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def fingerprint() -> str:
@@ -250,3 +270,8 @@ class _Ellipsis:
 
     def __repr__(self) -> str:
         return "..."
+
+
+if __name__ == "__main__":
+    for record in records():
+        print(json.dumps(record))

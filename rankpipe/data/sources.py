@@ -215,7 +215,9 @@ class PythonDocs:
         return Files(self.folder / "corpus.jsonl", self.folder / "queries.jsonl", judged)
 
     def _build(self, folder: Path) -> None:
-        _build(folder, ({"id": one.doc_id, "title": one.title, "text": one.text} for one in python_docs.records()))
+        _build(
+            folder, ({"id": one.doc_id, "title": one.title, "text": one.text} for one in python_docs.fresh_records())
+        )
 
 
 @dataclass(frozen=True)
