@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -41,9 +42,8 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
                 fault = "has white space in it" if name else "is empty"
                 raise UsageError(f"{kind} {name!r} {fault}, which a TREC run file cannot hold")
     scores, ends = _score_texts(run), run.offsets.tolist()
-    with replacing(path, "wb") as raw:
-        packed = gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0) if path.suffix == ".gz" else raw
-        file = io.TextIOWrapper(cast(IO[bytes], packed), encoding="utf-8", newline="\n", write_through=True)
+    with replacing(path, "wb") as raw, _packing(raw, path) as packed:
+        file = io.TextIOWrapper(packed, encoding="utf-8", newline="\n", write_through=True)
         for query_id, start, end in zip(run.queries.ids, ends[:-1], ends[1:], strict=True):
             file.write(
                 "".join(
@@ -51,8 +51,13 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
                 )
             )
         file.detach()
-        if packed is not raw:
-            packed.close()
+
+
+def _packing(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:
+    """What the lines are written to: the open file, or a packer before it that is closed first, also by an error."""
+    if path.suffix != ".gz":
+        return nullcontext(raw)
+    return cast("AbstractContextManager[IO[bytes]]", gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0))
 
 
 def _score_texts(run: Run) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ir_measures import AP, RR, Judged, R, nDCG
 
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import UsageError
@@ -187,7 +188,9 @@ def test_long_rankings_full_of_ties_are_measured_as_ir_measures_measures_our_ran
     exact = {
         query_id: {candidate.doc_id: -candidate.rank for candidate in run[query_id]} for query_id in run.queries.ids
     }
-    theirs = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in DEFAULT_MEASURES], qrels, exact)
+    measures = [nDCG @ 10, R @ 100, RR @ 10, AP, Judged @ 10]
+    assert tuple(map(str, measures)) == DEFAULT_MEASURES
+    theirs = ir_measures.calc_aggregate(measures, qrels, exact)
     assert dict(ours) == pytest.approx({str(measure): value for measure, value in theirs.items()}, abs=1e-12)
 
 

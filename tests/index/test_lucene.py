@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ir_measures
 import pytest
+from ir_measures import R, nDCG
 
 from rankpipe.data.dataset import Dataset
 from rankpipe.index.analysis import open_analyzer
@@ -47,6 +48,6 @@ def test_scores_and_measures_are_those_of_lucene(
         for query_id, first, last in zip(queries.ids, ranking.offsets[:-1], ranking.offsets[1:], strict=True)
         for place in range(first, last)
     ]
-    measures = [ir_measures.parse_measure(measure) for measure in ("nDCG@10", "R@100")]
+    measures = [nDCG @ 10, R @ 100]
     values = ir_measures.calc_aggregate(measures, {q: dict(r) for q, r in dataset.qrels("test").items()}, run)
     assert [values[measure] for measure in measures] == pytest.approx([ndcg, recall], abs=0.002)
