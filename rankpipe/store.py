@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -61,7 +62,7 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
             return folder
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
-        aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=parent))
+        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=parent))
         try:
             started = time.time()
             make(aside)
@@ -172,7 +173,7 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         path = Path(os.path.abspath(path))  # "." has no folder to stand in
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        aside = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=path.parent))
         try:
             os.chmod(aside, 0o777 & ~_umask())
             yield aside
@@ -296,9 +297,21 @@ def _fault(folder: Path) -> str | None:
     return None
 
 
+def _aside_prefix() -> str:
+    """Begin the name of a folder that is being built: by which process, and of which machine or container."""
+    return f".building-{os.getpid()}-{_machine()}-"
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
+
+
 def _sweep(parent: Path) -> None:
-    """Remove what builds that were killed have left in a folder: hidden folders of processes that live no more."""
-    for path in parent.glob(".building-*"):
+    """Remove what builds that were killed have left in a folder: hidden folders of processes that live no more.
+
+    Those of another machine or container that shares the folder stay: its process ids mean nothing here.
+    """
+    for path in parent.glob(f".building-*-{_machine()}-*"):
         pid = path.name.split("-")[1]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)

@@ -180,6 +180,18 @@ def test_what_killed_builds_leave_is_swept_and_what_live_ones_build_is_not() -> 
     assert (Path(answer.strip()) / "who.txt").read_text() == "living"
 
 
+def test_what_another_machine_builds_in_a_shared_store_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = build("killed")
+    killed.kill()
+    killed.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.node", lambda: "another machine")
+        other = artefact("index", {"corpus": "other"}, make)
+        assert len(names(home() / "index")) == 2
+    artefact("index", {"corpus": "third"}, make)
+    assert [name for name in names(other.parent) if name.startswith(".building-")] == []
+
+
 def test_a_build_that_is_interrupted_leaves_nothing() -> None:
     process = build("interrupted")
     process.send_signal(signal.SIGINT)
