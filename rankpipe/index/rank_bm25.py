@@ -53,7 +53,10 @@ class RankBM25:
         self._okapi = BM25Okapi(tokens, k1=k1, b=b) if any(tokens) else None
 
     def search(self, texts: Iterable[str], k: int, tie_order: NDArray[np.int32]) -> Ranking:
-        """The k best of the documents that have at least one of a text's terms; ties as InvertedIndex.search."""
+        """The k best of the documents that have at least one of a text's terms; ties as InvertedIndex.search.
+
+        Raises UsageError where the package divides 0 by 0, as it does for k1 = 0.
+        """
         if k <= 0:
             raise UsageError(f"k is {k}; it must be 1 or more")
         answers = [self._best(terms(self._analyzer, text), k, tie_order) for text in texts]
@@ -69,7 +72,11 @@ class RankBM25:
             return np.empty(0, np.int32), np.empty(0, np.float32)
         wanted = set(query)
         matching = np.fromiter((not wanted.isdisjoint(document) for document in self._okapi.doc_freqs), bool)
-        scores = self._okapi.get_scores(query)[matching].astype(np.float32)
+        with np.errstate(all="ignore"):  # what is no number is refused
+            scores = self._okapi.get_scores(query)[matching].astype(np.float32)
+        if not np.isfinite(scores).all():
+            k1, b = self._okapi.k1, self._okapi.b
+            raise UsageError(f"engine rank-bm25 gives scores that are no finite numbers for k1 {k1:g} and b {b:g}")
         rows = self._rows[matching]
         order = np.lexsort([tie_order[rows], -scores])[:k]
         return rows[order], scores[order]

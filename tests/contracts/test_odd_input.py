@@ -117,3 +117,20 @@ def test_every_error_of_ours_has_one_root(pets: Path, tmp_path: Path) -> None:
     for call in calls:
         with pytest.raises(RankpipeError):
             call()
+
+
+def test_a_fault_that_nobody_expected_is_one_line_too(
+    rankpipe: Command, pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent / "installed")
+    (tmp_path / "p.yaml").write_text("stages:\n  - bm25\n  - fail\n")
+    message = (
+        "error: a fault of rankpipe itself, please report it: ValueError: one thing and another (--debug shows where)\n"
+    )
+    search = ("search", tmp_path / "p.yaml", "cat", "--dataset", pets)
+    assert rankpipe(*search) == (1, "", message)
+    debugged = rankpipe(*search, "--debug")
+    assert (debugged.status, debugged.out) == (1, "")
+    assert debugged.err.startswith("Traceback (most recent call last):\n")
+    assert "failing.py" in debugged.err
+    assert debugged.err.endswith(message)

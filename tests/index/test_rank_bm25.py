@@ -73,3 +73,12 @@ def test_k_below_1_is_refused() -> None:
     with pytest.raises(UsageError) as refused:
         RankBM25(["cat"], WORDS).search(["cat"], 0, order(1))
     assert str(refused.value) == "k is 0; it must be 1 or more"
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    pytest.importorskip("rank_bm25")
+    engine = RankBM25(["cat dog", "cow", "hen"], WORDS, k1=0)
+    # where a document lacks a term, it divides a frequency of 0 by 0 + k1 * ...
+    message = r"^engine rank-bm25 gives scores that are no finite numbers for k1 0 and b 0\.4$"
+    with pytest.raises(UsageError, match=message):
+        engine.search(["dog hen"], 9, order(3))
