@@ -216,6 +216,8 @@ def compare(
 
     if len(set(runs)) < max(len(runs), 2):
         raise UsageError("compare takes two runs or more, each once")
+    if qrels is None and dataset is None:
+        dataset, split = _common_dataset(runs)
     results = {}
     for path in runs:
         run_file = path / "run.trec" if path.is_dir() else path
@@ -306,6 +308,23 @@ def stages() -> None:
             print(
                 f"    {setting}: {'required' if required else in_one_line(field.get_default(call_default_factory=True))}"
             )
+
+
+def _common_dataset(folders: list[Path]) -> tuple[str | None, str]:
+    """Data set and split that all folders of results say they were made on; None where that is not one."""
+    made_on = {_made_on(folder) for folder in folders}
+    name, split = made_on.pop() if len(made_on) == 1 else (None, None)
+    return name, split or "test"
+
+
+def _made_on(folder: Path) -> tuple[str | None, str | None]:
+    import json
+
+    try:
+        described = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["dataset"]
+        return str(described["name"]), str(described["split"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None  # no folder of ours: then the judgements have to be named
 
 
 def _measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, measures: list[str] | None) -> Result:

@@ -1,6 +1,7 @@
 """Every exception that rankpipe raises on purpose.
 
-All derive from RankpipeError, so `except RankpipeError` catches them and nothing else. Each says where (file:line where
+All derive from RankpipeError, so `except RankpipeError` catches them and nothing else. (A setting that is wrong where
+a stage is built in Python, as in BM25(k=0), is pydantic's ValidationError, a ValueError; from YAML it is PipelineError.) Each says where (file:line where
 there is one), which value, and what would be right. `exit_status` is what the command line returns for it:
 1 the work failed, 2 the command or a file is wrong.
 """

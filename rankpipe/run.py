@@ -257,7 +257,9 @@ class Run:
         )
 
     def top(self, k: int) -> Run:
-        """The first k candidates of every query."""
+        """The first k candidates of every query; k is 0 or more."""
+        if k < 0:
+            raise UsageError(f"k is {k}, must be at least 0")
         return self if not len(self) or k >= self.counts.max(initial=0) else self.keep(self.ranks <= k)
 
     def keep(self, mask: NDArray[np.bool_]) -> Run:
@@ -396,6 +398,8 @@ def _joined(parts: Sequence[Queries]) -> Queries:
         return tuple(chain.from_iterable(getattr(part, name) for part in parts))
 
     first = parts[0]
+    if any(part.parent is not None for part in parts):
+        raise RankpipeError("queries that were split into several are to be fused back before their runs are joined")
     return Queries(
         ids=chained("ids"),
         texts=chained("texts"),

@@ -202,6 +202,15 @@ def test_compare_takes_folders_and_run_files(rankpipe: Command, pets: Path, resu
     assert "+0.3333" in done.out
 
 
+def test_compare_takes_the_data_set_that_both_folders_name(
+    rankpipe: Command, pets: Path, results: Path, tmp_path: Path
+) -> None:
+    assert rankpipe("run", "bm25-title-text", "--dataset", pets, "--output", tmp_path / "second").status == 0
+    done = rankpipe("compare", results, tmp_path / "second")
+    assert (done.status, done.err) == (0, "")
+    assert done.out == rankpipe("compare", results, tmp_path / "second", "--dataset", pets).out
+
+
 def test_compare_wants_two_runs(rankpipe: Command, pets: Path, results: Path) -> None:
     refused = "error: compare takes two runs or more, each once\n"
     assert rankpipe("compare", results, "--dataset", pets) == (2, "", refused)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 from rankpipe import Pipeline
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def _blocks(language: str) -> list[str]:
@@ -31,3 +36,15 @@ def test_the_yaml_example_is_the_pipeline_of_the_python_example() -> None:
     pipeline = names["pipeline"]
     assert isinstance(pipeline, Pipeline)
     assert Pipeline.from_yaml(_blocks("yaml")[0]) == pipeline
+
+
+@pytest.mark.parametrize("page", ["datasets.md", "pipelines.md"])
+def test_the_python_on_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    module = ModuleType("page")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "page", module)
+    for block in blocks:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(block, page, "exec"), module.__dict__)

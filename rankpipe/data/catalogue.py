@@ -15,6 +15,7 @@ from rankpipe.data.shipped import shipped
 from rankpipe.errors import DataError, UsageError
 
 DEFAULT_MEASURES = ("nDCG@10", "R@100", "RR@10", "AP", "Judged@10")
+"""What is measured unless something else is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

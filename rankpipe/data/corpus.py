@@ -196,6 +196,8 @@ class Corpus:
 
     def texts(self, rows: Sequence[int] | NDArray[np.integer], field: str = "text") -> list[str]:
         """One field of rows; empty text where a document has no such field. Unknown fields raise UsageError."""
+        if len(self) and not self.fields:
+            raise UsageError("this corpus knows document ids only, no texts; a run read with corpus= has them")
         if field not in ("text", "title") and field not in self.fields and len(self):
             raise UsageError(f"the corpus has no field {field!r}; it has {', '.join(self.fields)}")
         return self._column(field, rows)

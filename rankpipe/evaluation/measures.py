@@ -14,10 +14,10 @@ from typing import Any
 import ir_measures
 from ir_measures import Measure
 
+from rankpipe.data.catalogue import DEFAULT_MEASURES
 from rankpipe.errors import UsageError
 
-DEFAULT_MEASURES = ("nDCG@10", "R@100", "RR@10", "AP", "Judged@10")
-"""What is measured unless something else is asked for."""
+__all__ = ["DEFAULT_MEASURES", "is_binary", "read_measures", "with_relevance_cut"]
 
 
 LARGEST_RELEVANCE = 1_000_000

@@ -19,7 +19,7 @@ from rankpipe.errors import DataError, UsageError
 from rankpipe.index.bm25 import length_bytes
 from rankpipe.index.compiled import compiled
 from rankpipe.index.layout import Header, growing_array, write_header
-from rankpipe.index.tokenising import Tokeniser, Tokens
+from rankpipe.index.tokenising import Tokeniser, Tokens, as_array
 from rankpipe.index.vocabulary import encode, pack
 
 if TYPE_CHECKING:
@@ -114,14 +114,10 @@ def _impact_batches(
             weights.append(weight)
         sizes.append(len(document))
         if len(tokens) >= BLOCK:
-            yield _as_array(tokens, np.int32), _as_array(weights, np.float32), _as_array(sizes, np.int64)
+            yield as_array(tokens, np.int32), as_array(weights, np.float32), as_array(sizes, np.int64)
             tokens, weights, sizes = array("i"), array("f"), array("q")
     if sizes:
-        yield _as_array(tokens, np.int32), _as_array(weights, np.float32), _as_array(sizes, np.int64)
-
-
-def _as_array(items: array, dtype: type) -> NDArray:
-    return np.frombuffer(items, dtype) if items else np.empty(0, dtype)
+        yield as_array(tokens, np.int32), as_array(weights, np.float32), as_array(sizes, np.int64)
 
 
 def _checked(rows: NDArray[np.integer] | None) -> NDArray[np.integer] | None:

@@ -70,7 +70,7 @@ class Tokeniser:
         for words in map(self._analyzer.words, texts):
             tokens.fromlist(list(map(self._numbers.__getitem__, words)))  # a third faster than extend
             sizes.append(len(words))
-        return _as_array(tokens, np.int32), _as_array(sizes, np.int64)
+        return as_array(tokens, np.int32), as_array(sizes, np.int64)
 
     def _received(self, helper: _Helper) -> Tokens | None:
         answer = helper.answer()
@@ -185,7 +185,8 @@ def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
         yield part
 
 
-def _as_array(items: array, dtype: type) -> NDArray:
+def as_array(items: array, dtype: type) -> NDArray:
+    """The items of an array.array as numpy's, sharing their memory."""
     return np.frombuffer(items, dtype) if items else np.empty(0, dtype)
 
 

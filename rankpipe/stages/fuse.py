@@ -107,7 +107,7 @@ class Fuse(Stage):
         ).rescored(self._fused(runs, union))
         return fused if self.k is None else fused.top(self.k)
 
-    def _fused(self, runs: list[Run], union: Union) -> NDArray[np.float64]:
+    def _fused(self, runs: list[Run], union: United) -> NDArray[np.float64]:
         weights = np.array(self.weights or [1.0] * len(runs))
         if self.method in ("convex", "comb-sum", "comb-mnz"):
             values = np.full((len(runs), len(union.documents)), np.nan)
@@ -212,7 +212,7 @@ def weighted_sum(parts: NDArray[np.floating], weights: NDArray[np.float64]) -> N
 # -- the same documents, side by side ------------------------------------------------------------------------------------
 
 
-class Union(NamedTuple):
+class United(NamedTuple):
     """All documents that any of B runs has for a query, in the order of their rows.
 
     offsets    (Q + 1,) int64
@@ -225,7 +225,7 @@ class Union(NamedTuple):
     places: list[NDArray[np.int64]]
 
 
-def united(runs: list[Run], queries: Queries) -> Union:
+def united(runs: list[Run], queries: Queries) -> United:
     """Unite the candidates of runs of the same queries over the same corpus."""
     rows = max(len(runs[0].corpus), 1)
     keys, places = np.unique(
@@ -233,10 +233,10 @@ def united(runs: list[Run], queries: Queries) -> Union:
     )
     offsets = np.searchsorted(keys, np.arange(len(queries) + 1) * rows)
     ends = np.cumsum([len(one.documents) for one in runs])
-    return Union(offsets, (keys % rows).astype(np.int32), np.split(places, ends[:-1]))
+    return United(offsets, (keys % rows).astype(np.int32), np.split(places, ends[:-1]))
 
 
-def _features(runs: list[Run], union: Union) -> dict[str, NDArray[np.float32]]:
+def _features(runs: list[Run], union: United) -> dict[str, NDArray[np.float32]]:
     merged: dict[str, NDArray[np.float32]] = {}
     for one, places in zip(runs, union.places, strict=True):
         for name, values in one.features.items():
@@ -245,7 +245,7 @@ def _features(runs: list[Run], union: Union) -> dict[str, NDArray[np.float32]]:
     return merged
 
 
-def _passages(runs: list[Run], union: Union) -> NDArray[np.int32] | None:
+def _passages(runs: list[Run], union: United) -> NDArray[np.int32] | None:
     if all(one.passages is None for one in runs):
         return None
     merged = np.full(len(union.documents), -1, np.int32)

@@ -48,9 +48,12 @@ def test_a_field_that_a_document_lacks_is_empty() -> None:
     assert corpus.texts([0, 1, 2], "title") == ["B", "", ""]
 
 
-def test_a_corpus_of_ids_has_empty_texts_and_titles() -> None:
+@pytest.mark.parametrize("field", ["text", "title"])
+def test_a_corpus_of_ids_has_no_texts_to_give(field: str) -> None:
     corpus = Corpus.of_ids(["x", "y"])
-    assert corpus.texts([0, 1]) == corpus.texts([0, 1], "title") == corpus.joined_texts([1, 0]) == ["", ""]
+    with pytest.raises(UsageError) as raised:
+        corpus.texts([0, 1], field)
+    assert str(raised.value) == "this corpus knows document ids only, no texts; a run read with corpus= has them"
 
 
 def test_joined_fields_are_stripped() -> None:
