@@ -96,6 +96,8 @@ class Fuse(Stage):
             if one.queries.ids != run.queries.ids or one.corpus.digest != run.corpus.digest:
                 raise UsageError(f"branch {number} of fuse gave other queries, or another corpus, than it was given")
         union = united(runs, run.queries)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+            scores = self._fused(runs, union)
         fused = Run(
             run.queries,
             run.corpus,
@@ -104,7 +106,7 @@ class Fuse(Stage):
             np.zeros(len(union.documents), np.float32),
             _features(runs, union),
             _passages(runs, union),
-        ).rescored(self._fused(runs, union))
+        ).rescored(scores)
         return fused if self.k is None else fused.top(self.k)
 
     def _fused(self, runs: list[Run], union: United) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
-from rankpipe.errors import UsageError
+from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Stage
 from rankpipe.stages.fuse import Fuse, Method, weighted_sum
@@ -277,6 +277,14 @@ def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any], mes
     with pytest.raises(ValidationError) as caught:
         Fuse([Given(ranked={}), Given(ranked={})], **settings)
     assert message in str(caught.value)
+
+
+def test_weights_beyond_float_are_shares_or_refused() -> None:
+    one, two = {"a": 2.0, "b": 1.0}, {"b": 2.0, "a": 1.0}
+    assert fused(one, two, method="convex", weights=[1e308, 1e308]) == {"b": 0.5, "a": 0.5}
+    message = r"^the score of document 'a' for query 'q1' is inf, not a finite float32 number$"
+    with pytest.raises(RankpipeError, match=message):
+        fused(one, two, method="comb-sum", normalise="none", weights=[1e308, 1e308])
 
 
 def test_no_branches_are_refused() -> None:
