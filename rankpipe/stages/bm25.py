@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
@@ -22,6 +22,10 @@ from rankpipe.store import artefact
 
 if TYPE_CHECKING:
     from rankpipe.index.inverted import InvertedIndex
+    from rankpipe.index.lucene import LuceneIndex
+
+LUCENE_ANALYZERS = ("english", "whitespace")
+"""Analyzers that Lucene has under our names."""
 
 
 def _known(analyzer: str) -> str:
@@ -45,7 +49,9 @@ class BM25(Stage):
     analyzer  how text becomes terms: "english" (Lucene's), "snowball:LANGUAGE", "whitespace", or the path of a
               Hugging Face tokenizer.json
     fields    the fields of a document, joined by a blank, that are indexed
-    engine    "rankpipe", or "rank-bm25": the package of that name, for comparison
+    engine    "rankpipe", or for comparison "rank-bm25", the package of that name, or "lucene", through Pyserini
+    lucene_index  for engine "lucene", an index there is already: its folder, or the name of one of Pyserini's.
+                  analyzer is then that of the queries, and fields has no meaning
     """
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
@@ -55,16 +61,27 @@ class BM25(Stage):
     b: Annotated[float, Ge(0), Le(1)] = 0.4
     analyzer: Annotated[Reference, AfterValidator(_known)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
-    engine: Literal["rankpipe", "rank-bm25"] = "rankpipe"
+    engine: Literal["rankpipe", "rank-bm25", "lucene"] = "rankpipe"
+    lucene_index: Reference | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> BM25:
+        if self.engine == "lucene" and self.analyzer not in LUCENE_ANALYZERS:
+            known = " and ".join(f"'{name}'" for name in LUCENE_ANALYZERS)
+            raise ValueError(f"engine 'lucene' has the analyzers {known}, not '{self.analyzer}'")
+        if self.engine != "lucene" and self.lucene_index is not None:
+            raise ValueError("'lucene_index' needs 'engine: lucene'")
+        return self
 
     @property
     def lowest_score(self) -> float | None:
         """0, as no idf is negative; rank_bm25 knows no bound."""
-        return 0.0 if self.engine == "rankpipe" else None
+        return None if self.engine == "rank-bm25" else 0.0
 
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Weighted terms of the queries are taken before their texts."""
-        found = self._search_rank_bm25(run) if self.engine == "rank-bm25" else self._search(run)
+        search = {"rankpipe": self._search, "rank-bm25": self._search_rank_bm25, "lucene": self._search_lucene}
+        found = search[self.engine](run)
         return Run(run.queries, run.corpus, found.offsets, found.documents, found.scores)
 
     def prepare(self, corpus: Corpus) -> None:
@@ -88,8 +105,7 @@ class BM25(Stage):
     def _search_rank_bm25(self, run: Run) -> Ranking:
         from rankpipe.index.rank_bm25 import RankBM25
 
-        if run.queries.terms is not None:
-            raise UsageError("engine 'rank-bm25' takes no weighted terms; engine 'rankpipe' does")
+        self._refuse_weighted_terms(run)
         corpus = run.corpus
         engine = self.open_once(
             corpus.digest,
@@ -98,6 +114,15 @@ class BM25(Stage):
             ),
         )
         return engine.search(run.queries.texts, self.k, corpus.tie_order)
+
+    def _search_lucene(self, run: Run) -> Ranking:
+        self._refuse_weighted_terms(run)
+        engine = self.open_once(run.corpus.digest, lambda: self._build_or_open_lucene(run.corpus))
+        return engine.search(run.queries.texts, self.k, k1=self.k1, b=self.b, threads=current_runtime().thread_count)
+
+    def _refuse_weighted_terms(self, run: Run) -> None:
+        if run.queries.terms is not None:
+            raise UsageError(f"engine '{self.engine}' takes no weighted terms; engine 'rankpipe' does")
 
     def _build_or_open(self, corpus: Corpus) -> tuple[InvertedIndex, Analyzer]:
         from rankpipe.index.inverted import InvertedIndex, build  # brings numba, so not before it is needed
@@ -108,6 +133,21 @@ class BM25(Stage):
             "inverted", key, lambda folder: build(folder, self._texts(corpus), analyzer, rows=corpus.live_rows())
         )
         return InvertedIndex.open(folder), analyzer
+
+    def _build_or_open_lucene(self, corpus: Corpus) -> LuceneIndex:
+        from rankpipe.index import lucene
+
+        key = {"format": lucene.FORMAT, "corpus": corpus.digest, "analyzer": self.analyzer, "fields": self.fields}
+        key |= lucene.versions()
+        server = lucene.LuceneServer()
+        folder = self.lucene_index
+        if folder is None:
+            blocks = (
+                (corpus.ids(rows), corpus.joined_texts(rows, self.fields))
+                for rows in tracked(corpus.blocks(lucene.DOCUMENTS), corpus.size, "documents")
+            )
+            folder = artefact("lucene", key, lambda folder: lucene.build(server, folder, blocks, self.analyzer))
+        return lucene.LuceneIndex(folder, corpus, self.analyzer, server)
 
     def _texts(self, corpus: Corpus) -> Iterator[str]:
         for rows in tracked(corpus.blocks(), corpus.size, "documents"):
