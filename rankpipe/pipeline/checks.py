@@ -235,12 +235,19 @@ class _Builder:
     def _construct(
         self, cls: type[Stage], entry: Entry, values: dict[str, Any], given: dict[str, tuple[Setting, Node]]
     ) -> Stage | None:
-        """Make the stage, or note what its class says is wrong with the values."""
+        """Make the stage, and note what its class says is wrong with the values; None if it cannot be made at all."""
         try:
             return cls(**values)
         except ValidationError as error:
             nodes = {name: node for name, (_, node) in given.items()}
             self.problems += problems_of(error, entry.key, nodes, entry.place)
+            wrong = {details["loc"][0] for details in error.errors(include_url=False) if details["loc"]}
+            right = {name: value for name, value in values.items() if name not in wrong}
+            optional = {one.python_name for one in settings_of(cls).values() if not one.field.is_required()}
+            if wrong and wrong <= optional & set(
+                values
+            ):  # with the wrong ones at their defaults, the rest can be checked as well
+                return self._construct(cls, entry, right, {name: given[name] for name in right if name in given})
         except RankpipeError as error:  # a stage's own check of its settings taken together
             self._note(entry.place, f"'{entry.key}': {error}")
         return None

@@ -371,3 +371,19 @@ def test_mutated_files_raise_nothing_but_pipeline_errors(seed: int, count: int) 
         problems = error.problems
     assert all(problem.file == "x.yaml" for problem in problems)
     assert all("\n" not in problem.message for problem in problems)
+
+
+def test_a_wrong_setting_does_not_hide_what_else_is_wrong_with_its_stage() -> None:
+    text = "stages:\n  - bm25\n  - interpolate: {with: nobody, weight: 2, minimum: [0, 0]}\n"
+    with pytest.raises(PipelineError) as raised:
+        load_text(text)
+    assert [(problem.line, problem.message) for problem in raised.value.problems] == [
+        (3, "'interpolate': 'minimum' and 'normalise: theoretical-minimum' need each other"),
+        (3, "'interpolate' setting 'weight' is 2, must be at most 1"),
+    ]
+    with pytest.raises(PipelineError) as raised:
+        load_text(text.replace(", minimum: [0, 0]", ""))
+    assert [(problem.line, problem.message) for problem in raised.value.problems] == [
+        (3, "'interpolate' refers to 'nobody', and no earlier stage has a name; give one a 'name'"),
+        (3, "'interpolate' setting 'weight' is 2, must be at most 1"),
+    ]
