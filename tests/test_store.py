@@ -135,6 +135,8 @@ except StoreError as error:
 
 BUILD = """
 import sys, time
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background has it ignored
 from pathlib import Path
 from rankpipe.store import artefact
 

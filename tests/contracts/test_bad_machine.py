@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import rankpipe
+
 Command = Callable[..., Any]
 ADVICE = "set RANKPIPE_HOME to another folder"
 
@@ -89,8 +91,16 @@ def open_folder(pets: Path, tmp_path: Path) -> Iterator[Path]:
         folder.chmod(mode)
 
 
+def _closed_to_others(path: Path) -> bool:
+    return any(not folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
+
+
 @posix_only
 def test_a_read_only_store_is_read_and_what_it_lacks_is_said(open_folder: Path) -> None:
+    if os.geteuid() == 0 and (
+        closed := next(filter(_closed_to_others, (Path(rankpipe.__file__), Path(sys.prefix))), None)
+    ):
+        pytest.skip(f"root tests this as another user, who may not enter {closed}")
     done = subprocess.run(
         [sys.executable, "-c", READ_ONLY],
         capture_output=True,
@@ -98,6 +108,7 @@ def test_a_read_only_store_is_read_and_what_it_lacks_is_said(open_folder: Path) 
         cwd=open_folder,
         env={**os.environ, "RANKPIPE_HOME": "store"},
     )
+    assert done.stdout.count("status 0\n") == 2, done.stdout + done.stderr
     answer, again, last = done.stdout.split("status 0\n")
     assert answer.startswith("1. d1  ")
     assert (again, last) == (answer, "status 1\n")
