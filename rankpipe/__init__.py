@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from rankpipe.stage import Chain, Stage
     from rankpipe.stages.bm25 import BM25
     from rankpipe.stages.cut import Cut
+    from rankpipe.stages.dense import Dense
     from rankpipe.stages.fuse import Fuse
     from rankpipe.stages.interpolate import Interpolate
+    from rankpipe.stages.rescore import Rescore
 
 _MODULES = {
     "BM25": "rankpipe.stages.bm25",
@@ -29,12 +31,14 @@ _MODULES = {
     "Corpus": "rankpipe.data",
     "Cut": "rankpipe.stages.cut",
     "Dataset": "rankpipe.data",
+    "Dense": "rankpipe.stages.dense",
     "Fuse": "rankpipe.stages.fuse",
     "Interpolate": "rankpipe.stages.interpolate",
     "Pipeline": "rankpipe.pipeline",
     "Qrels": "rankpipe.data",
     "Queries": "rankpipe.data",
     "RankpipeError": "rankpipe.errors",
+    "Rescore": "rankpipe.stages.rescore",
     "Run": "rankpipe.run",
     "Runtime": "rankpipe.models.runtime",
     "Stage": "rankpipe.stage",
@@ -48,12 +52,14 @@ __all__ = [
     "Corpus",
     "Cut",
     "Dataset",
+    "Dense",
     "Fuse",
     "Interpolate",
     "Pipeline",
     "Qrels",
     "Queries",
     "RankpipeError",
+    "Rescore",
     "Run",
     "Runtime",
     "Stage",

@@ -40,6 +40,12 @@ class StoreError(RankpipeError):
     """An artefact of the store that is damaged, or a store that cannot be written."""
 
 
+class ModelError(RankpipeError):
+    """A model that cannot be loaded, or that is not what its stage needs."""
+
+    exit_status = 2
+
+
 class MissingExtraError(RankpipeError, ImportError):
     """An optional dependency that a stage needs is not installed."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import field
@@ -79,6 +79,10 @@ class Stage(ABC):
 
     def prepare(self, corpus: Corpus) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Build or open what this stage needs for a corpus, so that the first query does not wait for it."""
+
+    def facts(self, corpus: Corpus) -> Mapping[str, Any]:
+        """What a result's manifest should say of what this stage opened or built for a corpus, as JSON takes it."""
+        return {}
 
     @property
     def references(self) -> tuple[str, ...]:

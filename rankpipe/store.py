@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -82,6 +83,41 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
             f"cannot write {kind} to the store {home()}: {_reason(error, Path(os.path.abspath(home())))}; set RANKPIPE_HOME to another folder"
         ) from error
     return folder
+
+
+def found(kind: str, key: Mapping[str, Any]) -> Path | None:
+    """Folder of the artefact that `key` describes, if the store has it. Raises StoreError if it is damaged."""
+    folder = home() / kind / key_digest(key)
+    if not folder.exists():
+        return None
+    _verify(folder)
+    return folder
+
+
+def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """As artefact, for builds that take long: what a killed `make(folder)` has left is there when it is called again.
+
+    `make` gets the folder .partial-DIGEST, empty or as the last one left it, and has to see for itself what in it is
+    whole (a file that was renamed into place is) and to remove what is not part of the result. One process builds at a
+    time; others that want the same wait for it.
+    """
+    parent = home() / kind
+    folder, partial = parent / key_digest(key), parent / f".partial-{key_digest(key)}"
+    try:
+        while (there := found(kind, key)) is None:
+            partial.mkdir(parents=True, exist_ok=True)
+            with _locked(partial) as ours:
+                if ours:
+                    started = time.time()
+                    make(partial)
+                    _write_manifest(partial, kind, key, seconds=time.time() - started)
+                    os.rename(partial, folder)
+                    return folder
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {kind} to the store {home()}: {error.strerror or error}; set RANKPIPE_HOME to another folder"
+        ) from error
+    return there
 
 
 def file_digest(path: Path) -> str:
@@ -226,6 +262,29 @@ def _reason(error: OSError, own: Path) -> str:
     of_others = isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
     said = os.strerror(error.errno) if error.errno else str(error)  # strerror of an error of pyarrow's is a long story
     return said + (f": {os.fsdecode(name)}" if of_others else "")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, waiting for it; False if the folder was renamed while we waited.
+
+    The lock is the operating system's, so a process that is killed gives it back. Without POSIX locks there is none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process, which builds {folder}", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder.exists() and folder.stat().st_ino == os.fstat(handle).st_ino
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -86,3 +86,132 @@ def pets(tmp_path: Path) -> Path:
     judged = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t1\nq2\td3\t1\nq3\td4\t1\n"
     (folder / "qrels" / "test.tsv").write_text(judged, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder() -> Callable[..., Path]:
+    """`tiny_encoder(folder, ...)` writes an encoder with random weights of a seed; see write_tiny_encoder.
+
+    The test is skipped where torch is not installed.
+    """
+    for package in ("torch", "transformers", "sentence_transformers"):
+        pytest.importorskip(package, reason="needs the extra 'dense'")
+    return write_tiny_encoder
+
+
+def write_tiny_encoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 32,
+    pooling: str | Sequence[str] | None = "mean",
+    include_prompt: bool = True,
+    dense: tuple[int, str] | None = None,
+    normalise: bool = True,
+    max_length: int = 48,
+    described: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a BERT of two layers and its tokenizer as sentence-transformers does, and give the folder.
+
+    pooling    None: a plain Hugging Face folder, without modules.json
+    dense      outputs and activation of a Dense module
+    described  content of config_sentence_transformers.json: prompts, similarity_fn_name
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = _write_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        initializer_range=0.5,  # so large that different texts have quite different vectors
+    )
+    network = BertModel(config)
+    save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", {**config.to_dict(), "architectures": ["BertModel"]})
+    if pooling is None:
+        return folder
+    modules = ["Transformer", "Pooling"]
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    modes = [pooling] if isinstance(pooling, str) else list(pooling)
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": hidden,
+            "include_prompt": include_prompt,
+            "pooling_mode": modes[0] if len(modes) == 1 else modes,
+        },
+    )
+    if dense is not None:
+        outputs, activation = dense
+        modules.append("Dense")
+        weights = {"linear.weight": torch.randn(outputs, hidden * len(modes)) / 4, "linear.bias": torch.randn(outputs)}
+        _write_json(
+            folder / "2_Dense" / "config.json",
+            {
+                "in_features": hidden * len(modes),
+                "out_features": outputs,
+                "bias": True,
+                "activation_function": f"torch.nn.modules.activation.{activation}",
+            },
+        )
+        save_file(weights, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
+    if normalise:
+        modules.append("Normalize")
+    _write_json(
+        folder / "modules.json",
+        [
+            {
+                "idx": number,
+                "name": str(number),
+                "path": f"{number}_{kind}" if number else "",
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for number, kind in enumerate(modules)
+        ],
+    )
+    if normalise:
+        (folder / f"{len(modules) - 1}_Normalize").mkdir(exist_ok=True)
+    _write_json(folder / "config_sentence_transformers.json", dict(described or {}))
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> int:
+    """Write a WordPiece tokenizer that knows letters, digits and a few words; give the size of its vocabulary."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,:-?")
+    words = ["the", "apple", "fruit", "road", "car", "sweet", "query", "passage", "tree"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{one}" for one in letters), *words]
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", numbers["[CLS]"]), ("[SEP]", numbers["[SEP]"])]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": 64,
+            **{
+                name: f"[{name[:-6].upper()}]"
+                for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+            },
+        },
+    )
+    return len(pieces)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")

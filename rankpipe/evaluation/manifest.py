@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from rankpipe.store import key_digest
 
 if TYPE_CHECKING:
     from rankpipe.evaluation.experiment import Experiment
+    from rankpipe.pipeline import Pipeline
 
 FORMAT = 1
 
@@ -76,6 +77,7 @@ def manifest(experiment: Experiment, *, command: str) -> dict[str, Any]:
         "digests": digests(experiment),
         "assumed": list(experiment.result.assumed),
         "seeds": seeds(pipeline),
+        "opened": facts(pipeline),
         "runtime": {**asdict(pipeline.runtime), "threads": pipeline.runtime.thread_count},
         "versions": versions(),
         "machine": machine(),
@@ -99,6 +101,16 @@ def seeds(pipeline: Stage) -> dict[str, int]:
     """The seed of every stage that has one, by its label."""
     labels = stage_labels(pipeline)
     return {labels[id(stage)]: stage.seed for stage in walk(pipeline) if hasattr(stage, "seed")}  # type: ignore[attr-defined]
+
+
+def facts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """What every stage tells of what it opened or built, by its label; stages that tell nothing are left out."""
+    labels = stage_labels(pipeline)
+    if pipeline.corpus is None:
+        return {}
+    with pipeline.runtime.active():
+        told = {labels[id(stage)]: dict(stage.facts(pipeline.corpus)) for stage in walk(pipeline)}
+    return {label: facts for label, facts in told.items() if facts}
 
 
 def digests(experiment: Experiment) -> dict[str, str]:
@@ -146,6 +158,8 @@ def _plain(value: Any) -> Any:
         return [_plain(stage) for stage in value.stages]
     if isinstance(value, Stage):
         return described(value)
+    if is_dataclass(value):  # settings inside a setting
+        value = {one.name: getattr(value, one.name) for one in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

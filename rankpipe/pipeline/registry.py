@@ -25,8 +25,10 @@ BUILT_IN = {
     "bm25": "rankpipe.stages.bm25:BM25",
     "chain": "rankpipe.stage:Chain",
     "cut": "rankpipe.stages.cut:Cut",
+    "dense": "rankpipe.stages.dense:Dense",
     "fuse": "rankpipe.stages.fuse:Fuse",
     "interpolate": "rankpipe.stages.interpolate:Interpolate",
+    "rescore": "rankpipe.stages.rescore:Rescore",
 }
 
 

@@ -28,6 +28,8 @@ PHRASES = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
     "dict_type": "must be a map",
+    "dataclass_type": "must be a map",
+    "unexpected_keyword_argument": "which is no setting there",
     "finite_number": "must be finite",
     "greater_than": "must be above {gt}",
     "greater_than_equal": "must be at least {ge}",

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def _plain(value: Any, folder: Path | None, what: str) -> Any:
         return _entry(value, folder)
     if isinstance(value, (list, tuple)):
         return [_plain(item, folder, what) for item in value]
+    if is_dataclass(value):  # settings inside a setting
+        value = {one.name: getattr(value, one.name) for one in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item, folder, what) for key, item in value.items()}
     if isinstance(value, Path):

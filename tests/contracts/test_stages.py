@@ -1,9 +1,15 @@
 """What every registered stage promises, whoever wrote it. A new stage is tested as soon as it is registered."""
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +25,18 @@ from rankpipe.run import Run
 from rankpipe.stage import Chain, Stage, apply, traced
 from rankpipe.stages.bm25 import BM25
 
+TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}" / "tiny-encoder")
+NEED_TORCH = ("dense", "rescore")
+"""Stages that are tested where the extra 'dense' is installed."""
+
 EXAMPLES: dict[str, dict[str, Any]] = {
     "bm25": {"k": 5},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
     "cut": {"k": 2},
+    "dense": {"model": TINY_ENCODER, "k": 5},
     "fuse": {"branches": (BM25(k=4), BM25(k=5, k1=1.2)), "method": "convex", "weights": (0.7, 0.3)},
     "interpolate": {"with_": "first", "weight": 0.3},
+    "rescore": {"model": TINY_ENCODER, "depth": 3},
 }
 """Settings to test a stage with, by its name: whatever has no default, and what makes it work on a few documents.
 
@@ -88,11 +100,29 @@ def check(run: Run) -> None:
         assert len(dict(ranking)) == run.counts[run.queries.row(query_id)], f"{query_id} has a document twice"
 
 
-every_stage = pytest.mark.parametrize("name", stage_names())
+def case(name: str, *more: str) -> Any:
+    """A stage's name as a test's parameter, skipped where the stage needs what is not installed."""
+    without = pytest.mark.skipif(name in NEED_TORCH and not find_spec("torch"), reason="needs the extra 'dense'")
+    return pytest.param(name, *more, marks=without)
+
+
+every_stage = pytest.mark.parametrize("name", [case(name) for name in stage_names()])
 every_depth = pytest.mark.parametrize(
     ("name", "setting"),
-    [(name, setting) for name in stage_names() for setting in DEPTHS if setting in settings_of(load_stage(name))],
+    [case(name, setting) for name in stage_names() for setting in DEPTHS if setting in settings_of(load_stage(name))],
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The folder that EXAMPLES name as a model, where its stages can be tested at all."""
+    if not find_spec("torch"):
+        yield
+        return
+    write: Callable[[Path], Path] = request.getfixturevalue("tiny_encoder")
+    write(Path(TINY_ENCODER))
+    yield
+    shutil.rmtree(Path(TINY_ENCODER).parent)
 
 
 def test_stages_that_need_settings_have_an_example() -> None:

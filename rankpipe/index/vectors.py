@@ -1,0 +1,247 @@
+"""Vectors of a corpus on disk: memory-mapped, built in shards, so that a killed build goes on where it stopped.
+
+    vectors.json        format, dimensions, documents, windows, truncated
+    rows.npy            (N,) int32, the corpus row of every document, rising
+    offsets.npy         (N + 1,) int64: document n owns vectors offsets[n]:offsets[n + 1], one for each of its windows
+    vectors.npy         (W, D) float32 or float16
+
+While it is being built, the folder holds shard-NNNNN.npy with its vectors, shard-NNNNN-counts.npy with the windows of
+each document, and shard-NNNNN.json, written last: a shard that has it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankpipe.errors import StoreError
+from rankpipe.progress import counted
+from rankpipe.store import replacing
+
+FORMAT = 1
+SHARD = 2048
+"""Documents of a shard: what a killed build loses at most, and the texts that are sorted by length together."""
+HEADER = "vectors.json"
+
+Precision = Literal["float32", "float16"]
+"""In which vectors are kept."""
+
+
+class Block(NamedTuple):
+    """Vectors of N documents, W in all.
+
+    vectors    (W, D) float32, finite
+    offsets    (N + 1,) int64: document n owns vectors offsets[n]:offsets[n + 1], at least one
+    truncated  documents that were cut
+    """
+
+    vectors: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    truncated: int
+
+
+Encode = Callable[[NDArray[np.int32], Callable[[int], None]], Block]
+"""Vectors of the documents at rows of a corpus; the second argument is to be told how many more are done."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """How many there are: N documents, W windows, of D dimensions; documents that were cut; the longest vector."""
+
+    dimensions: int
+    documents: int
+    windows: int
+    truncated: int
+    norm: float
+
+
+def build(
+    folder: Path, rows: NDArray[np.int32], encode: Encode, *, dimensions: int, precision: Precision, shard: int = SHARD
+) -> None:
+    """Write the vectors of documents at `rows` into a folder, keeping the shards that are finished there."""
+    parts = [rows[begin : begin + shard] for begin in range(0, len(rows), shard)]
+    if not (folder / HEADER).is_file():
+        missing = [number for number in range(len(parts)) if not _json(folder, number).is_file()]
+        done = len(rows) - sum(len(parts[number]) for number in missing)
+        with counted(len(rows), "documents", done=done) as advance:
+            for number in missing:
+                _write_shard(folder, number, encode(parts[number], advance), dimensions, precision)
+        _join(folder, rows, len(parts), dimensions, precision)
+    for pattern in ("shard-*", ".*"):  # hidden: what was being written when a build was killed
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def finished_shards(folder: Path) -> list[int]:
+    """Numbers of the shards that a build has finished so far."""
+    return sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
+
+
+def _write_shard(folder: Path, number: int, block: Block, dimensions: int, precision: Precision) -> None:
+    if block.vectors.shape[1] != dimensions:
+        raise StoreError(f"vectors of {block.vectors.shape[1]} dimensions among those of {dimensions}")
+    kept = kept_in(precision, block.vectors)
+    described = {
+        "documents": len(block.offsets) - 1,
+        "windows": len(kept),
+        "truncated": block.truncated,
+        "norm": longest(kept),
+    }
+    for path, values in (
+        (_vectors(folder, number), kept),
+        (_counts(folder, number), np.diff(block.offsets)),
+    ):
+        with replacing(path, "wb") as file:
+            np.save(file, values, allow_pickle=False)
+    with replacing(_json(folder, number)) as file:
+        json.dump(described, file)
+
+
+def _join(folder: Path, rows: NDArray[np.int32], shards: int, dimensions: int, precision: Precision) -> None:
+    """Copy the shards into one array; the header, written last, says that it is whole."""
+    described = [json.loads(_json(folder, number).read_text(encoding="utf-8")) for number in range(shards)]
+    counts = [np.load(_counts(folder, number)) for number in range(shards)]
+    windows = sum(one["windows"] for one in described)
+    with replacing(folder / "vectors.npy", "wb") as file:
+        _write_array_header(file, (windows, dimensions), precision)
+        for number in range(shards):
+            file.write(np.load(_vectors(folder, number), mmap_mode="r").data)
+    np.save(folder / "offsets.npy", np.concatenate([[0], *counts]).cumsum().astype(np.int64))
+    np.save(folder / "rows.npy", rows.astype(np.int32))
+    truncated, norm = sum(one["truncated"] for one in described), max((one["norm"] for one in described), default=0.0)
+    header = Header(dimensions, len(rows), windows, truncated, norm)
+    with replacing(folder / HEADER) as file:
+        json.dump({"format": FORMAT, **asdict(header)}, file)
+
+
+def _write_array_header(file: IO[bytes], shape: tuple[int, int], precision: Precision) -> None:
+    descr = np.lib.format.dtype_to_descr(np.dtype(precision))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def kept_in(precision: Precision, values: NDArray[np.float32]) -> NDArray[np.float32 | np.float16]:
+    """Finite vectors as they are stored. Raises StoreError for values that are too large for that."""
+    if precision == "float32":
+        return values
+    with np.errstate(over="ignore"):
+        kept = values.astype(np.float16)
+    if not np.isfinite(kept).all():
+        raise StoreError(f"a vector holds {np.abs(values).max():g}, which is too large for float16; store float32")
+    return kept
+
+
+def longest(values: NDArray[np.floating]) -> float:
+    """Length of the longest of vectors (W, D), 0 for none."""
+    return float(np.sqrt(np.einsum("wd,wd->w", values, values, dtype=np.float64).max(initial=0)))
+
+
+def _vectors(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.npy"
+
+
+def _counts(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}-counts.npy"
+
+
+def _json(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """The vectors of N documents, read-only.
+
+    rows     (N,) int32, rows of the corpus, rising
+    offsets  (N + 1,) int64: document n owns values[offsets[n]:offsets[n + 1]], one for each of its windows
+    values   (W, D) float32 or float16
+    norm     length of the longest vector
+    truncated  documents that were cut when they were encoded
+    """
+
+    rows: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    values: NDArray[np.float32 | np.float16]
+    norm: float
+    truncated: int = 0
+
+    @classmethod
+    def open(cls, folder: Path) -> Vectors:
+        """Map the vectors of a folder. Raises StoreError if its files do not fit together."""
+        try:
+            read = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+            if read["format"] != FORMAT:
+                raise StoreError(f"{folder} has vectors of format {read['format']}; this version reads {FORMAT}")
+            header = Header(**{name: read[name] for name in Header.__dataclass_fields__})
+            rows, offsets, values = (_mapped(folder / f"{name}.npy") for name in ("rows", "offsets", "vectors"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{folder} does not hold whole vectors: {error}") from error
+        shapes = ((header.documents,), (header.documents + 1,), (header.windows, header.dimensions))
+        if (rows.shape, offsets.shape, values.shape) != shapes:
+            raise StoreError(
+                f"{folder} holds arrays of the shapes {rows.shape}, {offsets.shape}, {values.shape}, not "
+                f"{', '.join(map(str, shapes))}"
+            )
+        return cls(rows, offsets, values, float(header.norm), int(header.truncated))
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int32], block: Block, precision: Precision = "float32") -> Vectors:
+        """Vectors in memory, of documents at rising rows."""
+        values = kept_in(precision, block.vectors)
+        return cls(rows, block.offsets, values, longest(values), block.truncated)
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return int(self.values.shape[1])
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every document has one vector."""
+        return len(self.values) == len(self.rows)
+
+    def places(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) which document each row of the corpus is here; -1 for none."""
+        if not len(self.rows):
+            return np.full(len(rows), -1, np.int64)
+        at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return np.where(self.rows[at] == rows, at, -1)
+
+    def blocks(self, size: int) -> Iterator[tuple[int, int]]:
+        """Ranges of documents, in turn, that have at most `size` vectors together, or are one document."""
+        begin, documents = 0, len(self.rows)
+        while begin < documents:
+            end = int(np.searchsorted(self.offsets, self.offsets[begin] + size, side="right")) - 1
+            end = min(max(end, begin + 1), documents)
+            yield begin, end
+            begin = end
+
+
+def merged(parts: Sequence[Vectors]) -> Vectors:
+    """Vectors of different documents, in memory, together."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows)
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    starts = np.concatenate([[0], np.cumsum(counts)])[order]
+    counts = counts[order]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    taken = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+    values = np.concatenate([part.values for part in parts])[taken]
+    return Vectors(
+        rows[order], offsets, values, max(part.norm for part in parts), sum(part.truncated for part in parts)
+    )
+
+
+def _mapped(path: Path) -> NDArray:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    plain = np.asarray(array).view(np.ndarray)
+    plain.flags.writeable = False  # so that compiled code meets one type of array, mapped or not
+    return plain

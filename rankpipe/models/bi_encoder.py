@@ -1,0 +1,240 @@
+"""Bi-encoder: texts as vectors, queries and documents apart, their similarity a dot product.
+
+Reimers and Gurevych, EMNLP 2019, arXiv 1908.10084; Karpukhin et al., EMNLP 2020, arXiv 2004.04906. Any folder of
+sentence-transformers (Transformer, Pooling, Dense, Normalize) or of a Hugging Face encoder. In float32 the vectors
+equal those of SentenceTransformer.encode.
+
+Documents are tokenised once, sorted by length and encoded in batches of a budget of tokens, so hardly anything is
+computed for padding. Queries are encoded in batches of one shape, because the rounding of a matrix product depends on
+its shape: a query gets the same vector to the last bit whatever else is asked with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rankpipe.errors import RankpipeError, UsageError
+from rankpipe.models.network import device_of, dtype_of, open_encoder, thread_limit
+from rankpipe.models.pooling import DenseLayer, normalised, pool
+from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
+from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.runtime import Runtime
+from rankpipe.models.tokens import Reader, Windows
+
+BATCH_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 131_072}
+"""Tokens of a batch, by the kind of device."""
+QUERY_ROWS = 8
+"""Queries of a batch: fewer are filled up."""
+QUERY_STEP = 16
+"""A batch of queries is as long as a multiple of so many tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """What a pipeline says of an encoder; None is what the model's folder says.
+
+    pooling, similarity  stand above the folder's
+    normalise            vectors of length 1; by default as the model does, and always where similarity is cosine
+    dimensions           first dimensions to keep (Matryoshka: Kusupati et al., NeurIPS 2022, arXiv 2205.13147)
+    max_length           tokens of a text that are read, special ones and prompt included
+    windows              how texts that are longer are taken apart; without, they are cut
+    """
+
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    pooling: PoolingMode | None = None
+    normalise: bool | None = None
+    dimensions: int | None = None
+    similarity: Similarity | None = None
+    max_length: int | None = None
+    windows: Windows | None = None
+
+
+class Encoded(NamedTuple):
+    """Vectors of N texts, W in all.
+
+    vectors    (W, D) float32
+    offsets    (N + 1,) int64: text n owns vectors offsets[n]:offsets[n + 1], one for each of its windows
+    truncated  texts that were cut
+    """
+
+    vectors: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    truncated: int
+
+
+class BiEncoder:
+    """An open encoder.
+
+    digest      of the model's folder
+    dimensions  D
+    recipe      what is done, the pipeline's settings included
+    dtype       precision of the network, as text: "bfloat16"
+    """
+
+    def __init__(self, reference: str, settings: EncoderSettings, runtime: Runtime) -> None:
+        """Open a model. Raises ModelError where that fails, UsageError for settings that do not fit it."""
+        folder = resolve(reference)
+        self.digest = model_digest(folder)
+        self.settings = settings
+        self.recipe = _with_settings(
+            read_recipe(folder, pooling=settings.pooling, similarity=settings.similarity), settings
+        )
+        self._device = device_of(runtime)
+        self._dtype = dtype_of(runtime, self._device)
+        self._threads = runtime.thread_count
+        self._batch_tokens = runtime.batch_tokens or BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cpu"])
+        self._network = open_encoder(self.recipe.transformer, self._device, self._dtype)
+        self._reader = Reader(
+            self.recipe.transformer, max_length=self.recipe.max_length, lower_case=self.recipe.lower_case
+        )
+        config = network_config(self.recipe.transformer)
+        self._longest = longest(config)
+        self._padding = int(config.get("pad_token_id") or 0)
+        self._heads, native = self._open_heads()
+        if settings.dimensions is not None and settings.dimensions > native:
+            raise UsageError(f"dimensions is {settings.dimensions}; the vectors of {reference!r} have {native}")
+        self.dimensions = settings.dimensions or native
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the network, as text."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def normalises(self) -> bool:
+        """Whether vectors have length 1, so that their dot product is their cosine."""
+        return self.settings.normalise is True or self.recipe.similarity == "cosine"
+
+    def key(self) -> dict[str, Any]:
+        """What makes the vectors of documents, for the store."""
+        windows = self.settings.windows
+        return {
+            "model": self.digest,
+            "prompt": self.recipe.document_prompt,
+            "pooling": list(self.recipe.pooling),
+            "dimensions": self.dimensions,
+            "normalised": self.normalises,
+            "heads": len(self._heads),
+            "max_length": self.recipe.max_length,
+            "windows": None if windows is None else [windows.size, windows.stride],
+            "dtype": self.dtype,
+        }
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(N, D) vectors of queries, the query prompt before each; those that are too long are cut."""
+        read = self._reader.read(texts, self.recipe.query_prompt)
+        skipped = 0 if self.recipe.include_prompt else read.skipped
+        lengths = np.array([self._rounded(len(one)) for one in read.tokens], np.int64)
+        vectors = np.empty((len(texts), self.dimensions), np.float32)
+        with self._working():
+            for length in np.unique(lengths).tolist():
+                rows = np.flatnonzero(lengths == length)
+                for begin in range(0, len(rows), QUERY_ROWS):
+                    part = rows[begin : begin + QUERY_ROWS]
+                    filled = np.resize(part, QUERY_ROWS)  # repeats them
+                    found = self._batch([read.tokens[row] for row in filled], skipped, length)
+                    vectors[part] = found[: len(part)].cpu().numpy()
+        return self._checked(vectors)
+
+    def documents(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Encoded:
+        """Vectors of documents, the document prompt before each, one for each window.
+
+        advance  told how many texts are done, after every batch
+        """
+        sequences = self._reader.read(texts, self.recipe.document_prompt, self.settings.windows)
+        vectors = np.empty((len(sequences.tokens), self.dimensions), np.float32)
+        skipped = 0 if self.recipe.include_prompt else sequences.skipped
+        last = np.zeros(len(sequences.tokens), bool)
+        last[sequences.offsets[1:] - 1] = True  # a text counts as done with its last window
+        with self._working():
+            for rows in batches(sequences.tokens, self._batch_tokens):
+                vectors[rows] = self._batch([sequences.tokens[row] for row in rows], skipped).cpu().numpy()
+                advance(int(last[rows].sum()))
+        return Encoded(self._checked(vectors), sequences.offsets, sequences.truncated)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        with thread_limit(self._threads), torch.inference_mode():
+            yield
+
+    def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(vectors).all():
+            raise RankpipeError(f"the network gave vectors that are not finite, in {self.dtype}; choose dtype float32")
+        return vectors
+
+    def _rounded(self, length: int) -> int:
+        """Tokens that a batch of queries is padded to, within the network's positions."""
+        steps = -(-length // QUERY_STEP) * QUERY_STEP
+        return max(length, min(steps, self._longest or steps))
+
+    def _batch(self, tokens: list[NDArray[np.int64]], skipped: int, length: int = 0) -> Tensor:
+        """(S, D) vectors of a batch, padded to `length` where that is more than the longest has."""
+        lengths = torch.tensor([len(one) for one in tokens])
+        ids = torch.full((len(tokens), max(length, int(lengths.max()))), self._padding)
+        for row, one in enumerate(tokens):
+            ids[row, : len(one)] = torch.from_numpy(one)
+        lengths = lengths.to(self._device)
+        hidden = self._hidden(ids.to(self._device), lengths)
+        vectors = pool(hidden, lengths, self.recipe.pooling, skipped)
+        for head in self._heads:
+            vectors = head(vectors)
+        vectors = vectors[:, : self.dimensions]
+        return normalised(vectors) if self.normalises else vectors
+
+    def _hidden(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """(S, T, D) last hidden states of tokens (S, T), of which `lengths` (S,) are no padding."""
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        return self._network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+    def _open_heads(self) -> tuple[list[Callable[[Tensor], Tensor]], int]:
+        """What follows on pooling, and the dimensions that come out."""
+        config: Any = self._network.config
+        width = int(getattr(config, "hidden_size", None) or config.d_model) * len(self.recipe.pooling)
+        heads: list[Callable[[Tensor], Tensor]] = []
+        for head in self.recipe.heads:
+            if head.folder is None:
+                if self.settings.normalise is not False:
+                    heads.append(normalised)
+            else:
+                layer = DenseLayer(head, width)
+                width = layer.outputs
+                heads.append(layer)
+        return heads, width
+
+
+def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
+
+    Among equal lengths they stand in the order of their tokens.
+    """
+    order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), tokens[row].tobytes()))
+    begin = 0
+    while begin < len(order):
+        size = max(1, budget // len(tokens[order[begin]]))
+        yield np.array(order[begin : begin + size], np.int64)
+        begin += size
+
+
+def _with_settings(recipe: Recipe, settings: EncoderSettings) -> Recipe:
+    """The recipe, with what the pipeline says instead of the folder."""
+    changes: dict[str, Any] = {}
+    for name in ("query_prompt", "document_prompt"):
+        if (value := getattr(settings, name)) is not None:
+            changes[name] = value
+    if settings.max_length is not None:
+        limit = longest(network_config(recipe.transformer))
+        if limit is not None and settings.max_length > limit:
+            raise UsageError(
+                f"max_length is {settings.max_length}; the network {recipe.transformer} reads {limit} tokens"
+            )
+        changes["max_length"] = settings.max_length
+    return replace(recipe, **changes)

@@ -1,0 +1,109 @@
+"""Networks opened for inference: where they run, in which precision, from safetensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from rankpipe.errors import ModelError, UsageError
+from rankpipe.models.recipe import network_config
+from rankpipe.models.references import check_weights
+from rankpipe.models.runtime import Runtime
+
+ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+"""Encoder-decoders of which the encoder alone makes vectors."""
+NOT_NEEDED = ("pooler.", "embeddings.position_ids")
+"""Weights that checkpoints may lack: vectors are made from the last hidden states."""
+
+
+def device_of(runtime: Runtime) -> torch.device:
+    """The device that a runtime means. Raises UsageError for one that is not there."""
+    if runtime.device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(runtime.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {runtime.device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def dtype_of(runtime: Runtime, device: torch.device) -> torch.dtype:
+    """The precision of networks: as asked, or bfloat16 where the hardware computes with it, else float32."""
+    if runtime.dtype != "auto":
+        return getattr(torch, runtime.dtype)
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere was the first
+    else:
+        abilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        fast = any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def open_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network of a folder, with its own weights only, ready to compute hidden states.
+
+    Raises ModelError for weights that are missing, damaged or pickled, and for a network that is not an encoder.
+    """
+    config = network_config(folder)
+    kind = config["model_type"]
+    check_weights(folder)
+    if config.get("is_encoder_decoder") and kind not in ENCODER_ONLY:
+        raise ModelError(f"model folder {folder} is of the type {kind!r}, an encoder with a decoder, not an encoder")
+    opener = getattr(transformers, ENCODER_ONLY.get(kind, "AutoModel"))
+    try:
+        with _quiet():
+            network, found = opener.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a strange configuration fails in nearly any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model folder {folder} cannot be opened as an encoder: {reason}") from error
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(NOT_NEEDED))
+    mismatched = sorted(str(entry[0]) for entry in found["mismatched_keys"])
+    if lacking := missing + mismatched:
+        raise ModelError(
+            f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
+            f"or have another shape; the first is {lacking[0]}"
+        )
+    return network.eval().requires_grad_(False).to(device)
+
+
+@contextmanager
+def thread_limit(threads: int) -> Iterator[None]:
+    """Within the block, torch computes with so many threads."""
+    before = torch.get_num_threads()
+    if before != threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if before != threads:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, transformers prints no report and shows no bar: what matters becomes an error."""
+    logs = transformers.utils.logging
+    verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(verbosity)
+        if bars:
+            logs.enable_progress_bar()

@@ -1,0 +1,201 @@
+"""How a folder's model makes vectors: what sentence-transformers wrote down beside the weights. No torch here.
+
+A folder with modules.json lists its modules: a Transformer, then Pooling, then any of Dense and Normalize. A plain
+Hugging Face encoder has none, and says nothing of pooling, so the pipeline has to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rankpipe.errors import ModelError
+from rankpipe.models.references import read_json
+
+PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+Similarity = Literal["cosine", "dot"]
+
+LEGACY_POOLING = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""Switches of older sentence-transformers, and the modes they name, in the order in which several are joined."""
+POOLING_MODES = tuple(LEGACY_POOLING.values())
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xmod", "ernie_m")
+"""Model types whose positions begin at pad_token_id + 1, so that their tables hold that many fewer tokens."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What happens to a vector after pooling.
+
+    folder  of the weights of a Dense layer; None for Normalize
+    """
+
+    folder: Path | None = None
+    activation: str = "Identity"
+    residual: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that makes a vector of a text, except for the weights.
+
+    transformer      folder of the network and its tokenizer
+    pooling          modes whose vectors are joined end to end
+    include_prompt   whether the prompt's tokens are pooled as well
+    heads            in their order
+    max_length       tokens of a text that are read, special ones included
+    lower_case       texts are put into lower case first
+    query_prompt, document_prompt   what stands before every text
+    similarity       that the model was trained for
+    """
+
+    transformer: Path
+    pooling: tuple[str, ...]
+    include_prompt: bool = True
+    heads: tuple[Head, ...] = ()
+    max_length: int
+    lower_case: bool = False
+    query_prompt: str = ""
+    document_prompt: str = ""
+    similarity: Similarity = "cosine"
+
+
+def read_recipe(folder: Path, *, pooling: PoolingMode | None = None, similarity: Similarity | None = None) -> Recipe:
+    """Read a folder's recipe; `pooling` and `similarity` stand above what the folder says.
+
+    Raises ModelError where the folder holds no encoder, one of a kind that is not known, or says nothing of pooling.
+    """
+    if not (folder / "modules.json").is_file():
+        config = read_json(folder / "config.json")
+        if pooling is None:
+            causal = _architecture(config).endswith(("ForCausalLM", "LMHeadModel"))
+            kind = "a causal language model" if causal else f"a plain {_architecture(config)}"
+            raise ModelError(
+                f"model folder {folder} is {kind} without modules.json, so it does not say how its tokens become one "
+                f"vector; choose the setting 'pooling' ({', '.join(POOLING_MODES)}), or take a model made for retrieval"
+            )
+        read = Recipe(transformer=folder, pooling=(pooling,), max_length=_max_length(folder, config, {}))
+    else:
+        read = _read_modules(folder)
+        if pooling is not None:
+            read = replace(read, pooling=(pooling,))
+    return _with_prompts(read, folder, similarity)
+
+
+def network_config(transformer: Path) -> dict[str, Any]:
+    """The network's config.json. Raises ModelError for one that says no model type."""
+    config = read_json(transformer / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{transformer / 'config.json'} names no model_type, so the network's kind is not known")
+    return config
+
+
+def longest(config: Mapping[str, Any]) -> int | None:
+    """Tokens that the network has positions for; None where it sets no limit."""
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    return positions - (int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in OFFSET_POSITIONS else 0)
+
+
+def _read_modules(folder: Path) -> Recipe:
+    path = folder / "modules.json"
+    try:
+        modules = [(str(module["type"]).rpartition(".")[2], folder / module["path"]) for module in _list(path)]
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not a list of modules, each with type and path ({error})") from None
+    kinds = [kind for kind, _ in modules]
+    known = {"Transformer", "Pooling", "Dense", "Normalize"}
+    if unknown := [kind for kind in kinds if kind not in known]:
+        raise ModelError(f"{path}: modules of the kind {unknown[0]} are not supported; only {', '.join(sorted(known))}")
+    if kinds[:2] != ["Transformer", "Pooling"] or "Transformer" in kinds[1:] or "Pooling" in kinds[2:]:
+        raise ModelError(f"{path}: the modules are {', '.join(kinds)}; they must begin with Transformer, Pooling")
+    transformer = modules[0][1]
+    settings = _transformer_settings(transformer)
+    pooled = read_json(modules[1][1] / "config.json")
+    return Recipe(
+        transformer=transformer,
+        pooling=_modes(modules[1][1] / "config.json", pooled),
+        include_prompt=bool(pooled.get("include_prompt", True)),
+        heads=tuple(_head(kind, place) for kind, place in modules[2:]),
+        max_length=_max_length(transformer, network_config(transformer), settings),
+        lower_case=bool(settings.get("do_lower_case")),
+    )
+
+
+def _list(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    return content if isinstance(content, list) else [content]
+
+
+def _transformer_settings(transformer: Path) -> dict[str, Any]:
+    path = transformer / "sentence_bert_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _modes(path: Path, pooled: Mapping[str, Any]) -> tuple[str, ...]:
+    stated = pooled.get("pooling_mode")
+    if stated is None:
+        stated = [mode for key, mode in LEGACY_POOLING.items() if pooled.get(key)] or ["mean"]
+    modes = (stated,) if isinstance(stated, str) else tuple(map(str, stated))
+    if unknown := [mode for mode in modes if mode not in POOLING_MODES]:
+        raise ModelError(f"{path}: pooling {unknown[0]!r} is not known; there are {', '.join(POOLING_MODES)}")
+    return modes
+
+
+def _head(kind: str, place: Path) -> Head:
+    if kind == "Normalize":
+        return Head()
+    config = read_json(place / "config.json")
+    inputs = {config.get("module_input_name", "sentence_embedding"), config.get("module_output_name")}
+    if inputs - {"sentence_embedding", None}:
+        raise ModelError(f"{place / 'config.json'}: a Dense layer over {sorted(map(str, inputs))} is not supported")
+    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+    return Head(place, activation, bool(config.get("use_residual", False)))
+
+
+def _max_length(transformer: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+    """What sentence-transformers was told; else the tokenizer's own limit, within the network's positions."""
+    path = transformer / "tokenizer_config.json"
+    tokenizer = read_json(path) if path.is_file() else {}
+    told = settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    limits = [limit for limit in (told, longest(config)) if isinstance(limit, (int, float)) and 0 < limit < 1 << 30]
+    if not limits:
+        raise ModelError(f"model folder {transformer} sets no limit of length; choose the setting 'max_length'")
+    return int(min(limits))
+
+
+def _with_prompts(recipe: Recipe, folder: Path, similarity: Similarity | None) -> Recipe:
+    path = folder / "config_sentence_transformers.json"
+    stated = read_json(path) if path.is_file() else {}
+    prompts = stated.get("prompts") or {}
+    default = prompts.get(stated.get("default_prompt_name")) or ""
+    named = stated.get("similarity_fn_name") or "cosine"
+    if similarity is None and named not in ("cosine", "dot"):
+        raise ModelError(
+            f"{path}: similarity {named!r} is not supported; choose the setting 'similarity': cosine or dot"
+        )
+    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
+    return replace(
+        recipe,
+        query_prompt=prompts.get("query") or default,
+        document_prompt=document,
+        similarity=similarity or named,
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures") or [config.get("model_type", "network")]
+    return str(names[0])

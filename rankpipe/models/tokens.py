@@ -1,0 +1,116 @@
+"""Texts as sequences of tokens that an encoder reads: prompt before, cut at its limit, or taken apart into windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankpipe.errors import ModelError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """How long texts are taken apart.
+
+    size    tokens of a window, special ones and prompt included
+    stride  tokens from the beginning of one window to that of the next
+    """
+
+    size: int
+    stride: int
+
+
+class Sequences(NamedTuple):
+    """What an encoder reads of N texts: S sequences of tokens, those of one text one after another.
+
+    tokens     S arrays of int64
+    offsets    (N + 1,) int64: text n owns sequences offsets[n]:offsets[n + 1], at least one
+    skipped    leading tokens of every sequence that pooling leaves out where the recipe excludes the prompt
+    truncated  texts that were longer than their one sequence
+    """
+
+    tokens: list[NDArray[np.int64]]
+    offsets: NDArray[np.int64]
+    skipped: int
+    truncated: int
+
+
+class Reader:
+    """A model's tokenizer, and how many tokens of a text its network is given."""
+
+    def __init__(self, folder: Path, *, max_length: int, lower_case: bool) -> None:
+        """Open the tokenizer of a folder. Raises ModelError if there is none, or none that is written in Rust."""
+        from transformers import AutoTokenizer
+
+        try:
+            opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever a damaged or strange file makes of the tokenizer's class
+            raise ModelError(f"model folder {folder}: its tokenizer cannot be opened: {_first_line(error)}") from error
+        if not opened.is_fast:
+            raise ModelError(f"model folder {folder}: its tokenizer has no tokenizer.json, and none can be made")
+        self._tokenizer = opened.backend_tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._from_left = opened.truncation_side == "left"
+        self._lower_case = lower_case
+        self.max_length = max_length
+        self.before, self.after = self._special()
+
+    def read(self, texts: Sequence[str], prompt: str = "", windows: Windows | None = None) -> Sequences:
+        """Tokens of texts, each with the prompt before it. Raises UsageError if the prompt leaves no room for a text."""
+        if self._lower_case:
+            texts, prompt = [text.lower() for text in texts], prompt.lower()
+        led = len(self._tokens([prompt])[0]) if prompt else 0
+        room = (windows.size if windows else self.max_length) - len(self.before) - len(self.after)
+        if room <= led:
+            raise UsageError(f"the prompt {prompt!r} has {led} tokens, and leaves no room for a text of {room} tokens")
+        if windows and windows.stride > room - led:
+            raise UsageError(
+                f"a window of {windows.size} tokens has room for {room - led} of a text, so a stride of "
+                f"{windows.stride} would leave text out"
+            )
+        sequences: list[NDArray[np.int64]] = []
+        counts: list[int] = []
+        truncated = 0
+        for content in self._tokens([prompt + text for text in texts] if prompt else texts):
+            if len(content) <= room:
+                parts = [content]
+            elif windows is None:
+                parts = [content[-room:] if self._from_left else content[:room]]
+                truncated += 1
+            else:
+                parts = list(_windows(content, led, room, windows.stride))
+            sequences += [np.concatenate([self.before, part, self.after]) for part in parts]
+            counts.append(len(parts))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Sequences(sequences, offsets, len(self.before) + led if led else 0, truncated)
+
+    def _tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, np.int64) for one in encoded]
+
+    def _special(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens that stand before and after every text."""
+        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
+        whole = self._tokenizer.encode("a").ids
+        at = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
+        return np.array(whole[:at], np.int64), np.array(whole[at + len(plain) :], np.int64)
+
+
+def _windows(content: NDArray[np.int64], led: int, room: int, stride: int) -> Iterator[NDArray[np.int64]]:
+    """Windows of the text behind `led` tokens of prompt, each with the prompt before it; the last ends with the text."""
+    prompt, text = content[:led], content[led:]
+    room -= led
+    for begin in range(0, max(len(text) - room, 0) + stride, stride):
+        yield np.concatenate([prompt, text[begin : begin + room]])
+        if begin + room >= len(text):
+            return
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

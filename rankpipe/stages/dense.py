@@ -1,0 +1,79 @@
+"""Dense: the retriever by vectors of a bi-encoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Gt
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from rankpipe.data import Corpus
+from rankpipe.models.runtime import current_runtime
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Part
+from rankpipe.stages.encoding import Encoding, said
+
+if TYPE_CHECKING:
+    from rankpipe.index.dense import DenseIndex
+
+
+INDEX_SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Not strict as a whole, so that a map becomes the settings; numbers in them are to be marked as Strict."""
+
+
+@dataclass(frozen=True, kw_only=True, config=INDEX_SETTINGS)
+class Flat:
+    """Exact search through all vectors."""
+
+    kind: Literal["flat"] = "flat"
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Dense(Encoding):
+    """Retrieve the documents whose vectors have the largest dot product with the query's.
+
+    The vectors of the corpus are encoded once, into the store; a run that is killed goes on where it stopped. A query
+    without text has no candidates. Scores: the dot product, from -1 to 1 where similarity is cosine. The best window
+    of a document that has several stands in run.passages.
+
+    k      candidates kept per query
+    index  how they are found: {kind: flat}, exact
+
+    model, query_model, query_prompt, document_prompt, pooling, normalise, dimensions, similarity, max_length, window,
+    stride, fields, vectors
+           see rankpipe.stages.encoding
+    """
+
+    makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+
+    k: Annotated[int, Gt(0)] = 1000
+    index: Flat = Flat()
+
+    def __call__(self, run: Run) -> Run:
+        """Replace the candidates. Vectors that the queries carry are taken before their texts."""
+        index = self.open_index(run.corpus)
+        queries = run.queries
+        asked = np.ones(len(queries), bool) if queries.vectors is not None else said(queries.texts)
+        rows = np.flatnonzero(asked)
+        vectors = self.encoded_queries(run if asked.all() else run.select(rows))
+        found = index.search(vectors, self.k, run.corpus.tie_order, threads=current_runtime().thread_count)
+        counts = np.zeros(len(queries), np.int64)
+        counts[rows] = np.diff(found.offsets)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Run(queries, run.corpus, offsets, found.documents, found.scores, passages=found.passages)
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Encode the documents that the store does not have, and open the index."""
+        self.open_index(corpus)
+
+    def open_index(self, corpus: Corpus) -> DenseIndex:
+        """The open index of a corpus; its vectors are encoded into the store if they are not there."""
+        return self.open_once((corpus.digest, current_runtime()), lambda: self._open_index(corpus))
+
+    def _open_index(self, corpus: Corpus) -> DenseIndex:
+        vectors = self.all_vectors(corpus)
+        from rankpipe.index.dense import open_index  # brings numba, so not before it is needed
+
+        return open_index(self.index.kind, vectors)

@@ -1,0 +1,178 @@
+"""What the stages that use a bi-encoder have in common: how texts become vectors, and the vectors of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge, MinLen
+from numpy.typing import NDArray
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from rankpipe import store
+from rankpipe.data import Corpus
+from rankpipe.errors import UsageError
+from rankpipe.models.references import need_extra
+from rankpipe.models.runtime import current_runtime
+from rankpipe.progress import counted
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Reference, Several, Stage
+
+if TYPE_CHECKING:
+    from rankpipe.index.vectors import Block, Vectors
+    from rankpipe.models.bi_encoder import BiEncoder
+
+NEEDS = ("torch", "transformers", "sentence_transformers")
+"""What the extra 'dense' brings, as far as encoding needs it."""
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Encoding(Stage):
+    """Settings of a bi-encoder; None is what the model's own folder says.
+
+    model            folder, hub name, alias or package: reference of the encoder of documents, and of queries too
+    query_model      reference of another encoder for queries, for a pair that was trained apart
+    query_prompt     stands before every query; "" for none
+    document_prompt  stands before every document; "" for none
+    pooling          how the tokens' vectors become one
+    normalise        whether vectors get length 1; with similarity: cosine they always do
+    dimensions       keep only so many dimensions, the first (models trained as Matryoshkas)
+    similarity       "cosine" or "dot"
+    max_length       tokens of a text that are read; what is longer is cut, and counted
+    window           tokens of a window: longer documents are taken apart into windows, and the best one counts
+    stride           tokens from the beginning of one window to that of the next; by default half a window
+    fields           the fields of a document, joined by a blank, that are encoded
+    vectors          precision in which vectors are stored
+    """
+
+    model: Reference
+    query_model: Reference | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    pooling: Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"] | None = None
+    normalise: bool | None = None
+    dimensions: Annotated[int, Ge(1)] | None = None
+    similarity: Literal["cosine", "dot"] | None = None
+    max_length: Annotated[int, Ge(1)] | None = None
+    window: Annotated[int, Ge(2)] | None = None
+    stride: Annotated[int, Ge(1)] | None = None
+    fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
+    vectors: Literal["float32", "float16"] = "float32"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Encoding:
+        if self.similarity == "cosine" and self.normalise is False:
+            raise ValueError("'similarity: cosine' and 'normalise: false' contradict each other")
+        if self.stride is not None and self.window is None:
+            raise ValueError("'stride' needs 'window'")
+        if self.window is not None and (self.stride or 1) > self.window:
+            raise ValueError("'stride' is larger than 'window': it would leave text out")
+        return self
+
+    def encoders(self) -> tuple[BiEncoder, BiEncoder]:
+        """The open encoders of documents and of queries, often one. Raises MissingExtraError, ModelError."""
+        return self.open_once(("encoders", current_runtime()), self._open_encoders)
+
+    def encoded_queries(self, run: Run) -> NDArray[np.float32]:
+        """(Q, D) vectors of a run's queries: those that it carries, else of their texts."""
+        if run.queries.vectors is not None:
+            return run.queries.vectors
+        return self.encoders()[1].queries(run.queries.texts)
+
+    def encode_rows(
+        self, corpus: Corpus, rows: NDArray[np.int32], advance: Callable[[int], None] = lambda _: None
+    ) -> Block:
+        """Vectors of the documents at rows of a corpus."""
+        from rankpipe.index.vectors import Block
+
+        return Block(*self.encoders()[0].documents(corpus.joined_texts(rows, self.fields), advance))
+
+    def stored_vectors(self, corpus: Corpus) -> Vectors | None:
+        """The vectors of a whole corpus, if the store has them."""
+        from rankpipe.index.vectors import Vectors
+
+        folder = store.found("vectors", self._key(corpus))
+        return None if folder is None else Vectors.open(folder)
+
+    def all_vectors(self, corpus: Corpus) -> Vectors:
+        """The vectors of a whole corpus; what the store does not have of them is encoded, shard after shard."""
+        from rankpipe.index.vectors import Vectors, build
+
+        def make(folder: Any) -> None:
+            build(
+                folder,
+                corpus.live_rows(),
+                lambda rows, advance: self.encode_rows(corpus, rows, advance),
+                dimensions=self.encoders()[0].dimensions,
+                precision=self.vectors,
+            )
+
+        return Vectors.open(store.resumable("vectors", self._key(corpus), make))
+
+    def candidate_vectors(self, corpus: Corpus, rows: NDArray[np.int32]) -> Vectors:
+        """Vectors of the documents at rising rows alone, not stored, as they would be read from the store."""
+        from rankpipe.index.vectors import SHARD, Vectors, merged
+
+        with counted(len(rows), "candidates") as advance:
+            blocks = [
+                self.encode_rows(corpus, rows[begin : begin + SHARD], advance)
+                for begin in range(0, max(len(rows), 1), SHARD)
+            ]
+        parts = np.split(rows, range(SHARD, len(rows), SHARD))
+        return merged([Vectors.of(*part, self.vectors) for part in zip(parts, blocks, strict=True)])
+
+    def facts(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Digests, precision and what was cut, for the manifest of a result."""
+        documents, queries = self.encoders()
+        facts = {**documents.key(), "query_model": queries.digest, "query_prompt": queries.recipe.query_prompt}
+        vectors = self.stored_vectors(corpus)
+        if vectors is not None and len(vectors.rows):
+            facts["truncated_share"] = round(vectors.truncated / len(vectors.rows), 6)
+        return facts
+
+    def _key(self, corpus: Corpus) -> dict[str, Any]:
+        from rankpipe.index.vectors import FORMAT, SHARD
+
+        return {
+            "format": [FORMAT, SHARD],
+            "corpus": corpus.digest,
+            "fields": self.fields,
+            "stored": self.vectors,
+            **self.encoders()[0].key(),
+        }
+
+    def _open_encoders(self) -> tuple[BiEncoder, BiEncoder]:
+        need_extra(f"stage '{self.type_name()}'", NEEDS, "sentence-transformers", "dense")
+        from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings  # brings torch, so not before it is needed
+        from rankpipe.models.tokens import Windows
+
+        windows = None
+        if self.window is not None:
+            windows = Windows(size=self.window, stride=self.stride or max(self.window // 2, 1))
+        settings = EncoderSettings(
+            query_prompt=self.query_prompt,
+            document_prompt=self.document_prompt,
+            pooling=self.pooling,
+            normalise=self.normalise,
+            dimensions=self.dimensions,
+            similarity=self.similarity,
+            max_length=self.max_length,
+            windows=windows,
+        )
+        documents = BiEncoder(self.model, settings, current_runtime())
+        if self.query_model is None:
+            return documents, documents
+        queries = BiEncoder(self.query_model, settings, current_runtime())
+        if queries.dimensions != documents.dimensions:
+            raise UsageError(
+                f"query_model {self.query_model!r} gives vectors of {queries.dimensions} dimensions, "
+                f"model {self.model!r} of {documents.dimensions}; they must fit each other"
+            )
+        return documents, queries
+
+
+def said(texts: Sequence[str]) -> NDArray[np.bool_]:
+    """(Q,) whether a query says anything: an empty one matches nothing."""
+    return np.fromiter((not (text == "" or text.isspace()) for text in texts), bool, len(texts))

