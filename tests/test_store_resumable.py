@@ -50,7 +50,10 @@ def test_an_artefact_that_is_there_is_not_built_again() -> None:
 def test_a_damaged_one_is_set_aside(store: Path) -> None:
     from rankpipe.store import found, resumable
 
-    folder = resumable("things", KEY, lambda folder: (folder / "a").write_text("1") and None)
+    def writes(folder: Path) -> None:
+        (folder / "a").write_text("1")
+
+    folder = resumable("things", KEY, writes)
     (folder / "a").write_text("2")
     with pytest.raises(StoreError, match="the content of a is not what was written"):
         found("things", KEY)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.errors import RankpipeError, UsageError
-from rankpipe.models.network import device_of, dtype_of, open_encoder, thread_limit
+from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
 from rankpipe.models.references import model_digest, resolve
@@ -74,6 +74,7 @@ class Encoded(NamedTuple):
 class BiEncoder:
     """An open encoder.
 
+    device      where it computes
     digest      of the model's folder
     dimensions  D
     recipe      what is done, the pipeline's settings included
@@ -88,11 +89,11 @@ class BiEncoder:
         self.recipe = _with_settings(
             read_recipe(folder, pooling=settings.pooling, similarity=settings.similarity), settings
         )
-        self._device = device_of(runtime)
-        self._dtype = dtype_of(runtime, self._device)
+        self.device = device_of(runtime)
+        self._dtype = dtype_of(runtime, self.device)
         self._threads = runtime.thread_count
-        self._batch_tokens = runtime.batch_tokens or BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["cpu"])
-        self._network = open_encoder(self.recipe.transformer, self._device, self._dtype)
+        self._batch_tokens = runtime.batch_tokens or BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cpu"])
+        self._network, self._states = open_states(self.recipe.transformer, self.device, self._dtype)
         self._reader = Reader(
             self.recipe.transformer, max_length=self.recipe.max_length, lower_case=self.recipe.lower_case
         )
@@ -182,18 +183,14 @@ class BiEncoder:
         ids = torch.full((len(tokens), max(length, int(lengths.max()))), self._padding)
         for row, one in enumerate(tokens):
             ids[row, : len(one)] = torch.from_numpy(one)
-        lengths = lengths.to(self._device)
-        hidden = self._hidden(ids.to(self._device), lengths)
-        vectors = pool(hidden, lengths, self.recipe.pooling, skipped)
+        lengths = lengths.to(self.device)
+        ids = ids.to(self.device)
+        mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+        vectors = pool(self._states(ids, mask), lengths, self.recipe.pooling, skipped)
         for head in self._heads:
             vectors = head(vectors)
         vectors = vectors[:, : self.dimensions]
         return normalised(vectors) if self.normalises else vectors
-
-    def _hidden(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """(S, T, D) last hidden states of tokens (S, T), of which `lengths` (S,) are no padding."""
-        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        return self._network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     def _open_heads(self) -> tuple[list[Callable[[Tensor], Tensor]], int]:
         """What follows on pooling, and the dimensions that come out."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from rankpipe.errors import ModelError, UsageError
+from rankpipe.models.bert import FastBert
 from rankpipe.models.recipe import network_config
 from rankpipe.models.references import check_weights
 from rankpipe.models.runtime import Runtime
@@ -19,6 +20,10 @@ ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5E
 """Encoder-decoders of which the encoder alone makes vectors."""
 NOT_NEEDED = ("pooler.", "embeddings.position_ids")
 """Weights that checkpoints may lack: vectors are made from the last hidden states."""
+
+
+States = Callable[[Tensor, Tensor], Tensor]
+"""(S, T, D) last hidden states of tokens (S, T); a mask (S, T) is true where a token is no padding."""
 
 
 def device_of(runtime: Runtime) -> torch.device:
@@ -79,6 +84,16 @@ def open_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.M
             f"or have another shape; the first is {lacking[0]}"
         )
     return network.eval().requires_grad_(False).to(device)
+
+
+def open_states(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, States]:
+    """The network of a folder, and how its last hidden states are computed in a precision. Raises ModelError."""
+    ours = network_config(folder)["model_type"] == "bert" and (device.type, dtype) == ("cpu", torch.bfloat16)
+    network = open_encoder(folder, device, torch.float32 if ours else dtype)
+    if ours and FastBert.fits(network):
+        return network, FastBert(network)
+    network = network.to(dtype) if ours else network
+    return network, lambda ids, mask: network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
 
 @contextmanager

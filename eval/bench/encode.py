@@ -1,0 +1,95 @@
+"""Documents a second of our encoder beside SentenceTransformer.encode at its defaults, in turn, in one process.
+
+    RANKPIPE_DATA=folder python eval/bench/encode.py [--dataset scifact] [--documents 512] [--repeats 5]
+
+Both get the same documents and the same number of threads. Also measures the bfloat16 GEMM rate of the machine, by a
+product of the shape that the feed-forward layers have, and prints which share of it the encoder reaches: the products
+of its linear layers and of its attention, over its seconds. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from time import perf_counter
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from rankpipe import Dataset, Runtime
+from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
+from rankpipe.models.recipe import network_config
+from rankpipe.models.references import resolve
+from rankpipe.models.runtime import usable_cores
+
+
+def gemm_rate(repeats: int = 5) -> float:
+    """GFLOP/s of a bfloat16 product of 4,096 by 384 by 1,536, the best of some tries."""
+    states, weight = torch.randn(4096, 384, dtype=torch.bfloat16), torch.randn(1536, 384, dtype=torch.bfloat16)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            started = perf_counter()
+            for _ in range(10):
+                torch.nn.functional.linear(states, weight)
+            best = min(best, (perf_counter() - started) / 10)
+    return 2 * 4096 * 384 * 1536 / best / 1e9
+
+
+def work(encoder: BiEncoder, theirs: SentenceTransformer, texts: list[str]) -> float:
+    """GFLOP of a BERT's products for the texts: in each layer, the linear ones of every token, and attention's."""
+    config = network_config(encoder.recipe.transformer)
+    width, inner, layers = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    lengths = np.array([len(ids) for ids in theirs.tokenizer(texts, truncation=True)["input_ids"]])
+    return float((layers * lengths * (8 * width**2 + 4 * width * inner + 4 * lengths * width)).sum()) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="scifact")
+    parser.add_argument("--documents", type=int, default=512, help="evenly spread over the corpus")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", default="minilm")
+    options = parser.parse_args()
+
+    corpus = Dataset.load(options.dataset).corpus
+    rows = np.linspace(0, len(corpus) - 1, min(options.documents, len(corpus))).astype(np.int32)
+    texts = corpus.joined_texts(rows)
+    torch.set_num_threads(usable_cores())
+    ours = BiEncoder(options.model, EncoderSettings(), Runtime())
+    theirs = SentenceTransformer(str(resolve(options.model)), device=str(ours.device))
+    cosines = (ours.documents(texts).vectors * theirs.encode(texts)).sum(axis=1)  # warms both up
+
+    seconds: dict[str, list[float]] = {"rankpipe": [], "sentence-transformers": []}
+    for _ in range(options.repeats):
+        started = perf_counter()
+        ours.documents(texts)
+        middle = perf_counter()
+        theirs.encode(texts)
+        seconds["rankpipe"].append(middle - started)
+        seconds["sentence-transformers"].append(perf_counter() - middle)
+    ratios = [b / a for a, b in zip(seconds["rankpipe"], seconds["sentence-transformers"], strict=True)]
+    rates = {name: round(len(texts) / min(values), 2) for name, values in seconds.items()}
+    result = {
+        "documents": len(texts),
+        "dtype": ours.dtype,
+        "documents_per_second": rates,
+        "ratio_of_best": round(min(seconds["sentence-transformers"]) / min(seconds["rankpipe"]), 3),
+        "ratio_median": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "least_cosine": round(float(cosines.min()), 6),
+    }
+    if ours.device.type == "cpu":
+        rate = gemm_rate()
+        result["gemm_gflops"] = round(rate, 1)
+        result["share_of_gemm"] = round(work(ours, theirs, texts) / min(seconds["rankpipe"]) / rate, 3)
+    print(f"{options.dataset}, {len(texts)} documents, {usable_cores()} threads, best of {options.repeats}")
+    for name, rate in rates.items():
+        print(f"  {name:22} {rate:8.1f} documents/s")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

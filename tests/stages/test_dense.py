@@ -1,0 +1,296 @@
+"""The stages dense and rescore on a small random encoder."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from rankpipe.data import Corpus, Queries
+from rankpipe.errors import MissingExtraError, ModelError, UsageError
+from rankpipe.index.vectors import Vectors, finished_shards
+from rankpipe.models.runtime import Runtime
+from rankpipe.run import Run
+from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.dense import Dense
+from rankpipe.stages.rescore import Rescore
+
+TEXTS = {
+    "a": "the apple is a sweet fruit",
+    "b": "a car on the road",
+    "c": "the tree by the road",
+    "d": "",
+    "e": "sweet sweet sweet",
+    "f": "a car on the road",  # the twin of b
+}
+CORPUS = Corpus.from_records({"id": doc_id, "text": text} for doc_id, text in TEXTS.items())
+QUERIES = Queries.of({"q1": "sweet fruit", "q2": "road", "q3": " ", "q4": "car"})
+FULL = Runtime(dtype="float32")
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> str:
+    return str(tiny_encoder(tmp_path / "model"))
+
+
+def similarities(model: str, *, query: str, documents: list[str]) -> np.ndarray:
+    """Cosines by sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(model, device="cpu")
+    return encoder.encode(documents) @ encoder.encode([query])[0]
+
+
+def ranked(stage: Any, queries: Any = QUERIES, corpus: Corpus = CORPUS) -> dict[str, dict[str, float]]:
+    return replace(stage.on(corpus), runtime=FULL).run(queries).to_dict()
+
+
+def test_documents_are_ranked_by_the_cosine_of_sentence_transformers(model: str) -> None:
+    found = ranked(Dense(model=model), {"q": "sweet fruit"})["q"]
+    expected = dict(zip(TEXTS, similarities(model, query="sweet fruit", documents=list(TEXTS.values())), strict=True))
+    assert list(found) == sorted(TEXTS, key=lambda doc_id: (round(expected[doc_id], 5), doc_id), reverse=True)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_equal_documents_have_equal_scores_and_fall_by_id_also_at_the_cut(model: str) -> None:
+    everything = ranked(Dense(model=model))["q4"]
+    assert everything["b"] == everything["f"]
+    place = list(everything).index("f")
+    assert list(everything)[place + 1] == "b"
+    assert list(ranked(Dense(model=model, k=place + 1))["q4"]) == list(everything)[: place + 1]
+
+
+def test_a_query_without_text_has_no_candidates(model: str) -> None:
+    assert {query_id: len(found) for query_id, found in ranked(Dense(model=model)).items()} == {
+        "q1": 6,
+        "q2": 6,
+        "q3": 0,
+        "q4": 6,
+    }
+
+
+def test_vectors_that_queries_carry_are_taken_before_their_texts(model: str) -> None:
+    stage = Dense(model=model)
+    vectors = np.zeros((4, 32), np.float32)
+    vectors[:, 5] = 1
+    found = ranked(stage, replace(QUERIES, vectors=vectors))
+    with FULL.active():
+        fifth = stage.all_vectors(CORPUS).values[:, 5].tolist()
+    assert found["q1"] == found["q3"] == dict(zip(TEXTS, fifth, strict=True))
+
+
+def test_vectors_of_other_dimensions_are_refused(model: str) -> None:
+    with pytest.raises(UsageError, match="queries are vectors of 31 dimensions, the documents' have 32"):
+        ranked(Dense(model=model), replace(QUERIES, vectors=np.ones((4, 31), np.float32)))
+
+
+def test_encoders_of_queries_and_documents_may_differ(
+    model: str, tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    other = str(tiny_encoder(tmp_path / "other", seed=1))
+    found = ranked(Dense(model=model, query_model=other))["q2"]
+    from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
+
+    query = BiEncoder(other, EncoderSettings(), FULL).queries(["road"])[0]
+    documents = BiEncoder(model, EncoderSettings(), FULL).documents(list(TEXTS.values())).vectors
+    assert found == pytest.approx(dict(zip(TEXTS, (documents @ query).tolist(), strict=True)), abs=1e-6)
+
+
+def test_encoders_that_do_not_fit_each_other_are_refused(
+    model: str, tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    small = str(tiny_encoder(tmp_path / "small", hidden=16))
+    with pytest.raises(UsageError) as caught:
+        Dense(model=model, query_model=small).prepare(CORPUS)
+    assert str(caught.value) == (
+        f"query_model '{small}' gives vectors of 16 dimensions, model '{model}' of 32; they must fit each other"
+    )
+
+
+def test_the_best_window_of_a_document_counts_and_is_named(model: str) -> None:
+    corpus = Corpus.from_texts(["the car the road tree " * 3 + "sweet fruit", "sweet"])
+    stage = Dense(model=model, window=8, stride=2, fields=["text"])
+    run = replace(stage.on(corpus), runtime=FULL).run("sweet fruit")
+    assert run.passages is not None
+    # 17 words, 6 in a window, 2 apart: windows begin at 0, 2, ..., 12; the last is "the road tree sweet fruit"
+    windows = [" ".join(("the car the road tree " * 3 + "sweet fruit").split()[at : at + 6]) for at in range(0, 13, 2)]
+    scores = similarities(model, query="sweet fruit", documents=windows)
+    place = run.documents.tolist().index(0)
+    assert run.scores[place] == pytest.approx(float(scores.max()), abs=1e-5)
+    assert run.passages[place] == int(scores.argmax())
+
+
+def test_the_corpus_is_encoded_once_for_all_stages_and_processes(model: str, store: Path) -> None:
+    first = ranked(Dense(model=model))
+    before = {path: path.stat().st_mtime_ns for path in (store / "vectors").rglob("*")}
+    assert ranked(Dense(model=model, k=3))["q1"] == dict(list(first["q1"].items())[:3])
+    assert {path: path.stat().st_mtime_ns for path in (store / "vectors").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"document_prompt": "the "}, {"dimensions": 8}, {"max_length": 5}, {"vectors": "float16"}, {"window": 9}],
+)
+def test_what_makes_other_vectors_is_another_artefact(model: str, store: Path, settings: dict[str, Any]) -> None:
+    Dense(model=model).prepare(CORPUS)
+    Dense(model=model, **settings).prepare(CORPUS)
+    assert len(list((store / "vectors").iterdir())) == 2
+
+
+def test_the_manifest_is_told_of_model_precision_and_what_was_cut(model: str) -> None:
+    corpus = Corpus.from_texts(["car", "car " * 100])
+    stage = Dense(model=model, query_prompt="query: ")
+    with FULL.active():
+        stage.prepare(corpus)
+        facts = stage.facts(corpus)
+    assert {name: facts[name] for name in ("dtype", "dimensions", "max_length", "query_prompt", "truncated_share")} == {
+        "dtype": "float32",
+        "dimensions": 32,
+        "max_length": 48,
+        "query_prompt": "query: ",
+        "truncated_share": 0.5,
+    }
+    json.dumps(facts)
+
+
+# -- rescore --------------------------------------------------------------------------------------------------------------
+
+
+def candidates() -> Run:
+    return Run.of(QUERIES, CORPUS, {"q1": {"a": 3, "b": 2, "c": 1}, "q2": {"b": 2, "f": 1, "e": 0}, "q4": {"c": 7}})
+
+
+def test_candidates_are_scored_as_dense_scores_them(model: str) -> None:
+    with FULL.active():
+        rescored = Rescore(model=model)(candidates()).to_dict()
+        alone = Rescore(model=model, depth=10)(candidates()).to_dict()
+    dense = ranked(Dense(model=model))
+    assert rescored == alone
+    for query_id in ("q1", "q2", "q4"):
+        assert list(rescored[query_id]) == [doc_id for doc_id in dense[query_id] if doc_id in rescored[query_id]]
+        assert rescored[query_id] == pytest.approx({d: dense[query_id][d] for d in rescored[query_id]}, abs=1e-6)
+
+
+def test_vectors_of_the_store_are_taken_where_there_are_any(model: str) -> None:
+    dense, rescore = Dense(model=model), Rescore(model=model)
+    with FULL.active():
+        dense.prepare(CORPUS)
+        stored = rescore.stored_vectors(CORPUS)
+        assert stored is not None
+        rescored = rescore(candidates()).to_dict()
+    assert {doc_id: ranked(dense)["q1"][doc_id] for doc_id in rescored["q1"]} == rescored["q1"]
+
+
+def test_only_candidates_are_encoded_and_each_once(model: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    encode = Rescore.encode_rows
+
+    def counting(self: Rescore, corpus: Corpus, rows: Any, *more: Any) -> Any:
+        asked.extend(rows.tolist())
+        return encode(self, corpus, rows, *more)
+
+    monkeypatch.setattr(Rescore, "encode_rows", counting)
+    stage = Rescore(model=model, depth=2)
+    stage(candidates())
+    stage(candidates())
+    Rescore.__call__(stage, Run.of(QUERIES, CORPUS, {"q1": {"a": 1, "e": 0}}))
+    assert asked == [0, 1, 2, 5, 4]
+    assert not (store / "vectors").exists()
+
+
+def test_the_rest_stays_below_or_goes(model: str) -> None:
+    kept, dropped = (Rescore(model=model, depth=1, rest=rest)(candidates()) for rest in ("keep", "drop"))
+    assert list(kept.to_dict()["q1"]) == ["a", "b", "c"]
+    assert list(dropped.to_dict()["q1"]) == ["a"]
+
+
+def test_a_pipeline_of_bm25_and_rescore(model: str) -> None:
+    found = ranked(BM25(k=10) >> Rescore(model=model), {"q": "sweet road"})["q"]
+    assert set(found) == {"a", "b", "c", "e", "f"}
+    assert found["b"] == found["f"]
+
+
+# -- settings and what is missing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"similarity": "cosine", "normalise": False}, "'similarity: cosine' and 'normalise: false' contradict"),
+        ({"stride": 4}, "'stride' needs 'window'"),
+        ({"window": 4, "stride": 5}, "'stride' is larger than 'window'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Dense(model="minilm", **settings)
+
+
+@pytest.mark.parametrize("stage", [Dense(model="minilm"), Rescore(model="minilm")])
+def test_a_missing_extra_is_named(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError) as caught:
+        stage.prepare(CORPUS)
+    assert str(caught.value) == (
+        f"stage '{stage.type_name()}' needs sentence-transformers: install rankpipe with its extra 'dense', "
+        "for example pip install '.[dense]'"
+    )
+
+
+def test_a_model_folder_that_is_not_there_is_one_line(model: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        Dense(model=f"{model}/nothing").prepare(CORPUS)
+    assert str(caught.value) == f"there is no model folder '{model}/nothing'"
+
+
+# -- a killed encode ------------------------------------------------------------------------------------------------------
+
+ENCODE = """
+import sys, time
+from rankpipe.data import Corpus
+from rankpipe.index import vectors
+from rankpipe.stages.dense import Dense
+
+vectors.SHARD = 4
+vectors.build.__kwdefaults__["shard"] = 4
+write, pause = vectors._write_shard, float(sys.argv[2])
+
+def slowly(folder, number, *rest):
+    write(folder, number, *rest)
+    print("encoded shard", number, flush=True)
+    time.sleep(pause if number == 2 else 0)
+
+vectors._write_shard = slowly
+Dense(model=sys.argv[1]).prepare(Corpus.from_texts([f"the car {number}" for number in range(18)]))
+"""
+
+
+def encode(model: str, pause: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", ENCODE, model, str(pause)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_encode_goes_on_where_it_stopped(model: str, store: Path) -> None:
+    first = encode(model, pause=600)
+    assert first.stdout is not None
+    lines = [first.stdout.readline() for _ in range(3)]
+    assert lines == [f"encoded shard {number}\n" for number in range(3)], first.communicate()[1]
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    (partial,) = (store / "vectors").glob(".partial-*")
+    assert finished_shards(partial) == [0, 1, 2]
+    second = encode(model, pause=0)
+    output, errors = second.communicate()
+    assert output == "encoded shard 3\nencoded shard 4\n", errors
+    (folder,) = (store / "vectors").iterdir()
+    vectors = Vectors.open(folder)
+    assert len(vectors.rows) == 18
+    assert not list(folder.glob("shard-*"))
