@@ -96,4 +96,5 @@ def test_scores_of_pairs_are_those_of_the_search() -> None:
         queries, np.repeat(np.arange(4), np.diff(found.offsets)), vectors.places(found.documents), vectors
     )
     assert np.array_equal(scores, found.scores)
+    assert found.passages is not None
     assert np.array_equal(windows, found.passages)
