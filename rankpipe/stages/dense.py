@@ -51,6 +51,11 @@ class Dense(Encoding):
     k: Annotated[int, Gt(0)] = 1000
     index: Flat = Flat()
 
+    @property
+    def lowest_score(self) -> float | None:
+        """-1 where `similarity: cosine` is stated; what a model's own folder says is not known before it is read."""
+        return -1.0 if self.similarity == "cosine" else None
+
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Vectors that the queries carry are taken before their texts."""
         index = self.open_index(run.corpus)
