@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T", bound=Sized)
 
 LONG = 30.0
-"""Seconds that a step must be going to take, for a line to be written where there is no terminal."""
+"""Seconds that must be left of a step, for a line to be written where there is no terminal."""
 LOOK = 3.0
 """Seconds after which it is estimated for the first time."""
 
@@ -60,7 +60,7 @@ class _Line:
             return
         rate = (self._done - self._before) / elapsed
         left = (self._total - self._done) / rate
-        if elapsed + left >= LONG:
+        if left >= LONG:
             self._written = True
             print(
                 f"{self._done:,} of {self._total:,} {self._what} done, {rate:,.3g}/s, about {spoken(left)} left",
