@@ -282,8 +282,8 @@ def test_a_similarity_that_is_no_dot_product_asks_for_another(
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match="device 'nothing' cannot be used"):
-        opened(tiny_encoder(tmp_path), Runtime(device="nothing"))
+    with pytest.raises(UsageError, match="device 'cuda:77' cannot be used"):
+        opened(tiny_encoder(tmp_path), Runtime(device="cuda:77"))
 
 
 def test_errors_of_models_are_errors_of_the_file(tmp_path: Path) -> None:
