@@ -22,20 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.errors import RankpipeError, UsageError
+from rankpipe.models.batching import BATCH_TOKENS, batches, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Reader, Windows
-
-BATCH_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 131_072}
-"""Tokens of a batch, by the kind of device."""
-QUERY_ROWS = 8
-"""Queries of a batch: fewer are filled up."""
-QUERY_STEP = 16
-"""A batch of queries is as long as a multiple of so many tokens."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
@@ -134,16 +127,11 @@ class BiEncoder:
         """(N, D) vectors of queries, the query prompt before each; those that are too long are cut."""
         read = self._reader.read(texts, self.recipe.query_prompt)
         skipped = 0 if self.recipe.include_prompt else read.skipped
-        lengths = np.array([self._rounded(len(one)) for one in read.tokens], np.int64)
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         with self._working():
-            for length in np.unique(lengths).tolist():
-                rows = np.flatnonzero(lengths == length)
-                for begin in range(0, len(rows), QUERY_ROWS):
-                    part = rows[begin : begin + QUERY_ROWS]
-                    filled = np.resize(part, QUERY_ROWS)  # repeats them
-                    found = self._batch([read.tokens[row] for row in filled], skipped, length)
-                    vectors[part] = found[: len(part)].cpu().numpy()
+            for rows, filled, length in query_batches(read.tokens, self._longest):
+                found = self._batch([read.tokens[row] for row in filled], skipped, length)
+                vectors[rows] = found[: len(rows)].cpu().numpy()
         return self._checked(vectors)
 
     def documents(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Encoded:
@@ -172,19 +160,10 @@ class BiEncoder:
             raise RankpipeError(f"the network gave vectors that are not finite, in {self.dtype}; choose dtype float32")
         return vectors
 
-    def _rounded(self, length: int) -> int:
-        """Tokens that a batch of queries is padded to, within the network's positions."""
-        steps = -(-length // QUERY_STEP) * QUERY_STEP
-        return max(length, min(steps, self._longest or steps))
-
     def _batch(self, tokens: list[NDArray[np.int64]], skipped: int, length: int = 0) -> Tensor:
         """(S, D) vectors of a batch, padded to `length` where that is more than the longest has."""
-        lengths = torch.tensor([len(one) for one in tokens])
-        ids = torch.full((len(tokens), max(length, int(lengths.max()))), self._padding)
-        for row, one in enumerate(tokens):
-            ids[row, : len(one)] = torch.from_numpy(one)
-        lengths = lengths.to(self.device)
-        ids = ids.to(self.device)
+        ids, lengths = padded(tokens, self._padding, length)
+        ids, lengths = ids.to(self.device), lengths.to(self.device)
         mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
         vectors = pool(self._states(ids, mask), lengths, self.recipe.pooling, skipped)
         for head in self._heads:
@@ -206,19 +185,6 @@ class BiEncoder:
                 width = layer.outputs
                 heads.append(layer)
         return heads, width
-
-
-def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
-
-    Among equal lengths they stand in the order of their tokens.
-    """
-    order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), tokens[row].tobytes()))
-    begin = 0
-    while begin < len(order):
-        size = max(1, budget // len(tokens[order[begin]]))
-        yield np.array(order[begin : begin + size], np.int64)
-        begin += size
 
 
 def _with_settings(recipe: Recipe, settings: EncoderSettings) -> Recipe:

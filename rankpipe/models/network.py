@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -57,32 +58,11 @@ def open_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.M
 
     Raises ModelError for weights that are missing, damaged or pickled, and for a network that is not an encoder.
     """
-    config = network_config(folder)
-    kind = config["model_type"]
-    check_weights(folder)
-    if config.get("is_encoder_decoder") and kind not in ENCODER_ONLY:
-        raise ModelError(f"model folder {folder} is of the type {kind!r}, an encoder with a decoder, not an encoder")
-    opener = getattr(transformers, ENCODER_ONLY.get(kind, "AutoModel"))
-    try:
-        with _quiet():
-            network, found = opener.from_pretrained(
-                folder,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except Exception as error:  # a strange configuration fails in nearly any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model folder {folder} cannot be opened as an encoder: {reason}") from error
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith(NOT_NEEDED))
-    mismatched = sorted(str(entry[0]) for entry in found["mismatched_keys"])
-    if lacking := missing + mismatched:
-        raise ModelError(
-            f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
-            f"or have another shape; the first is {lacking[0]}"
-        )
+    kind = _encoder_kind(folder, known=ENCODER_ONLY)
+    network, lacking = _opened(folder, ENCODER_ONLY.get(kind, "AutoModel"), "an encoder", dtype)
+    lacking = [name for name in lacking if not name.startswith(NOT_NEEDED)]
+    if lacking:
+        raise _lacks(folder, network, lacking)
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -94,6 +74,58 @@ def open_states(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple
         return network, FastBert(network)
     network = network.to(dtype) if ours else network
     return network, lambda ids, mask: network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+
+def open_masked_lm(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The masked language model of a folder, ready to compute logits over its vocabulary.
+
+    Raises ModelError as open_encoder, and for weights without a head: it would be drawn at random.
+    """
+    _encoder_kind(folder)
+    network, lacking = _opened(folder, "AutoModelForMaskedLM", "a masked language model", dtype)
+    if lacking and not any(name.startswith(f"{network.base_model_prefix}.") for name in lacking):
+        raise ModelError(
+            f"model folder {folder} has no masked-language-model head: {lacking[0]} is not in its safetensors; take a "
+            "model made for sparse retrieval, such as SPLADE"
+        )
+    if lacking:
+        raise _lacks(folder, network, lacking)
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _encoder_kind(folder: Path, known: Container[str] = ()) -> str:
+    """The model type of a folder whose weights can be read. An encoder with a decoder is refused unless it is known."""
+    config = network_config(folder)
+    kind = config["model_type"]
+    check_weights(folder)
+    if config.get("is_encoder_decoder") and kind not in known:
+        raise ModelError(f"model folder {folder} is of the type {kind!r}, an encoder with a decoder, not an encoder")
+    return kind
+
+
+def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The network that a class of transformers makes of a folder, and the weights that the folder does not have."""
+    try:
+        with _quiet():
+            network, found = getattr(transformers, opener).from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a strange configuration fails in nearly any way
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model folder {folder} cannot be opened as {what}: {reason}") from error
+    return network, sorted(found["missing_keys"]) + sorted(str(entry[0]) for entry in found["mismatched_keys"])
+
+
+def _lacks(folder: Path, network: nn.Module, lacking: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
+        f"or have another shape; the first is {lacking[0]}"
+    )
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def read_recipe(folder: Path, *, pooling: PoolingMode | None = None, similarity:
                 f"model folder {folder} is {kind} without modules.json, so it does not say how its tokens become one "
                 f"vector; choose the setting 'pooling' ({', '.join(POOLING_MODES)}), or take a model made for retrieval"
             )
-        read = Recipe(transformer=folder, pooling=(pooling,), max_length=_max_length(folder, config, {}))
+        read = Recipe(transformer=folder, pooling=(pooling,), max_length=stated_length(folder, config, {}))
     else:
         read = _read_modules(folder)
         if pooling is not None:
@@ -107,12 +107,27 @@ def longest(config: Mapping[str, Any]) -> int | None:
     return positions - (int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in OFFSET_POSITIONS else 0)
 
 
-def _read_modules(folder: Path) -> Recipe:
-    path = folder / "modules.json"
+def listed_modules(path: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of every module of a modules.json. Raises ModelError for a file that is none."""
     try:
-        modules = [(str(module["type"]).rpartition(".")[2], folder / module["path"]) for module in _list(path)]
+        return [(str(module["type"]).rpartition(".")[2], path.parent / module["path"]) for module in _list(path)]
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a list of modules, each with type and path ({error})") from None
+
+
+def stated_prompts(folder: Path) -> tuple[str, str]:
+    """Prompts of queries and of documents that a folder's config_sentence_transformers.json states."""
+    path = folder / "config_sentence_transformers.json"
+    stated = read_json(path) if path.is_file() else {}
+    prompts = stated.get("prompts") or {}
+    default = prompts.get(stated.get("default_prompt_name")) or ""
+    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
+    return prompts.get("query") or default, document
+
+
+def _read_modules(folder: Path) -> Recipe:
+    path = folder / "modules.json"
+    modules = listed_modules(path)
     kinds = [kind for kind, _ in modules]
     known = {"Transformer", "Pooling", "Dense", "Normalize"}
     if unknown := [kind for kind in kinds if kind not in known]:
@@ -120,14 +135,14 @@ def _read_modules(folder: Path) -> Recipe:
     if kinds[:2] != ["Transformer", "Pooling"] or "Transformer" in kinds[1:] or "Pooling" in kinds[2:]:
         raise ModelError(f"{path}: the modules are {', '.join(kinds)}; they must begin with Transformer, Pooling")
     transformer = modules[0][1]
-    settings = _transformer_settings(transformer)
+    settings = transformer_settings(transformer)
     pooled = read_json(modules[1][1] / "config.json")
     return Recipe(
         transformer=transformer,
         pooling=_modes(modules[1][1] / "config.json", pooled),
         include_prompt=bool(pooled.get("include_prompt", True)),
         heads=tuple(_head(kind, place) for kind, place in modules[2:]),
-        max_length=_max_length(transformer, network_config(transformer), settings),
+        max_length=stated_length(transformer, network_config(transformer), settings),
         lower_case=bool(settings.get("do_lower_case")),
     )
 
@@ -140,7 +155,8 @@ def _list(path: Path) -> list[Any]:
     return content if isinstance(content, list) else [content]
 
 
-def _transformer_settings(transformer: Path) -> dict[str, Any]:
+def transformer_settings(transformer: Path) -> dict[str, Any]:
+    """Content of a Transformer module's sentence_bert_config.json, empty where there is none."""
     path = transformer / "sentence_bert_config.json"
     return read_json(path) if path.is_file() else {}
 
@@ -166,7 +182,7 @@ def _head(kind: str, place: Path) -> Head:
     return Head(place, activation, bool(config.get("use_residual", False)))
 
 
-def _max_length(transformer: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
+def stated_length(transformer: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
     """What sentence-transformers was told; else the tokenizer's own limit, within the network's positions."""
     path = transformer / "tokenizer_config.json"
     tokenizer = read_json(path) if path.is_file() else {}
@@ -180,20 +196,13 @@ def _max_length(transformer: Path, config: Mapping[str, Any], settings: Mapping[
 def _with_prompts(recipe: Recipe, folder: Path, similarity: Similarity | None) -> Recipe:
     path = folder / "config_sentence_transformers.json"
     stated = read_json(path) if path.is_file() else {}
-    prompts = stated.get("prompts") or {}
-    default = prompts.get(stated.get("default_prompt_name")) or ""
     named = stated.get("similarity_fn_name") or "cosine"
     if similarity is None and named not in ("cosine", "dot"):
         raise ModelError(
             f"{path}: similarity {named!r} is not supported; choose the setting 'similarity': cosine or dot"
         )
-    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
-    return replace(
-        recipe,
-        query_prompt=prompts.get("query") or default,
-        document_prompt=document,
-        similarity=similarity or named,
-    )
+    query, document = stated_prompts(folder)
+    return replace(recipe, query_prompt=query, document_prompt=document, similarity=similarity or named)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

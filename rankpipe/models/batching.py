@@ -1,0 +1,63 @@
+"""Sequences of tokens in batches: documents by length, within a budget; queries in batches of one shape.
+
+The rounding of a matrix product depends on its shape, so queries, encoded in one shape, get the same vectors to the
+last bit whatever else is asked with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BATCH_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 131_072}
+"""Tokens of a batch, by the kind of device."""
+QUERY_ROWS = 8
+"""Queries of a batch: fewer are filled up."""
+QUERY_STEP = 16
+"""A batch of queries is as long as a multiple of so many tokens."""
+
+
+def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
+
+    Among equal lengths they stand in the order of their tokens.
+    """
+    order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), tokens[row].tobytes()))
+    begin = 0
+    while begin < len(order):
+        size = max(1, budget // len(tokens[order[begin]]))
+        yield np.array(order[begin : begin + size], np.int64)
+        begin += size
+
+
+def query_batches(
+    tokens: Sequence[NDArray[np.int64]], longest: int | None
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
+    """Rows of queries; the QUERY_ROWS rows that are computed for them; tokens that these are padded to.
+
+    longest  tokens that the network has positions for, None for no limit
+    """
+
+    def rounded(length: int) -> int:
+        steps = -(-length // QUERY_STEP) * QUERY_STEP
+        return max(length, min(steps, longest or steps))
+
+    lengths = np.array([rounded(len(one)) for one in tokens], np.int64)
+    for length in np.unique(lengths).tolist():
+        rows = np.flatnonzero(lengths == length)
+        for begin in range(0, len(rows), QUERY_ROWS):
+            part = rows[begin : begin + QUERY_ROWS]
+            yield part, np.resize(part, QUERY_ROWS), length  # resize repeats them
+
+
+def padded(tokens: Sequence[NDArray[np.int64]], padding: int, length: int = 0) -> tuple[Tensor, Tensor]:
+    """(S, T) tokens of sequences, padded on the right to `length` or, if that is more, the longest; their lengths (S,)."""
+    lengths = torch.tensor([len(one) for one in tokens])
+    ids = torch.full((len(tokens), max(length, int(lengths.max()))), padding)
+    for row, one in enumerate(tokens):
+        ids[row, : len(one)] = torch.from_numpy(one)
+    return ids, lengths
