@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rankpipe.stages.fuse import Fuse
     from rankpipe.stages.interpolate import Interpolate
     from rankpipe.stages.rescore import Rescore
+    from rankpipe.stages.sparse import Sparse
 
 _MODULES = {
     "BM25": "rankpipe.stages.bm25",
@@ -41,6 +42,7 @@ _MODULES = {
     "Rescore": "rankpipe.stages.rescore",
     "Run": "rankpipe.run",
     "Runtime": "rankpipe.models.runtime",
+    "Sparse": "rankpipe.stages.sparse",
     "Stage": "rankpipe.stage",
     "compare": "rankpipe.evaluation",
     "evaluate": "rankpipe.evaluation",
@@ -62,6 +64,7 @@ __all__ = [
     "Rescore",
     "Run",
     "Runtime",
+    "Sparse",
     "Stage",
     "__version__",
     "compare",

@@ -183,6 +183,71 @@ def write_tiny_encoder(
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_masked_lm() -> Callable[..., Path]:
+    """`tiny_masked_lm(folder, ...)` writes a masked language model with random weights; see write_tiny_masked_lm.
+
+    The test is skipped where torch is not installed.
+    """
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="needs the extra 'dense'")
+    return write_tiny_masked_lm
+
+
+def write_tiny_masked_lm(
+    folder: Path,
+    *,
+    seed: int = 0,
+    bias: float = -3.0,
+    spare: int = 0,
+    pooling: Mapping[str, Any] | None = None,
+    modules: Sequence[str] = ("MLMTransformer", "SpladePooling"),
+    described: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a BERT of two layers with its head and tokenizer, and give the folder.
+
+    bias     of every logit: the lower, the fewer terms a text has
+    spare    numbers of the network's vocabulary that the tokenizer has no token for
+    pooling  content of SpladePooling's config.json; None: a plain Hugging Face folder, without modules.json
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = _write_tokenizer(folder) + spare
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.5,
+    )
+    network = BertForMaskedLM(config)
+    torch.nn.init.constant_(network.cls.predictions.bias, bias)
+    tied = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+    weights = {name: value for name, value in network.state_dict().items() if name not in tied}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", {**config.to_dict(), "architectures": ["BertForMaskedLM"]})
+    if pooling is not None:
+        _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 48, "do_lower_case": False})
+        _write_json(folder / "1_SpladePooling" / "config.json", pooling)
+        listed = [
+            {"idx": at, "name": str(at), "path": f"{at}_{kind}" if at else "", "type": f"{SPARSE_MODULES}.{kind}"}
+            for at, kind in enumerate(modules)
+        ]
+        _write_json(folder / "modules.json", listed)
+        _write_json(folder / "config_sentence_transformers.json", {"model_type": "SparseEncoder", **(described or {})})
+    return folder
+
+
+SPARSE_MODULES = "sentence_transformers.sparse_encoder.models"
+"""Where models of sentence-transformers say that modules of sparse encoders stand."""
+
+
 def _write_tokenizer(folder: Path) -> int:
     """Write a WordPiece tokenizer that knows letters, digits and a few words; give the size of its vocabulary."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

@@ -90,6 +90,14 @@ class Reader:
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return Sequences(sequences, offsets, len(self.before) + led if led else 0, truncated)
 
+    def vocabulary(self, size: int) -> list[str]:
+        """At least `size` tokens as text, by their numbers; a number without a token is "[number 30522]"."""
+        numbers = self._tokenizer.get_vocab(with_added_tokens=True)
+        names = [f"[number {number}]" for number in range(max(size, 1 + max(numbers.values(), default=-1)))]
+        for token, number in numbers.items():
+            names[number] = token
+        return names
+
     def _tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(one.ids, np.int64) for one in encoded]

@@ -29,6 +29,7 @@ BUILT_IN = {
     "fuse": "rankpipe.stages.fuse:Fuse",
     "interpolate": "rankpipe.stages.interpolate:Interpolate",
     "rescore": "rankpipe.stages.rescore:Rescore",
+    "sparse": "rankpipe.stages.sparse:Sparse",
 }
 
 

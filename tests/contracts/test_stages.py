@@ -26,7 +26,8 @@ from rankpipe.stage import Chain, Stage, apply, traced
 from rankpipe.stages.bm25 import BM25
 
 TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}" / "tiny-encoder")
-NEED_TORCH = ("dense", "rescore")
+TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
+NEED_TORCH = ("dense", "rescore", "sparse")
 """Stages that are tested where the extra 'dense' is installed."""
 
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -37,6 +38,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "fuse": {"branches": (BM25(k=4), BM25(k=5, k1=1.2)), "method": "convex", "weights": (0.7, 0.3)},
     "interpolate": {"with_": "first", "weight": 0.3},
     "rescore": {"model": TINY_ENCODER, "depth": 3},
+    "sparse": {"model": TINY_MASKED_LM, "k": 5},
 }
 """Settings to test a stage with, by its name: whatever has no default, and what makes it work on a few documents.
 
@@ -119,8 +121,9 @@ def models(request: pytest.FixtureRequest) -> Iterator[None]:
     if not find_spec("torch"):
         yield
         return
-    write: Callable[[Path], Path] = request.getfixturevalue("tiny_encoder")
-    write(Path(TINY_ENCODER))
+    for fixture, folder in (("tiny_encoder", TINY_ENCODER), ("tiny_masked_lm", TINY_MASKED_LM)):
+        write: Callable[[Path], Path] = request.getfixturevalue(fixture)
+        write(Path(folder))
     yield
     shutil.rmtree(Path(TINY_ENCODER).parent)
 

@@ -1,0 +1,75 @@
+"""Builds in shards, so that one that was killed goes on where it stopped.
+
+While it is being built, a folder holds for every finished shard its arrays, shard-NNNNN-NAME.npy, and, written last,
+shard-NNNNN.json, which describes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankpipe.progress import counted
+from rankpipe.store import replacing
+
+
+class Shard(NamedTuple):
+    """What is written of a range of documents: arrays by name, and a description that JSON takes."""
+
+    arrays: Mapping[str, NDArray]
+    described: Mapping[str, Any]
+
+
+Advance = Callable[[int], None]
+"""Is to be told how many more documents are done."""
+
+
+def complete(folder: Path, rows: NDArray[np.int32], make: Callable[[NDArray[np.int32], Advance], Shard], size: int) -> int:
+    """Make and write the shards of `size` rows that the folder does not have; give the number of all shards."""
+    parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+    missing = [number for number in range(len(parts)) if not _json(folder, number).is_file()]
+    done = len(rows) - sum(len(parts[number]) for number in missing)
+    with counted(len(rows), "documents", done=done) as advance:
+        for number in missing:
+            shard = make(parts[number], advance)
+            for name, values in shard.arrays.items():
+                with replacing(_array(folder, number, name), "wb") as file:
+                    np.save(file, values, allow_pickle=False)
+            with replacing(_json(folder, number)) as file:
+                json.dump(shard.described, file)
+    return len(parts)
+
+
+def finished(folder: Path) -> list[int]:
+    """Numbers of the shards that are finished."""
+    return sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
+
+
+def described(folder: Path, number: int) -> dict[str, Any]:
+    """The description of a finished shard."""
+    return json.loads(_json(folder, number).read_text(encoding="utf-8"))
+
+
+def array(folder: Path, number: int, name: str) -> NDArray:
+    """An array of a finished shard, memory-mapped."""
+    return np.load(_array(folder, number, name), mmap_mode="r", allow_pickle=False)
+
+
+def remove(folder: Path) -> None:
+    """Remove all shards, and what was being written when a build was killed."""
+    for pattern in ("shard-*", ".*"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _array(folder: Path, number: int, name: str) -> Path:
+    return folder / f"shard-{number:05d}-{name}.npy"
+
+
+def _json(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.json"

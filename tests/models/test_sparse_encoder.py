@@ -1,0 +1,288 @@
+"""Weighted terms against SPLADE's formula and against sentence-transformers, on networks of a few thousand weights."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
+transformers = pytest.importorskip("transformers", reason="needs the extra 'dense'")
+
+from rankpipe.errors import ModelError, RankpipeError, UsageError
+from rankpipe.models.runtime import Runtime
+from rankpipe.models.sparse_encoder import SparseEncoder, WeightedTerms
+
+TEXTS = [
+    "The apple is a sweet fruit.",
+    "",
+    "a road",
+    "car " * 100,  # longer than the limit
+    "Trees, roads: sweet-ness? 12.5",
+    "the tree the tree the apple the car",
+    "∅ \x00",
+    "x",
+]
+MAX = {"pooling_strategy": "max", "activation_function": "relu"}
+
+
+def opened(folder: Path, runtime: Runtime | None = None, **settings: Any) -> SparseEncoder:
+    return SparseEncoder(str(folder), runtime or Runtime(dtype="float32"), **settings)
+
+
+def dense(found: WeightedTerms, size: int) -> NDArray[np.float32]:
+    """(N, V) weights, 0 for terms that a text has not."""
+    weights = np.zeros((len(found.offsets) - 1, size), np.float32)
+    for row in range(len(weights)):
+        part = slice(found.offsets[row], found.offsets[row + 1])
+        weights[row, found.terms[part]] = found.weights[part]
+    return weights
+
+
+def logits(folder: Path, text: str) -> NDArray[np.float32]:
+    """(T, V) of the network for one text alone, [CLS] and [SEP] included."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    network = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        read = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
+        return network(**read).logits[0].numpy()
+
+
+def test_weights_are_those_of_the_formula(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    found = dense(opened(folder).documents(TEXTS), 96)
+    for row, text in enumerate(TEXTS):
+        # SPLADE: the maximum over all positions, those of [CLS] and [SEP] too, of log(1 + relu(logit))
+        expected = np.log(1 + np.maximum(logits(folder, text), 0)).max(axis=0)
+        assert np.abs(found[row] - expected).max() < 1e-5
+    assert 0 < (found > 0).mean() < 0.5
+
+
+def test_positions_of_special_tokens_count_as_in_the_authors_code(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path]
+) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    found = dense(opened(folder).documents(TEXTS[:1]), 96)[0]
+    inner = np.log(1 + np.maximum(logits(folder, TEXTS[0])[1:-1], 0)).max(axis=0)
+    assert (found >= inner - 1e-5).all()
+    assert (found > inner + 0.01).any()
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+@pytest.mark.parametrize("transformer", ["MLMTransformer", "Transformer"])
+def test_weights_equal_those_of_sentence_transformers(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path], pooling: str, activation: str, transformer: str
+) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
+    folder = tiny_masked_lm(
+        tmp_path,
+        pooling={"pooling_strategy": pooling, "activation_function": activation},
+        modules=(transformer, "SpladePooling"),
+        described={"prompts": {"query": "query: ", "document": "passage: "}},
+    )
+    if transformer == "Transformer":
+        settings = {"max_seq_length": 48, "do_lower_case": False, "transformer_task": "fill-mask"}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    ours, theirs = opened(folder), sentence_transformers.SparseEncoder(str(folder), device="cpu")
+    documents = theirs.encode_document(TEXTS, convert_to_sparse_tensor=False).numpy()
+    queries = theirs.encode_query(TEXTS, convert_to_sparse_tensor=False).numpy()
+    assert np.abs(dense(ours.documents(TEXTS), 96) - documents).max() < 1e-5
+    assert np.abs(dense(ours.queries(TEXTS), 96) - queries).max() < 1e-5
+    assert not np.array_equal(documents, queries)
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+def test_padding_adds_nothing(tmp_path: Path, tiny_masked_lm: Callable[..., Path], pooling: str) -> None:
+    encoder = opened(tiny_masked_lm(tmp_path, pooling={**MAX, "pooling_strategy": pooling}))
+    together = dense(encoder.documents(["x", "car " * 40]), 96)
+    assert np.abs(together[0] - dense(encoder.documents(["x"]), 96)[0]).max() < 1e-5
+
+
+def test_terms_rise_and_weights_are_above_zero(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    found = opened(tiny_masked_lm(tmp_path)).documents(TEXTS)
+    assert (found.weights > 0).all()
+    for begin, end in zip(found.offsets, found.offsets[1:], strict=False):
+        assert (np.diff(found.terms[begin:end]) > 0).all()
+
+
+def test_the_greatest_weights_are_kept(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    encoder = opened(tiny_masked_lm(tmp_path))
+    for encode in (encoder.documents, encoder.queries):
+        whole, cut = dense(encode(TEXTS), 96), dense(encode(TEXTS, 3), 96)
+        assert ((cut > 0).sum(axis=1) == np.minimum((whole > 0).sum(axis=1), 3)).all()
+        for all_weights, kept in zip(whole, cut, strict=True):
+            assert np.sort(kept)[-3:].tolist() == np.sort(all_weights)[-3:].tolist()
+            assert kept[kept > 0].tolist() == all_weights[kept > 0].tolist()
+
+
+def test_of_equal_weights_the_first_terms_are_kept(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.transform.LayerNorm.weight"):
+        weights[name][:] = 0
+    weights["cls.predictions.transform.LayerNorm.bias"][:] = 0
+    weights["cls.predictions.bias"][:] = 1  # now every logit is 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = opened(folder).documents(["a road"], 4)
+    assert found.terms.tolist() == [0, 1, 2, 3]
+    assert found.weights.tolist() == [np.float32(np.log(2))] * 4
+
+
+def test_bags_hold_every_token_once_and_no_special_ones(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    encoder = opened(tiny_masked_lm(tmp_path))
+    found = encoder.bags(["the tree the car", "", "∅ road [SEP]"])
+    terms = [encoder.vocabulary[term] for term in found.terms]
+    named = [set(terms[a:b]) for a, b in zip(found.offsets, found.offsets[1:], strict=False)]
+    assert named == [{"the", "tree", "car"}, set(), {"[UNK]", "road"} | named[2] - {"[SEP]", "[CLS]"}]
+    assert set(found.weights.tolist()) == {1.0}
+    assert len(terms) == sum(map(len, named))
+
+
+def test_bags_need_no_weights(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    (folder / "model.safetensors").unlink()
+    assert len(opened(folder).bags(["a road"]).terms) == 2
+
+
+def test_numbers_without_a_token_have_a_name(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    vocabulary = opened(tiny_masked_lm(tmp_path, spare=2)).vocabulary
+    assert vocabulary[:3] == ["[PAD]", "[UNK]", "[CLS]"]
+    assert vocabulary[95:] == ["tree", "[number 96]", "[number 97]"]
+
+
+def test_texts_that_are_cut_are_counted(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    # 62 words are 64 tokens with [CLS] and [SEP], which is the limit of the tokenizer
+    folder = tiny_masked_lm(tmp_path)
+    assert opened(folder).documents(["car " * 62, "car " * 63, "car"]).truncated == 1
+    assert opened(folder, max_length=8).documents(["car " * 6, "car " * 7, "car " * 62]).truncated == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_query_has_the_same_terms_whatever_is_asked_with_it(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path], dtype: Any
+) -> None:
+    encoder = opened(tiny_masked_lm(tmp_path), Runtime(dtype=dtype))
+    together = dense(encoder.queries(TEXTS * 3), 96)
+    for place, text in enumerate(TEXTS):
+        assert np.array_equal(dense(encoder.queries([text]), 96)[0], together[place])
+
+
+def test_bfloat16_keeps_the_direction_of_float32(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    full, half = (dense(opened(folder, Runtime(dtype=dtype)).documents(TEXTS), 96) for dtype in ("float32", "bfloat16"))
+    cosine = (full * half).sum(axis=1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
+    assert cosine.min() > 0.99
+
+
+def test_progress_counts_texts(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    done: list[int] = []
+    opened(tiny_masked_lm(tmp_path), Runtime(dtype="float32", batch_tokens=20)).documents(TEXTS, advance=done.append)
+    assert sum(done) == len(TEXTS)
+    assert len(done) > 1
+
+
+# -- what cannot be opened ------------------------------------------------------------------------------------------------
+
+
+def message(folder: Path, **settings: Any) -> str:
+    with pytest.raises(RankpipeError) as caught:
+        opened(folder, **settings).queries(["car"])
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_weights_without_a_head_are_refused_not_drawn_at_random(
+    tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    folder = tiny_encoder(tmp_path, pooling=None)
+    assert message(folder) == (
+        f"model folder {folder} has no masked-language-model head: cls.predictions.bias is not in its safetensors; "
+        "take a model made for sparse retrieval, such as SPLADE"
+    )
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    assert message(folder) == (
+        f"model folder {folder}: 16 weights of a BertForMaskedLM are not in its safetensors, or have another shape; "
+        "the first is bert.encoder.layer.2.attention.output.LayerNorm.bias"
+    )
+
+
+def test_a_network_without_a_masked_form_is_refused(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_positions": 64}')
+    assert message(folder).startswith(f"model folder {folder} cannot be opened as a masked language model: ")
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    (folder / "config.json").write_text('{"model_type": "bart", "is_encoder_decoder": true, "max_position_embeddings": 9}')
+    assert message(folder) == (
+        f"model folder {folder} is of the type 'bart', an encoder with a decoder, not an encoder"
+    )
+
+
+def test_a_bi_encoder_is_refused_by_its_modules(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    folder = tiny_encoder(tmp_path)
+    assert message(folder) == (
+        f"{folder / 'modules.json'}: the modules are Transformer, Pooling, Normalize; a sparse encoder is supported as "
+        "a masked language model (MLMTransformer, or Transformer) and SpladePooling"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ({"pooling_strategy": "mean"}, "pooling_strategy 'mean' is not known; there are max, sum"),
+        ({"activation_function": "gelu"}, "activation_function 'gelu' is not known; there are relu, log1p_relu"),
+    ],
+)
+def test_pooling_that_is_not_known_is_named(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path], pooling: dict[str, str], expected: str
+) -> None:
+    folder = tiny_masked_lm(tmp_path, pooling={**MAX, **pooling})
+    assert message(folder) == f"{folder / '1_SpladePooling' / 'config.json'}: {expected}"
+
+
+def test_a_transformer_of_another_task_is_refused(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path, pooling=MAX, modules=("Transformer", "SpladePooling"))
+    (folder / "sentence_bert_config.json").write_text('{"transformer_task": "feature-extraction"}')
+    assert message(folder) == (
+        f"{folder / 'modules.json'}: the Transformer's task is 'feature-extraction'; before SpladePooling it must be "
+        "'fill-mask'"
+    )
+
+
+def test_a_length_beyond_the_networks_positions_is_refused(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path]
+) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    with pytest.raises(UsageError, match=r"^max_length is 65; the network .* reads 64 tokens$"):
+        opened(folder, max_length=65)
+
+
+def test_truncated_weights_are_one_line(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert message(folder).startswith(f"{path} is damaged or cut short: ")
+
+
+def test_weights_that_are_not_finite_are_an_error(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    folder = tiny_masked_lm(tmp_path, bias=float("nan"))
+    assert message(folder) == "the network gave weights that are not finite, in float32"
+
+
+def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no config.json"):
+        opened(tmp_path)
