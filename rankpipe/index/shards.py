@@ -29,20 +29,26 @@ Advance = Callable[[int], None]
 """Is to be told how many more documents are done."""
 
 
-def complete(folder: Path, rows: NDArray[np.int32], make: Callable[[NDArray[np.int32], Advance], Shard], size: int) -> int:
+def complete(
+    folder: Path, rows: NDArray[np.int32], make: Callable[[NDArray[np.int32], Advance], Shard], size: int
+) -> int:
     """Make and write the shards of `size` rows that the folder does not have; give the number of all shards."""
     parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
     missing = [number for number in range(len(parts)) if not _json(folder, number).is_file()]
     done = len(rows) - sum(len(parts[number]) for number in missing)
     with counted(len(rows), "documents", done=done) as advance:
         for number in missing:
-            shard = make(parts[number], advance)
-            for name, values in shard.arrays.items():
-                with replacing(_array(folder, number, name), "wb") as file:
-                    np.save(file, values, allow_pickle=False)
-            with replacing(_json(folder, number)) as file:
-                json.dump(shard.described, file)
+            write(folder, number, make(parts[number], advance))
     return len(parts)
+
+
+def write(folder: Path, number: int, shard: Shard) -> None:
+    """Write a shard; its description last, which says that it is finished."""
+    for name, values in shard.arrays.items():
+        with replacing(_array(folder, number, name), "wb") as file:
+            np.save(file, values, allow_pickle=False)
+    with replacing(_json(folder, number)) as file:
+        json.dump(shard.described, file)
 
 
 def finished(folder: Path) -> list[int]:

@@ -1,7 +1,7 @@
 """The index of documents that a sparse encoder made weighted terms of: built in shards, searched by the dot product.
 
-    sparse.json     format, documents, truncated; written last
-    ...             the inverted index of impacts, see rankpipe/index/layout.py
+sparse.json     format, documents, truncated; written last
+...             the inverted index of impacts, see rankpipe/index/layout.py
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def truncated_share(folder: Path) -> float:
 
 def as_mappings(block: SparseBlock, vocabulary: Sequence[str]) -> Iterator[Mapping[str, float]]:
     """Term -> weight, document by document, as the inverted index takes them."""
-    names = [vocabulary[term] for term in block.terms.tolist()]
+    names: list[str] = [vocabulary[term] for term in block.terms.tolist()]
     weights = block.weights.tolist()
     for begin, end in zip(block.offsets[:-1].tolist(), block.offsets[1:].tolist(), strict=True):
         yield dict(zip(names[begin:end], weights[begin:end], strict=True))

@@ -5,8 +5,8 @@
     offsets.npy         (N + 1,) int64: document n owns vectors offsets[n]:offsets[n + 1], one for each of its windows
     vectors.npy         (W, D) float32 or float16
 
-While it is being built, the folder holds shard-NNNNN.npy with its vectors, shard-NNNNN-counts.npy with the windows of
-each document, and shard-NNNNN.json, written last: a shard that has it is finished.
+While it is being built, the folder holds shards (rankpipe/index/shards.py) with their vectors, and counts: the windows
+of each document.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.errors import StoreError
-from rankpipe.progress import counted
+from rankpipe.index import shards
 from rankpipe.store import replacing
 
 FORMAT = 1
@@ -66,25 +66,16 @@ def build(
     folder: Path, rows: NDArray[np.int32], encode: Encode, *, dimensions: int, precision: Precision, shard: int = SHARD
 ) -> None:
     """Write the vectors of documents at `rows` into a folder, keeping the shards that are finished there."""
-    parts = [rows[begin : begin + shard] for begin in range(0, len(rows), shard)]
     if not (folder / HEADER).is_file():
-        missing = [number for number in range(len(parts)) if not _json(folder, number).is_file()]
-        done = len(rows) - sum(len(parts[number]) for number in missing)
-        with counted(len(rows), "documents", done=done) as advance:
-            for number in missing:
-                _write_shard(folder, number, encode(parts[number], advance), dimensions, precision)
-        _join(folder, rows, len(parts), dimensions, precision)
-    for pattern in ("shard-*", ".*"):  # hidden: what was being written when a build was killed
-        for path in folder.glob(pattern):
-            path.unlink()
+
+        def make(part: NDArray[np.int32], advance: shards.Advance) -> shards.Shard:
+            return _shard(encode(part, advance), dimensions, precision)
+
+        _join(folder, rows, shards.complete(folder, rows, make, shard), dimensions, precision)
+    shards.remove(folder)
 
 
-def finished_shards(folder: Path) -> list[int]:
-    """Numbers of the shards that a build has finished so far."""
-    return sorted(int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*.json"))
-
-
-def _write_shard(folder: Path, number: int, block: Block, dimensions: int, precision: Precision) -> None:
+def _shard(block: Block, dimensions: int, precision: Precision) -> shards.Shard:
     if block.vectors.shape[1] != dimensions:
         raise StoreError(f"vectors of {block.vectors.shape[1]} dimensions among those of {dimensions}")
     kept = kept_in(precision, block.vectors)
@@ -94,25 +85,18 @@ def _write_shard(folder: Path, number: int, block: Block, dimensions: int, preci
         "truncated": block.truncated,
         "norm": longest(kept),
     }
-    for path, values in (
-        (_vectors(folder, number), kept),
-        (_counts(folder, number), np.diff(block.offsets)),
-    ):
-        with replacing(path, "wb") as file:
-            np.save(file, values, allow_pickle=False)
-    with replacing(_json(folder, number)) as file:
-        json.dump(described, file)
+    return shards.Shard({"vectors": kept, "counts": np.diff(block.offsets)}, described)
 
 
-def _join(folder: Path, rows: NDArray[np.int32], shards: int, dimensions: int, precision: Precision) -> None:
+def _join(folder: Path, rows: NDArray[np.int32], count: int, dimensions: int, precision: Precision) -> None:
     """Copy the shards into one array; the header, written last, says that it is whole."""
-    described = [json.loads(_json(folder, number).read_text(encoding="utf-8")) for number in range(shards)]
-    counts = [np.load(_counts(folder, number)) for number in range(shards)]
+    described = [shards.described(folder, number) for number in range(count)]
+    counts = [shards.array(folder, number, "counts") for number in range(count)]
     windows = sum(one["windows"] for one in described)
     with replacing(folder / "vectors.npy", "wb") as file:
         _write_array_header(file, (windows, dimensions), precision)
-        for number in range(shards):
-            file.write(np.load(_vectors(folder, number), mmap_mode="r").data)
+        for number in range(count):
+            file.write(shards.array(folder, number, "vectors").data)
     np.save(folder / "offsets.npy", np.concatenate([[0], *counts]).cumsum().astype(np.int64))
     np.save(folder / "rows.npy", rows.astype(np.int32))
     truncated, norm = sum(one["truncated"] for one in described), max((one["norm"] for one in described), default=0.0)
@@ -140,18 +124,6 @@ def kept_in(precision: Precision, values: NDArray[np.float32]) -> NDArray[np.flo
 def longest(values: NDArray[np.floating]) -> float:
     """Length of the longest of vectors (W, D), 0 for none."""
     return float(np.sqrt(np.einsum("wd,wd->w", values, values, dtype=np.float64).max(initial=0)))
-
-
-def _vectors(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}.npy"
-
-
-def _counts(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}-counts.npy"
-
-
-def _json(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}.json"
 
 
 @dataclass(frozen=True, eq=False)

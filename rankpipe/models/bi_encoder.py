@@ -30,6 +30,7 @@ from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Reader, Windows
 
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
     """What a pipeline says of an encoder; None is what the model's folder says.

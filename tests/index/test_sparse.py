@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import StoreError
 from rankpipe.index.inverted import InvertedIndex
+from rankpipe.index.shards import finished
 from rankpipe.index.sparse import SparseBlock, as_mappings, build, truncated_share
 
 ROWS = np.array([0, 2, 3, 5, 8, 9, 11], np.int32)
@@ -68,6 +69,7 @@ def test_finished_shards_are_not_encoded_again(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(KeyboardInterrupt):
         build(folder, ROWS, stops, lambda: VOCABULARY, size=3)
+    assert finished(folder) == [0, 1]
     (folder / ".shard-00002-terms.npy-half").write_bytes(b"what was being written")
     build(folder, ROWS, stops, lambda: VOCABULARY, size=3)
     assert asked == [[0, 2, 3], [5, 8, 9], [11], [11]]
@@ -97,6 +99,12 @@ def test_no_documents_are_an_index_too(tmp_path: Path) -> None:
     index = InvertedIndex.open(tmp_path)
     found = index.search(index.weighted_queries([{"a": 1.0}]), 3, np.empty(0, np.int32))
     assert (found.offsets.tolist(), truncated_share(tmp_path)) == ([0, 0], 0)
+
+
+def test_documents_without_terms_are_an_index_too(tmp_path: Path) -> None:
+    build(tmp_path, np.array([4, 8], np.int32), encoded, lambda: VOCABULARY)
+    index = InvertedIndex.open(tmp_path)
+    assert (index.header.rows, index.header.documents, index.header.terms) == (9, 0, 0)
 
 
 def test_terms_are_given_as_text() -> None:

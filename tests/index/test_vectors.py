@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rankpipe.errors import StoreError
-from rankpipe.index.vectors import Block, Vectors, build, finished_shards, merged
+from rankpipe.index.shards import finished
+from rankpipe.index.vectors import Block, Vectors, build, merged
 
 ROWS = np.array([0, 2, 3, 5, 8, 9, 11], np.int32)
 
@@ -57,8 +58,8 @@ def test_finished_shards_are_not_encoded_again(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, ROWS, stops, dimensions=4, precision="float32", shard=3)
-    assert finished_shards(tmp_path) == [0, 1]
-    (tmp_path / ".shard-00002.npy-half").write_bytes(b"what was being written")
+    assert finished(tmp_path) == [0, 1]
+    (tmp_path / ".shard-00002-vectors.npy-half").write_bytes(b"what was being written")
     build(tmp_path, ROWS, stops, dimensions=4, precision="float32", shard=3)
     assert asked == [[0, 2, 3], [5, 8, 9], [11], [11]]
     assert np.array_equal(Vectors.open(tmp_path).values, encoded(ROWS, lambda _: None).vectors)
@@ -69,7 +70,7 @@ def test_a_build_that_was_killed_while_joining_only_joins(tmp_path: Path) -> Non
     folder = tmp_path / "v"
     whole = written(folder)
     expected = np.array(whole.values)
-    (folder / "shard-00000.npy").write_bytes(b"a shard that was to be removed")
+    (folder / "shard-00000-vectors.npy").write_bytes(b"a shard that was to be removed")
 
     def fails(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
         raise AssertionError("encoded again")

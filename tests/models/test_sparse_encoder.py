@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
-transformers = pytest.importorskip("transformers", reason="needs the extra 'dense'")
+pytest.importorskip("torch", reason="needs the extra 'dense'")
+pytest.importorskip("transformers", reason="needs the extra 'dense'")
+pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
 
 from rankpipe.errors import ModelError, RankpipeError, UsageError
 from rankpipe.models.runtime import Runtime
@@ -44,6 +45,9 @@ def dense(found: WeightedTerms, size: int) -> NDArray[np.float32]:
 
 def logits(folder: Path, text: str) -> NDArray[np.float32]:
     """(T, V) of the network for one text alone, [CLS] and [SEP] included."""
+    import torch
+    import transformers
+
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     network = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -77,7 +81,8 @@ def test_positions_of_special_tokens_count_as_in_the_authors_code(
 def test_weights_equal_those_of_sentence_transformers(
     tmp_path: Path, tiny_masked_lm: Callable[..., Path], pooling: str, activation: str, transformer: str
 ) -> None:
-    sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
+    from sentence_transformers import SparseEncoder as Reference
+
     folder = tiny_masked_lm(
         tmp_path,
         pooling={"pooling_strategy": pooling, "activation_function": activation},
@@ -87,7 +92,7 @@ def test_weights_equal_those_of_sentence_transformers(
     if transformer == "Transformer":
         settings = {"max_seq_length": 48, "do_lower_case": False, "transformer_task": "fill-mask"}
         (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
-    ours, theirs = opened(folder), sentence_transformers.SparseEncoder(str(folder), device="cpu")
+    ours, theirs = opened(folder), Reference(str(folder), device="cpu")
     documents = theirs.encode_document(TEXTS, convert_to_sparse_tensor=False).numpy()
     queries = theirs.encode_query(TEXTS, convert_to_sparse_tensor=False).numpy()
     assert np.abs(dense(ours.documents(TEXTS), 96) - documents).max() < 1e-5
@@ -226,7 +231,9 @@ def test_a_network_without_a_masked_form_is_refused(tmp_path: Path, tiny_masked_
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
     folder = tiny_masked_lm(tmp_path)
-    (folder / "config.json").write_text('{"model_type": "bart", "is_encoder_decoder": true, "max_position_embeddings": 9}')
+    (folder / "config.json").write_text(
+        '{"model_type": "bart", "is_encoder_decoder": true, "max_position_embeddings": 9}'
+    )
     assert message(folder) == (
         f"model folder {folder} is of the type 'bart', an encoder with a decoder, not an encoder"
     )
@@ -263,9 +270,7 @@ def test_a_transformer_of_another_task_is_refused(tmp_path: Path, tiny_masked_lm
     )
 
 
-def test_a_length_beyond_the_networks_positions_is_refused(
-    tmp_path: Path, tiny_masked_lm: Callable[..., Path]
-) -> None:
+def test_a_length_beyond_the_networks_positions_is_refused(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
     folder = tiny_masked_lm(tmp_path)
     with pytest.raises(UsageError, match=r"^max_length is 65; the network .* reads 64 tokens$"):
         opened(folder, max_length=65)
@@ -284,5 +289,5 @@ def test_weights_that_are_not_finite_are_an_error(tmp_path: Path, tiny_masked_lm
 
 
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="has no config.json"):
+    with pytest.raises(ModelError, match=r"has no config\.json$"):
         opened(tmp_path)

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import MissingExtraError, ModelError, UsageError
-from rankpipe.index.vectors import Vectors, finished_shards
+from rankpipe.index.shards import finished
+from rankpipe.index.vectors import Vectors
 from rankpipe.models.runtime import Runtime
 from rankpipe.run import Run
 from rankpipe.stages.bm25 import BM25
@@ -255,19 +256,19 @@ def test_a_model_folder_that_is_not_there_is_one_line(model: str) -> None:
 ENCODE = """
 import sys, time
 from rankpipe.data import Corpus
-from rankpipe.index import vectors
+from rankpipe.index import shards, vectors
 from rankpipe.stages.dense import Dense
 
 vectors.SHARD = 4
 vectors.build.__kwdefaults__["shard"] = 4
-write, pause = vectors._write_shard, float(sys.argv[2])
+write, pause = shards.write, float(sys.argv[2])
 
-def slowly(folder, number, *rest):
-    write(folder, number, *rest)
+def slowly(folder, number, shard):
+    write(folder, number, shard)
     print("encoded shard", number, flush=True)
     time.sleep(pause if number == 2 else 0)
 
-vectors._write_shard = slowly
+shards.write = slowly
 Dense(model=sys.argv[1]).prepare(Corpus.from_texts([f"the car {number}" for number in range(18)]))
 """
 
@@ -286,7 +287,7 @@ def test_a_killed_encode_goes_on_where_it_stopped(model: str, store: Path) -> No
     first.send_signal(signal.SIGKILL)
     first.communicate()
     (partial,) = (store / "vectors").glob(".partial-*")
-    assert finished_shards(partial) == [0, 1, 2]
+    assert finished(partial) == [0, 1, 2]
     second = encode(model, pause=0)
     output, errors = second.communicate()
     assert output == "encoded shard 3\nencoded shard 4\n", errors

@@ -26,9 +26,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 DOCUMENTS = [*texts(40, 1), "sweet apple", "sweet apple", "sweet apple", "", "  "]
-CORPUS = Corpus.from_records(
-    [{"id": f"d{number}", "title": "", "text": text} for number, text in enumerate(DOCUMENTS)]
-)
+CORPUS = Corpus.from_records([{"id": f"d{number}", "title": "", "text": text} for number, text in enumerate(DOCUMENTS)])
 QUERIES = Queries.of([*texts(6, 2), "", "sweet apple"])
 
 
@@ -49,7 +47,9 @@ def dense(encode: Callable[..., Any], given: list[str], most: int | None = None)
 
 def brute_force(documents: NDArray[np.float64], queries: NDArray[np.float64]) -> list[dict[str, float]]:
     """For each query (Q, V) the scores, above 0, of documents (N, V)."""
-    return [{f"d{row}": score for row, score in enumerate(scores.tolist()) if score > 0} for scores in queries @ documents.T]
+    return [
+        {f"d{row}": score for row, score in enumerate(scores.tolist()) if score > 0} for scores in queries @ documents.T
+    ]
 
 
 def lists(found: Run) -> list[list[tuple[str, float]]]:
@@ -140,10 +140,12 @@ def test_the_index_is_built_once_for_what_it_depends_on(
     def kept() -> int:
         return len([path for path in (store / "sparse").iterdir() if not path.name.startswith(".")])
 
-    for settings, count in (({}, 1), ({"k": 7}, 1), ({"queries": "tokens"}, 1), ({"max_query_terms": 2}, 1)):
+    searching: list[dict[str, Any]] = [{}, {"k": 7}, {"queries": "tokens"}, {"max_query_terms": 2}]
+    for settings in searching:
         run(Sparse(model=folder, **settings))
-        assert kept() == count
-    for number, settings in enumerate(({"max_terms": 3}, {"max_length": 9}, {"fields": ["text"]})):
+        assert kept() == 1
+    making: list[dict[str, Any]] = [{"max_terms": 3}, {"max_length": 9}, {"fields": ["text"]}]
+    for number, settings in enumerate(making):
         run(Sparse(model=folder, **settings))
         assert kept() == 2 + number
     tiny_masked_lm(tmp_path / "model", seed=9)
@@ -193,7 +195,7 @@ def test_tokens_as_queries_take_no_settings_of_encoded_ones(setting: dict[str, A
 
 @pytest.mark.parametrize("setting", ["k", "max_terms", "max_query_terms", "max_length"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, True])
-def test_what_counts_is_a_whole_number_above_zero(setting: str, value: object) -> None:
+def test_what_counts_is_a_whole_number_above_zero(setting: str, value: Any) -> None:
     with pytest.raises(ValidationError):
         Sparse(model="m", **{setting: value})
 
