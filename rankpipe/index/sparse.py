@@ -71,7 +71,8 @@ def truncated_share(folder: Path) -> float:
 
 def as_mappings(block: SparseBlock, vocabulary: Sequence[str]) -> Iterator[Mapping[str, float]]:
     """Term -> weight, document by document, as the inverted index takes them."""
-    names: list[str] = [vocabulary[term] for term in block.terms.tolist()]
+    terms: list[int] = block.terms.tolist()
+    names = [vocabulary[term] for term in terms]
     weights = block.weights.tolist()
     for begin, end in zip(block.offsets[:-1].tolist(), block.offsets[1:].tolist(), strict=True):
         yield dict(zip(names[begin:end], weights[begin:end], strict=True))

@@ -100,6 +100,26 @@ def test_weights_equal_those_of_sentence_transformers(
     assert not np.array_equal(documents, queries)
 
 
+@pytest.mark.parametrize("kind", ["DistilBert", "Roberta", "ModernBert"])
+def test_other_networks_have_heads_as_well(tmp_path: Path, tiny_masked_lm: Callable[..., Path], kind: str) -> None:
+    import torch
+    import transformers
+
+    folder = tiny_masked_lm(tmp_path)  # of which the tokenizer stays
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    if kind == "DistilBert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    numbers = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=96, initializer_range=0.5, **sizes, **numbers)
+    torch.manual_seed(0)
+    getattr(transformers, f"{kind}ForMaskedLM")(config).save_pretrained(folder)
+    found = dense(opened(folder).documents(TEXTS), 96)
+    for row, text in enumerate(TEXTS):
+        expected = np.log(1 + np.maximum(logits(folder, text), 0)).max(axis=0)
+        assert np.abs(found[row] - expected).max() < 1e-4  # padded here and not there, with weights this large
+    assert (found > 0).any()
+
+
 @pytest.mark.parametrize("pooling", ["max", "sum"])
 def test_padding_adds_nothing(tmp_path: Path, tiny_masked_lm: Callable[..., Path], pooling: str) -> None:
     encoder = opened(tiny_masked_lm(tmp_path, pooling={**MAX, "pooling_strategy": pooling}))
