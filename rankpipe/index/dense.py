@@ -51,13 +51,6 @@ class DenseIndex(Protocol):
         ...
 
 
-def open_index(kind: str, vectors: Vectors) -> DenseIndex:
-    """The index of a kind, "flat", over vectors."""
-    if kind == "flat":
-        return FlatIndex(vectors)
-    raise UsageError(f"there is no dense index of the kind {kind!r}; there is flat")
-
-
 @dataclass(frozen=True)
 class FlatIndex:
     """Exact search through all vectors."""

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Gt
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.models.runtime import current_runtime
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part
+from rankpipe.stages.dense_index import DenseKind, Flat
 from rankpipe.stages.encoding import Encoding, said
 
 if TYPE_CHECKING:
     from rankpipe.index.dense import DenseIndex
-
-
-INDEX_SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Not strict as a whole, so that a map becomes the settings; numbers in them are to be marked as Strict."""
-
-
-@dataclass(frozen=True, kw_only=True, config=INDEX_SETTINGS)
-class Flat:
-    """Exact search through all vectors."""
-
-    kind: Literal["flat"] = "flat"
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -39,7 +29,8 @@ class Dense(Encoding):
     of a document that has several stands in run.passages.
 
     k      candidates kept per query
-    index  how they are found: {kind: flat}, exact
+    index  how they are found: {kind: flat}, exact; or {kind: hnsw | ivf-pq | sq8 | binary}, see rankpipe.index.ann_kinds:
+           candidates of an approximate index, scored exactly; there can be fewer than k
 
     model, query_model, query_prompt, document_prompt, pooling, normalise, dimensions, similarity, max_length, window,
     stride, fields, vectors
@@ -49,7 +40,7 @@ class Dense(Encoding):
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
 
     k: Annotated[int, Gt(0)] = 1000
-    index: Flat = Flat()
+    index: DenseKind = Flat()
 
     @property
     def lowest_score(self) -> float | None:
@@ -77,8 +68,17 @@ class Dense(Encoding):
         """The open index of a corpus; its vectors are encoded into the store if they are not there."""
         return self.open_once((corpus.digest, current_runtime()), lambda: self._open_index(corpus))
 
+    def facts(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Those of the encoder, and of an approximate index its effort and the recall that was measured with it."""
+        header = getattr(self.open_index(corpus), "header", None)
+        return {**super().facts(corpus), **({} if header is None else {"index": header.as_json()})}
+
     def _open_index(self, corpus: Corpus) -> DenseIndex:
         vectors = self.all_vectors(corpus)
-        from rankpipe.index.dense import open_index  # brings numba, so not before it is needed
+        if isinstance(self.index, Flat):
+            from rankpipe.index.dense import FlatIndex  # brings numba, so not before it is needed
 
-        return open_index(self.index.kind, vectors)
+            return FlatIndex(vectors)
+        from rankpipe.index.ann import open_ann
+
+        return open_ann(self.index, vectors, self._key(corpus))

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import UsageError
 from rankpipe.index import dense
-from rankpipe.index.dense import FlatIndex, exact_scores, open_index
+from rankpipe.index.dense import FlatIndex, exact_scores
 from rankpipe.index.vectors import Block, Vectors
 
 
@@ -81,11 +81,6 @@ def test_queries_of_other_dimensions_are_refused() -> None:
     assert str(caught.value) == (
         "queries are vectors of 23 dimensions, the documents' have 24; both must come from encoders that fit each other"
     )
-
-
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UsageError, match="there is no dense index of the kind 'round'; there is flat"):
-        open_index("round", made(5))
 
 
 def test_scores_of_pairs_are_those_of_the_search() -> None:
