@@ -64,10 +64,10 @@ def encoded(queries: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.fl
     """Vectors of all documents of the data sets, and of so many of their queries, chosen by the seed."""
     stage = Dense(model=MODEL)
     datasets = [Dataset.load(name) for name in DATASETS]
-    documents = np.concatenate([stage.all_vectors(dataset.corpus).values for dataset in datasets])
+    parts = [stage.all_vectors(dataset.corpus).values.astype(np.float32) for dataset in datasets]
     texts = [text for dataset in datasets for text in dataset.queries("test").texts]
     chosen = np.random.default_rng(seed).choice(len(texts), min(queries, len(texts)), replace=False)
-    return documents, stage.encoders()[1].queries([texts[row] for row in chosen])
+    return np.concatenate(parts), stage.encoders()[1].queries([texts[row] for row in chosen])
 
 
 def effectiveness(name: str) -> str:

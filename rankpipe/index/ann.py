@@ -151,7 +151,8 @@ def open_folder(folder: Path, kind: Approximate, vectors: Vectors) -> Approximat
     try:
         read = json.loads((folder / HEADER).read_text(encoding="utf-8"))
         effort = Effort(**read["effort"])
-        header = Header(**{name: read[name] for name in Header.__dataclass_fields__} | {"effort": effort})
+        fields: dict[str, Any] = {**read, "effort": effort}
+        header = Header(**{name: fields[name] for name in Header.__dataclass_fields__})
         index = kind.read(str(folder / INDEX)) if header.vectors else None
         held = (0 if index is None else index.ntotal, header.dimensions)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # FAISS raises RuntimeError
