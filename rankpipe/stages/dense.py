@@ -70,8 +70,11 @@ class Dense(Encoding):
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
         """Those of the encoder, and of an approximate index its effort and the recall that was measured with it."""
+        facts = super().facts(corpus)
+        if isinstance(self.index, Flat):
+            return facts
         header = getattr(self.open_index(corpus), "header", None)
-        return {**super().facts(corpus), **({} if header is None else {"index": header.as_json()})}
+        return facts if header is None else {**facts, "index": header.as_json()}
 
     def _open_index(self, corpus: Corpus) -> DenseIndex:
         vectors = self.all_vectors(corpus)
