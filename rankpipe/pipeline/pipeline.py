@@ -96,13 +96,14 @@ class Pipeline(Chain):
         self,
         queries: Queries | Mapping[str, str] | Sequence[str] | str,
         *,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
         progress: bool | None = None,
     ) -> Run:
         """Rank documents for queries, in their order: one ranking each, empty where nothing matches.
 
         queries     Queries, {query_id: text}, texts (ids q1, q2, ...), or one text
-        batch_size  queries that are on their way at once: bounds the memory that stages need
+        batch_size  queries that are on their way at once: bounds the memory that stages need between them. By default
+                    1,024, or all where there is one stage only, for then nothing stands between stages
         progress    show a bar; by default only on a terminal
         """
         self.check()
@@ -110,7 +111,7 @@ class Pipeline(Chain):
         self.prepare(corpus)
         return self._in_batches(Run.empty(queries, corpus), batch_size, progress)
 
-    def rerank(self, run: Run, *, batch_size: int = BATCH, progress: bool | None = None) -> Run:
+    def rerank(self, run: Run, *, batch_size: int | None = None, progress: bool | None = None) -> Run:
         """Rank the candidates of a given run anew; its scores can be referred to by the name "run".
 
         Raises UsageError for a pipeline whose first stage would replace the candidates.
@@ -124,7 +125,9 @@ class Pipeline(Chain):
         self.prepare(run.corpus)
         return self._in_batches(run.with_feature(RUN, run.scores), batch_size, progress)
 
-    def _in_batches(self, run: Run, batch_size: int, progress: bool | None) -> Run:
+    def _in_batches(self, run: Run, batch_size: int | None, progress: bool | None) -> Run:
+        if batch_size is None:
+            batch_size = BATCH if len(list(walk(self))) > 1 else max(len(run), 1)
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, must be at least 1")
         with self.runtime.active():
