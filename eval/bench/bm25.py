@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ import bm25s
 import numpy as np
 import rank_bm25
 import Stemmer
+from interleaved import interleaved
 
 from rankpipe.data.dataset import Dataset
 from rankpipe.index import analysis
@@ -155,18 +155,6 @@ def measure(scratch: Path, texts: list[str], queries: list[str], options: argpar
     with tempfile.TemporaryDirectory() as empty:
         cold = first_query(scratch / "index", queries[0], empty)
     print(f"  first query of a fresh process, after imports: {warm:.2f} s; with nothing compiled yet {cold:.2f} s")
-
-
-def interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, measured in turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for turn in range(repeats + 1):
-        for name, run in work.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def first_query(folder: Path, query: str, cache: str | None) -> float:

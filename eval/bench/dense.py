@@ -25,6 +25,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from interleaved import interleaved
 from numpy.typing import NDArray
 
 from rankpipe import Dataset, Pipeline, Queries, evaluate
@@ -152,18 +153,6 @@ def measure(scratch: Path, values: NDArray[np.float32], queries: NDArray[np.floa
         rate = len(queries) / statistics.median(times)
         print(f"  {name:12} {rate:>8,.0f} queries/s   {statistics.median(paired):6.2f} x flat   {notes.get(name, '')}")
     print(f"  most memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:,} MiB")
-
-
-def interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, measured in turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for turn in range(repeats + 1):
-        for name, run in work.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 if __name__ == "__main__":
