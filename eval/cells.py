@@ -17,7 +17,7 @@ from rich.console import Console
 
 from rankpipe import Dataset, Pipeline, Run
 from rankpipe.errors import RankpipeError, UsageError
-from rankpipe.evaluation.experiment import Experiment, evaluate_on, run_experiment
+from rankpipe.evaluation.experiment import Experiment, evaluate_on, given_run, run_experiment
 from rankpipe.evaluation.manifest import described, machine, qrels_digest, queries_digest, versions
 from rankpipe.evaluation.result import Result
 from rankpipe.evaluation.tables import Cell, results_csv, results_json, results_table
@@ -113,9 +113,7 @@ def _experiment(task: Task, pipeline: Pipeline, dataset: Dataset) -> Experiment:
 
 def _given(task: Task, dataset: Dataset) -> Run:
     # ties="rank": published runs may have rounded scores, and were measured in the order of their ranks
-    run = Run.read_trec(task.given or "", corpus=dataset.corpus, queries=dataset.queries(None), ties="rank")
-    judged = dataset.queries(task.split)
-    return run.select([row for row, query_id in enumerate(run) if query_id in judged])
+    return given_run(task.given or "", dataset, task.split, ties="rank")
 
 
 def _key(task: Task, pipeline: Pipeline, dataset: Dataset) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rankpipe.evaluation.result import Result
     from rankpipe.models.runtime import Runtime
     from rankpipe.pipeline import Pipeline
+    from rankpipe.pipeline.order import Given
     from rankpipe.run import Run
     from rankpipe.trec import Ties
 
@@ -89,13 +90,12 @@ def run(
 ) -> None:
     """Run a pipeline over a data set's queries and measure it."""
     from rankpipe.evaluation.experiment import run_experiment
-    from rankpipe.store import check_replaceable
+    from rankpipe.trec import check_ids
 
+    loaded, data = _load_both(pipeline, dataset, _runtime(threads, device, dtype), output, force=force)
     if output is not None:
-        check_replaceable(output, force=force)
-    loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype))
-    experiment = run_experiment(loaded, _load_dataset(dataset), split, measures=measure)
-    _finish(experiment, output, force=force)
+        check_ids(data.queries(split), data.corpus)
+    _finish(run_experiment(loaded, data, split, measures=measure), output, force=force)
 
 
 @app.command()
@@ -165,18 +165,12 @@ def rerank(
     dtype: DtypeOption = "auto",
 ) -> None:
     """Re-rank a given run with a pipeline of re-rankers. Measures both."""
-    from rankpipe.evaluation.experiment import evaluate_on, run_experiment
-    from rankpipe.pipeline import Pipeline
+    from rankpipe.evaluation.experiment import evaluate_on, given_run, run_experiment
     from rankpipe.pipeline.pipeline import GIVEN_RUN
-    from rankpipe.run import Run
-    from rankpipe.store import check_replaceable
 
-    if output is not None:
-        check_replaceable(output, force=force)
-    loaded = Pipeline.load(pipeline, runtime=_runtime(threads, device, dtype), given=GIVEN_RUN)
-    data = _load_dataset(dataset)
-    given = Run.read_trec(run_file, corpus=data.corpus, queries=data.queries(None), ties=_ties(ties))
-    given = given.select([row for row, one in enumerate(given) if one in data.queries(split)])
+    runtime = _runtime(threads, device, dtype)
+    loaded, data = _load_both(pipeline, dataset, runtime, output, force=force, given=GIVEN_RUN)
+    given = given_run(run_file, data, split, ties=_ties(ties))
     experiment = run_experiment(loaded, data, split, measures=measure, given=given)
     before = evaluate_on(given, data, split, measures=measure)
     _finish(experiment, output, force=force, before=before)
@@ -379,10 +373,22 @@ def _command() -> str:
     return shlex.join(["rankpipe", *sys.argv[1:]])
 
 
-def _load_pipeline(path: str, runtime: Runtime | None) -> Pipeline:
-    from rankpipe.pipeline import Pipeline
+def _load_both(
+    pipeline: str, dataset: str, runtime: Runtime, output: Path | None, *, force: bool, given: Given | None = None
+) -> tuple[Pipeline, Dataset]:
+    """Pipeline and data set of an experiment, if its results can be written."""
+    from rankpipe.store import check_replaceable
 
-    return Pipeline.load(path, runtime=runtime)
+    if output is not None:
+        check_replaceable(output, force=force)
+    return _load_pipeline(pipeline, runtime, given), _load_dataset(dataset)
+
+
+def _load_pipeline(path: str, runtime: Runtime | None, given: Given | None = None) -> Pipeline:
+    from rankpipe.pipeline import Pipeline
+    from rankpipe.pipeline.order import NOTHING
+
+    return Pipeline.load(path, runtime=runtime, given=given or NOTHING)
 
 
 def _load_dataset(name: str) -> Dataset:

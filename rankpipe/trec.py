@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Literal, cast
@@ -37,10 +38,7 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
     """
     ids = run.corpus.ids(run.documents)
     for kind, names in (("query id", run.queries.ids), ("document id", ids), ("tag", (tag,))):
-        for name in names:
-            if len(name.split()) != 1 or name != name.strip():
-                fault = "has white space in it" if name else "is empty"
-                raise UsageError(f"{kind} {name!r} {fault}, which a TREC run file cannot hold")
+        _check_names(kind, names)
     scores, ends = _score_texts(run), run.offsets.tolist()
     with replacing(path, "wb") as raw, _packing(raw, path) as packed:
         file = io.TextIOWrapper(packed, encoding="utf-8", newline="\n", write_through=True)
@@ -51,6 +49,24 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
                 )
             )
         file.detach()
+
+
+def check_ids(queries: Queries, corpus: Corpus) -> None:
+    """Refuse what write_run would refuse of a run of these queries, whatever is found, so that no work is done in vain.
+
+    Raises UsageError.
+    """
+    _check_names("query id", queries.ids)
+    for rows in corpus.blocks():
+        _check_names("document id", corpus.ids(rows))
+
+
+def _check_names(kind: str, names: Sequence[str]) -> None:
+    if "\n".join(names).split() == list(names):  # a hundred times faster than one by one
+        return
+    wrong = next(name for name in names if name.split() != [name])
+    fault = "has white space in it" if wrong else "is empty"
+    raise UsageError(f"{kind} {wrong!r} {fault}, which a TREC run file cannot hold")
 
 
 def _packing(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:

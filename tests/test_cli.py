@@ -93,6 +93,31 @@ def test_force_replaces_results_of_rankpipe_only(rankpipe: Command, pets: Path, 
     assert (tmp_path / "thesis" / "manifest.json").read_text() == "{}"
 
 
+# -- rerank -------------------------------------------------------------------------------------------------------------
+
+
+def test_rerank_ranks_the_candidates_of_a_run_anew_and_measures_both(
+    rankpipe: Command, pets: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "given.trec").write_text("q1 Q0 d3 1 3 x\nq1 Q0 d1 2 2 x\nq1 Q0 d2 3 1 x\nq2 Q0 d3 1 1 x\n")
+    (tmp_path / "first.yaml").write_text("stages: [cut: {k: 1}]")
+    rerank = ("rerank", tmp_path / "first.yaml", "--run", tmp_path / "given.trec", "--dataset", pets)
+    done = rankpipe(*rerank, "-m", "P@2", "-m", "R@10", "--output", tmp_path / "out")
+    # given: q1 has one of two among the first two, q2 one of two, q3 is missing; cut leaves q1 nothing of use
+    assert (done.status, done.out) == (0, "P@2   0.1667  (given: 0.3333)\nR@10  0.3333  (given: 0.6667)\n")
+    assert (tmp_path / "out" / "run.trec").read_text() == "q1 Q0 d3 1 3 rankpipe\nq2 Q0 d3 1 1 rankpipe\n"
+    exists = f"error: {tmp_path / 'out'} exists already; choose another folder, or replace it with --force\n"
+    assert rankpipe(*rerank, "--output", tmp_path / "out") == (2, "", exists)
+
+
+def test_rerank_takes_no_retriever_and_no_unknown_order_of_ties(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "given.trec").write_text("q1 Q0 d1 1 1 x\n")
+    rerank = ("rerank", "bm25", "--run", tmp_path / "given.trec", "--dataset", pets)
+    message = "error: 'bm25' replaces the candidates of a run; re-ranking begins with a re-ranker\n"
+    assert rankpipe(*rerank) == (2, "", message)
+    assert rankpipe(*rerank, "--ties", "none") == (2, "", "error: --ties is 'none', must be doc_id or rank\n")
+
+
 # -- check, search, index -----------------------------------------------------------------------------------------------
 
 FUSED = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from time import perf_counter
 
 from rankpipe.data import Dataset
@@ -13,6 +14,7 @@ from rankpipe.evaluation.result import Result, evaluate
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
 from rankpipe.stage import traced
+from rankpipe.trec import Ties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,13 @@ def run_experiment(
         started=began,
         finished=datetime.now(timezone.utc),
     )
+
+
+def given_run(path: Path | str, dataset: Dataset, split: str = "test", *, ties: Ties = "doc_id") -> Run:
+    """The rankings that a run file has for the queries of a split, over the data set's corpus."""
+    run = Run.read_trec(path, corpus=dataset.corpus, queries=dataset.queries(None), ties=ties)
+    wanted = dataset.queries(split)
+    return run.select([row for row, query_id in enumerate(run) if query_id in wanted])
 
 
 def evaluate_on(run: Run, dataset: Dataset, split: str = "test", *, measures: Sequence[str] | None = None) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,28 @@ def test_bytes_that_are_no_text_are_named(refused: Callable[..., None], pets: Pa
     )  # a surrogate, in the bytes themselves
     message = "error: pets/corpus.jsonl:1: not UTF-8: invalid continuation byte at byte 24 of the line"
     refused(["search", "bm25", "cat", "-d", "pets"], message)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "wrong", "fault"),
+    [
+        ("corpus", "document id", "d 5", "has white space in it"),
+        ("corpus", "document id", "d5\n", "has white space in it"),
+        ("queries", "query id", "q\u30004", "has white space in it"),
+    ],
+)
+def test_an_id_that_no_run_file_holds_is_refused_before_the_work(
+    rankpipe: Command, pets: Path, store: Path, file: str, kind: str, wrong: str, fault: str
+) -> None:
+    with (pets / f"{file}.jsonl").open("a") as lines:
+        lines.write(json.dumps({"_id": wrong, "text": "a cat"}))
+    with (pets / "qrels" / "test.tsv").open("a") as lines:
+        lines.write(f"{wrong}\td1\t1\n" if file == "queries" else "")
+    message = f"error: {kind} {wrong!r} {fault}, which a TREC run file cannot hold\n"
+    run = ("run", "bm25", "--dataset", pets)
+    assert rankpipe(*run, "--output", pets.parent / "out") == (2, "", message)
+    assert not (store / "inverted").exists()
+    assert rankpipe(*run).status == 0  # without a file there is nothing against it
 
 
 def test_a_data_set_a_split_or_a_measure_that_is_not_there_is_said(
