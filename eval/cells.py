@@ -18,9 +18,10 @@ from rich.console import Console
 from rankpipe import Dataset, Pipeline, Run
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.evaluation.experiment import Experiment, evaluate_on, given_run, run_experiment
-from rankpipe.evaluation.manifest import described, machine, qrels_digest, queries_digest, versions
+from rankpipe.evaluation.manifest import described, qrels_digest, queries_digest, versions
 from rankpipe.evaluation.result import Result
 from rankpipe.evaluation.tables import Cell, results_csv, results_json, results_table
+from rankpipe.machine import machine
 from rankpipe.pipeline.order import NOTHING
 from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.store import file_digest, key_digest, replacing

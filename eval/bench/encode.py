@@ -19,10 +19,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from rankpipe import Dataset, Runtime
+from rankpipe.machine import usable_cores
 from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
 from rankpipe.models.recipe import network_config
 from rankpipe.models.references import resolve
-from rankpipe.models.runtime import usable_cores
 
 
 def gemm_rate(repeats: int = 5) -> float:

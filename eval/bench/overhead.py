@@ -17,7 +17,7 @@ import numpy as np
 from rankpipe import BM25, Dataset, Pipeline, Queries, Run
 from rankpipe.data import Corpus
 from rankpipe.errors import RankpipeError
-from rankpipe.models.runtime import usable_cores
+from rankpipe.machine import usable_cores
 
 
 def by_hand(stage: BM25, corpus: Corpus, queries: Queries) -> Run:

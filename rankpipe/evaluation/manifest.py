@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpipe import __version__
 from rankpipe.data import Qrels, Queries
-from rankpipe.models.runtime import usable_cores
+from rankpipe.machine import machine
 from rankpipe.pipeline.registry import name_of
 from rankpipe.pipeline.settings import settings_of
 from rankpipe.stage import Chain, Stage, stage_labels, walk
@@ -141,17 +140,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory in bytes and operating system; None for what the system does not tell."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "usable_cores": usable_cores(),
-        "memory": _memory(),
-        "system": " ".join((platform.system(), platform.machine(), *platform.libc_ver())).strip(),
-    }
-
-
 def _plain(value: Any) -> Any:
     """A setting as JSON takes it."""
     if type(value) is Chain:
@@ -165,19 +153,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _processor() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or None
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine() or None)
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -7,7 +7,6 @@ as they are met, so the numbers differ with two processes; the index does not, f
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
 import subprocess
@@ -18,6 +17,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rankpipe.machine import usable_cores
 
 if TYPE_CHECKING:
     from rankpipe.index.analysis import Analyzer
@@ -107,9 +108,8 @@ class _Helper:
 
     @classmethod
     def start(cls, analyzer: Analyzer) -> _Helper | None:
-        """Start it, unless there is one processor only, or the analyzer or the platform does not lend itself to it."""
-        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if processors < 2 or not sys.executable:
+        """Start it, unless there is one core only, or the analyzer or the platform does not lend itself to it."""
+        if usable_cores() < 2 or not sys.executable:
             return None
         try:
             message = pickle.dumps(analyzer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rankpipe.errors import UsageError
+from rankpipe.machine import usable_cores
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
@@ -61,9 +61,3 @@ _current: ContextVar[Runtime] = ContextVar("rankpipe_runtime")
 def current_runtime() -> Runtime:
     """The runtime that stages at work should use: that of the running pipeline, or the machine's defaults."""
     return _current.get(Runtime())
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -15,6 +15,7 @@ PACKAGE = Path(rankpipe.__file__).parent
 
 ROOMS = [
     {"errors"},
+    {"machine"},
     {"progress"},
     {"store"},
     {"data"},

@@ -9,8 +9,9 @@ from rankpipe import BM25, Corpus, Dataset, Fuse, Queries
 from rankpipe.data.catalogue import Card
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.experiment import Experiment, evaluate_on, run_experiment
-from rankpipe.evaluation.manifest import machine, qrels_digest, queries_digest, versions
+from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
 from rankpipe.evaluation.report import write_results
+from rankpipe.machine import machine
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
 

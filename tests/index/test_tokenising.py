@@ -11,6 +11,7 @@ from rankpipe.index import tokenising
 from rankpipe.index.analysis import English, Whitespace, open_analyzer
 from rankpipe.index.inverted import build
 from rankpipe.index.tokenising import Tokeniser
+from rankpipe.machine import usable_cores
 
 
 def texts_of(documents: int) -> list[str]:
@@ -31,8 +32,8 @@ def decoded(tokeniser: Tokeniser, texts: list[str]) -> list[list[str | None]]:
 
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two processors")
+    if usable_cores() < 2:
+        pytest.skip("needs two cores")
     monkeypatch.setattr(tokenising, "PART", 300)
     monkeypatch.setattr(tokenising, "LARGE", 1000)
 
