@@ -1,7 +1,7 @@
 """Sequences of tokens in batches: documents by length, within a budget; queries in batches of one shape.
 
 The rounding of a matrix product depends on its shape, so queries, encoded in one shape, get the same vectors to the
-last bit whatever else is asked with them.
+last bit whatever else is asked with them; and equal documents, encoded once, equal ones.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArra
         size = max(1, budget // len(tokens[order[begin]]))
         yield np.array(order[begin : begin + size], np.int64)
         begin += size
+
+
+def distinct(tokens: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the different ones among sequences, and for each sequence which of those it equals.
+
+    Encoded once, equal texts have equal vectors: the rounding of a row depends on its place in the batch too.
+    """
+    numbers: dict[bytes, int] = {}
+    which = np.array([numbers.setdefault(one.tobytes(), len(numbers)) for one in tokens], np.int64)
+    return np.unique(which, return_index=True)[1], which
 
 
 def query_batches(

@@ -22,6 +22,12 @@ FUSED = {
 """Activations that oneDNN computes while it writes a product, by their names in config.json."""
 
 
+def _packs() -> bool:
+    """Whether oneDNN packs bfloat16 weights on this processor."""
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx_ne_convert") or all(has.get(f"avx512_{part}") for part in ("bw", "vl", "dq")))
+
+
 class Packed(NamedTuple):
     """A linear layer whose weights are packed for oneDNN."""
 
@@ -75,12 +81,13 @@ class FastBert:
 
     @staticmethod
     def fits(network: Any) -> bool:
-        """Whether this can stand for a network."""
+        """Whether this can stand for a network, on this processor."""
         return (
             type(network).__name__ == "BertModel"
             and network.config.hidden_act in FUSED
             and not network.config.is_decoder
             and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+            and _packs()
         )
 
     def __call__(self, ids: Tensor, mask: Tensor) -> Tensor:

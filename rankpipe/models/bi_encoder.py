@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.errors import RankpipeError, UsageError
-from rankpipe.models.batching import BATCH_TOKENS, batches, padded, query_batches
+from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
@@ -141,15 +141,17 @@ class BiEncoder:
         advance  told how many texts are done, after every batch
         """
         sequences = self._reader.read(texts, self.recipe.document_prompt, self.settings.windows)
-        vectors = np.empty((len(sequences.tokens), self.dimensions), np.float32)
+        firsts, which = distinct(sequences.tokens)
+        tokens = [sequences.tokens[row] for row in firsts]
+        vectors = np.empty((len(tokens), self.dimensions), np.float32)
         skipped = 0 if self.recipe.include_prompt else sequences.skipped
-        last = np.zeros(len(sequences.tokens), bool)
-        last[sequences.offsets[1:] - 1] = True  # a text counts as done with its last window
+        # a text counts as done with its last window
+        done = np.bincount(which[sequences.offsets[1:] - 1], minlength=len(tokens))
         with self._working():
-            for rows in batches(sequences.tokens, self._batch_tokens):
-                vectors[rows] = self._batch([sequences.tokens[row] for row in rows], skipped).cpu().numpy()
-                advance(int(last[rows].sum()))
-        return Encoded(self._checked(vectors), sequences.offsets, sequences.truncated)
+            for rows in batches(tokens, self._batch_tokens):
+                vectors[rows] = self._batch([tokens[row] for row in rows], skipped).cpu().numpy()
+                advance(int(done[rows].sum()))
+        return Encoded(self._checked(vectors)[which], sequences.offsets, sequences.truncated)
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.errors import RankpipeError
-from rankpipe.models.batching import BATCH_TOKENS, batches, padded, query_batches
+from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_masked_lm, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
@@ -115,12 +115,15 @@ class SparseEncoder:
         advance  told how many texts are done, after every batch
         """
         read = self._reader.read(texts, self.recipe.document_prompt)
-        found: list[Terms] = [_NONE] * len(texts)
+        firsts, which = distinct(read.tokens)
+        tokens = [read.tokens[row] for row in firsts]
+        found: list[Terms] = [_NONE] * len(tokens)
+        done = np.bincount(which, minlength=len(tokens))
         with self._working():
-            for rows in batches(read.tokens, self._batch_tokens):
-                _take(found, rows, self._batch([read.tokens[row] for row in rows]), most)
-                advance(len(rows))
-        return _joined(found, read.truncated)
+            for rows in batches(tokens, self._batch_tokens):
+                _take(found, rows, self._batch([tokens[row] for row in rows]), most)
+                advance(int(done[rows].sum()))
+        return _joined([found[one] for one in which], read.truncated)
 
     def bags(self, texts: Sequence[str]) -> WeightedTerms:
         """The texts' own tokens, without special ones, each with weight 1 however often it stands there.

@@ -12,7 +12,8 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
 
 from rankpipe.errors import ModelError, RankpipeError, UsageError
-from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings, batches
+from rankpipe.models.batching import batches, distinct
+from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Windows
 
@@ -170,6 +171,17 @@ def test_shuffled_documents_have_the_same_vectors(tmp_path: Path, tiny_encoder: 
     assert np.array_equal(shuffled, encoder.documents(TEXTS).vectors[order])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_equal_texts_have_equal_vectors(tmp_path: Path, tiny_encoder: Callable[..., Path], dtype: Any) -> None:
+    encoder = opened(tiny_encoder(tmp_path), Runtime(dtype=dtype), windows=Windows(size=6, stride=3))
+    done: list[int] = []
+    encoded = encoder.documents([*TEXTS, *TEXTS[::-1], *TEXTS[::2]], done.append)
+    of_text = [encoded.vectors[a:b] for a, b in zip(encoded.offsets, encoded.offsets[1:], strict=False)]
+    for place, text in enumerate([*TEXTS[::-1], *TEXTS[::2]], start=len(TEXTS)):
+        assert np.array_equal(of_text[place], of_text[TEXTS.index(text)])
+    assert sum(done) == len(of_text) == 20
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 def test_bfloat16_keeps_the_direction_of_float32(
     tmp_path: Path, tiny_encoder: Callable[..., Path], activation: str
@@ -189,6 +201,13 @@ def test_batches_hold_the_budget_and_put_equal_lengths_together() -> None:
     found = [[len(tokens[row]) for row in rows] for rows in batches(tokens, 12)]
     # 30 is over the budget, and alone; two of 9 would be 18; four of 3 are 12
     assert found == [[30], [9], [3, 3, 2, 1]]
+
+
+def test_distinct_sequences_are_the_first_of_their_kind() -> None:
+    tokens = [np.array(one, np.int64) for one in ([1, 2], [3], [1, 2], [], [3], [2, 1])]
+    firsts, which = distinct(tokens)
+    assert (firsts.tolist(), which.tolist()) == ([0, 1, 3, 5], [0, 1, 0, 2, 1, 3])
+    assert [part.tolist() for part in distinct([])] == [[], []]
 
 
 def test_progress_counts_texts_not_windows(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:

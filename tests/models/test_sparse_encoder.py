@@ -205,6 +205,13 @@ def test_bfloat16_keeps_the_direction_of_float32(tmp_path: Path, tiny_masked_lm:
     assert cosine.min() > 0.99
 
 
+def test_equal_texts_have_equal_terms(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
+    done: list[int] = []
+    found = dense(opened(tiny_masked_lm(tmp_path)).documents([*TEXTS, *TEXTS[::-1]], advance=done.append), 96)
+    assert np.array_equal(found[: len(TEXTS)], found[len(TEXTS) :][::-1])
+    assert sum(done) == 2 * len(TEXTS)
+
+
 def test_progress_counts_texts(tmp_path: Path, tiny_masked_lm: Callable[..., Path]) -> None:
     done: list[int] = []
     opened(tiny_masked_lm(tmp_path), Runtime(dtype="float32", batch_tokens=20)).documents(TEXTS, advance=done.append)
