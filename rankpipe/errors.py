@@ -36,6 +36,10 @@ class DataError(RankpipeError):
         return cls(f"{path}:{line}: {message}")
 
 
+class WriteError(RankpipeError):
+    """A file or folder that cannot be written; its cause is what the operating system said."""
+
+
 class StoreError(RankpipeError):
     """An artefact of the store that is damaged, or a store that cannot be written."""
 

@@ -1,6 +1,6 @@
 """The artefact store: folders found by what made them, with a manifest, written aside and renamed.
 
-    $RANKPIPE_HOME/KIND/DIGEST/            DIGEST = sha256 of the key, in canonical JSON
+    $RANKPIPE_HOME/KIND/DIGEST/            DIGEST = sha256 of the key, in canonical JSON; KIND may have folders in it
         manifest.json                      the key, and size and sha256 of every other file
         ...                                whatever was built
 
@@ -21,15 +21,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
-from rankpipe.errors import RankpipeError, StoreError, UsageError
+from rankpipe.errors import RankpipeError, StoreError, UsageError, WriteError
 
 MANIFEST = "manifest.json"
 ALWAYS_HASHED = 64 << 20
 """Files up to this many bytes are hashed whenever their artefact is opened; larger ones when their time stamp moved."""
 RACY_NS = 2_000_000_000
 """A file changed this recently may change again within one tick of its time stamp: its digest is not remembered."""
+DAMAGED_KEPT_NS = 7 * 24 * 3600 * 1_000_000_000
+"""How long an artefact that was found damaged is kept to look at: a week."""
 
 
 def home() -> Path:
@@ -57,12 +59,12 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
     """
     parent = home() / kind
     folder = parent / key_digest(key)
-    try:
-        if folder.exists():
-            _verify(folder)
+    with _storing(kind):
+        if _verify(folder):
             return folder
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
+        _sweep_damaged(parent)
         aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=parent))
         try:
             started = time.time()
@@ -78,20 +80,28 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
                 _remember_large(folder, digests)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {kind} to the store {home()}: {_reason(error, Path(os.path.abspath(home())))}; set RANKPIPE_HOME to another folder"
-        ) from error
     return folder
 
 
 def found(kind: str, key: Mapping[str, Any]) -> Path | None:
     """Folder of the artefact that `key` describes, if the store has it. Raises StoreError if it is damaged."""
     folder = home() / kind / key_digest(key)
-    if not folder.exists():
-        return None
-    _verify(folder)
-    return folder
+    return folder if _verify(folder) else None
+
+
+def all_found(kind: str) -> list[Path]:
+    """Folders of all artefacts of a kind, in the order of their names. Raises StoreError if one is damaged."""
+    return [folder for folder in sorted((home() / kind).glob("[!.]*")) if _verify(folder)]
+
+
+def remove(folder: Path) -> None:
+    """Remove an artefact, if it may be: others find it whole or not at all, and those who have it open keep it."""
+    gone = folder.with_name(f"{_aside_prefix()}{folder.name}")
+    try:
+        os.rename(folder, gone)
+    except OSError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
@@ -103,9 +113,10 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
     """
     parent = home() / kind
     folder, partial = parent / key_digest(key), parent / f".partial-{key_digest(key)}"
-    try:
+    with _storing(kind):
         while (there := found(kind, key)) is None:
             partial.mkdir(parents=True, exist_ok=True)
+            _sweep_damaged(parent)
             with _locked(partial) as ours:
                 if ours:
                     started = time.time()
@@ -113,10 +124,6 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
                     _write_manifest(partial, kind, key, seconds=time.time() - started)
                     os.rename(partial, folder)
                     return folder
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {kind} to the store {home()}: {error.strerror or error}; set RANKPIPE_HOME to another folder"
-        ) from error
     return there
 
 
@@ -159,7 +166,7 @@ def _remember(path: Path, status: os.stat_result, digest: str) -> None:
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing, and rename it to `path` at the end; an error leaves `path` as it was.
 
-    Raises RankpipeError where it cannot be written.
+    Raises WriteError where it cannot be written.
     """
     path = Path(path)
     with _writing(path):
@@ -201,7 +208,7 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     With `force` the old folder is there until the new one is whole. It is replaced only if it is empty or its
     manifest.json gives rankpipe among its "versions": others use that file name too, web pages for one.
 
-    Raises UsageError for a path that is not replaced, RankpipeError where it cannot be written.
+    Raises UsageError for a path that is not replaced, WriteError where it cannot be written.
     """
     path = Path(path)
     with _writing(path):
@@ -248,12 +255,27 @@ def _writing(path: Path) -> Iterator[None]:
     """Turn what the operating system refuses into an error of ours."""
     try:
         yield
-    except (OSError, RankpipeError) as error:
-        # a file inside a folder that is being written has been through here: the folder is what people know
-        cause = error.__cause__ if type(error) is RankpipeError else error
-        if not isinstance(cause, OSError):
-            raise
-        raise RankpipeError(f"cannot write {path}: {_reason(cause, Path(os.path.abspath(path)).parent)}") from cause
+    except (OSError, WriteError) as error:
+        cause = _refused(error)
+        raise WriteError(f"cannot write {path}: {_reason(cause, Path(os.path.abspath(path)).parent)}") from cause
+
+
+@contextmanager
+def _storing(kind: str) -> Iterator[None]:
+    """Turn what the operating system refuses into an error of the store."""
+    try:
+        yield
+    except (OSError, WriteError) as error:
+        cause = _refused(error)
+        reason = _reason(cause, Path(os.path.abspath(home())))
+        raise StoreError(
+            f"cannot write {Path(kind).parts[0]} to the store {home()}: {reason}; set RANKPIPE_HOME to another folder"
+        ) from cause
+
+
+def _refused(error: OSError | WriteError) -> OSError:
+    """What the operating system refused: of a folder that is being written, people do not know the single files."""
+    return error if isinstance(error, OSError) else cast(OSError, error.__cause__)
 
 
 def _reason(error: OSError, own: Path) -> str:
@@ -321,8 +343,10 @@ def _remember_large(folder: Path, digests: Mapping[str, str]) -> None:
             _remember(path, status, digest)
 
 
-def _verify(folder: Path) -> None:
-    """Compare an artefact with its manifest; a damaged one is set aside and raises StoreError."""
+def _verify(folder: Path) -> bool:
+    """Compare an artefact with its manifest; False if there is none. A damaged one is set aside and raises StoreError."""
+    if not folder.exists():
+        return False
     try:
         fault = _fault(folder)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -330,10 +354,12 @@ def _verify(folder: Path) -> None:
     except OSError as error:  # too many open files, say: no reason to build it anew
         raise StoreError(f"{folder} cannot be read: {error.strerror}: {error.filename}") from error
     if fault is None:
-        return
+        return True
     aside = folder.with_name(f".damaged-{folder.name}-{time.time_ns()}")
     try:
         os.rename(folder, aside)
+    except FileNotFoundError:  # it was removed while we looked
+        return False
     except OSError:
         raise StoreError(f"{folder} is damaged: {fault}; delete it, and it is built anew") from None
     raise StoreError(f"{folder} is damaged: {fault}; it is set aside as {aside.name}, and the next run builds it anew")
@@ -374,6 +400,16 @@ def _sweep(parent: Path) -> None:
         pid = path.name.split("-")[1]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _sweep_damaged(parent: Path) -> None:
+    """Remove artefacts that were set aside as damaged, but for the last of each, which is kept for a while."""
+    kept: set[str] = set()
+    for path in sorted(parent.glob(".damaged-*"), key=lambda path: path.name, reverse=True):
+        name, _, since = path.name.rpartition("-")
+        if name in kept or not since.isdigit() or time.time_ns() - int(since) > DAMAGED_KEPT_NS:
+            shutil.rmtree(path, ignore_errors=True)
+        kept.add(name)
 
 
 def _alive(pid: int) -> bool:

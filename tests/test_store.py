@@ -12,13 +12,16 @@ import pytest
 from rankpipe.errors import RankpipeError, StoreError, UsageError
 from rankpipe.store import (
     ALWAYS_HASHED,
+    all_found,
     artefact,
     check_replaceable,
     file_digest,
     home,
     key_digest,
+    remove,
     replacing,
     replacing_folder,
+    resumable,
 )
 
 KEY = {"corpus": "abc", "k1": 0.9}
@@ -106,6 +109,41 @@ def test_a_damaged_artefact_is_set_aside_and_built_anew(damage, reason: str) -> 
         f"it is set aside as {aside.name}, and the next run builds it anew"
     )
     assert (artefact("index", KEY, make) / "words.txt").read_text() == "one two"
+
+
+def test_damaged_artefacts_are_removed_but_for_the_last_of_a_week(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged() -> list[str]:
+        return [name for name in names(home() / "index") if name.startswith(".damaged-")]
+
+    for _ in range(2):
+        folder = artefact("index", KEY, make)
+        (folder / "words.txt").write_text("")
+        with pytest.raises(StoreError):
+            artefact("index", KEY, refuse)
+    second = damaged()[1]
+    (home() / "index" / ".damaged-by-hand").mkdir()
+    artefact("index", KEY, make)
+    assert damaged() == [second]
+    days = 8 * 24 * 3600 * 1_000_000_000
+    monkeypatch.setattr("time.time_ns", lambda: int(second.rpartition("-")[2]) + days)
+    assert artefact("index", KEY, refuse).is_dir()  # nothing is built, so nothing is swept
+    assert damaged() == [second]
+    resumable("index", {"corpus": "other"}, lambda folder: None)
+    assert damaged() == []
+
+
+def test_all_artefacts_of_a_kind_are_found_and_removed() -> None:
+    assert all_found("index/of") == []
+    made = sorted(artefact("index/of", {"part": part}, make) for part in range(3))
+    assert all_found("index/of") == made
+    remove(made[1])
+    remove(made[1])  # another process was first
+    assert all_found("index/of") == [made[0], made[2]]
+    assert names(home() / "index" / "of") == [made[0].name, made[2].name]
+    (made[2] / "words.txt").unlink()
+    with pytest.raises(StoreError, match=r"is damaged: No such file or directory"):
+        all_found("index/of")
+    assert all_found("index/of") == [made[0]]
 
 
 def test_an_artefact_that_cannot_be_read_just_now_stays() -> None:
@@ -419,7 +457,7 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path, error: type[BaseExceptio
 def test_a_full_disk_leaves_the_old_folder(tmp_path: Path) -> None:
     folder = results(tmp_path / "out")
     done = subprocess.run([sys.executable, "-c", LIMITED, folder], capture_output=True, text=True, check=True)
-    assert done.stdout == f"RankpipeError cannot write {folder}: File too large\n"
+    assert done.stdout == f"WriteError cannot write {folder}: File too large\n"
     assert ((folder / "run.trec").read_text(), names(tmp_path)) == ("old", ["out"])
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -100,7 +100,10 @@ def _join(folder: Path, rows: NDArray[np.int32], count: int, dimensions: int, pr
     np.save(folder / "offsets.npy", np.concatenate([[0], *counts]).cumsum().astype(np.int64))
     np.save(folder / "rows.npy", rows.astype(np.int32))
     truncated, norm = sum(one["truncated"] for one in described), max((one["norm"] for one in described), default=0.0)
-    header = Header(dimensions, len(rows), windows, truncated, norm)
+    _write_header(folder, Header(dimensions, len(rows), windows, truncated, norm))
+
+
+def _write_header(folder: Path, header: Header) -> None:
     with replacing(folder / HEADER) as file:
         json.dump({"format": FORMAT, **asdict(header)}, file)
 
@@ -168,6 +171,12 @@ class Vectors:
         values = kept_in(precision, block.vectors)
         return cls(rows, block.offsets, values, longest(values), block.truncated)
 
+    def save(self, folder: Path) -> None:
+        """Write them into an empty folder, where `open` finds them."""
+        for name, array in (("rows", self.rows), ("offsets", self.offsets), ("vectors", self.values)):
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        _write_header(folder, Header(self.dimensions, len(self.rows), len(self.values), self.truncated, self.norm))
+
     @property
     def dimensions(self) -> int:
         """D."""
@@ -196,20 +205,33 @@ class Vectors:
 
 
 def merged(parts: Sequence[Vectors]) -> Vectors:
-    """Vectors of different documents, in memory, together."""
-    if len(parts) == 1:
-        return parts[0]
-    rows = np.concatenate([part.rows for part in parts])
-    order = np.argsort(rows)
-    counts = np.concatenate([np.diff(part.offsets) for part in parts])
-    starts = np.concatenate([[0], np.cumsum(counts)])[order]
-    counts = counts[order]
+    """All documents of vectors that have equal dimensions, in memory; of one that several have, the first's."""
+    rows = np.unique(np.concatenate([part.rows for part in parts]))
+    return replace(gathered(parts, rows), truncated=sum(part.truncated for part in parts))
+
+
+def gathered(parts: Sequence[Vectors], rows: NDArray[np.int32]) -> Vectors:
+    """The documents at rising rows, in memory, each from the first of the parts that has it; one of them must.
+
+    How many of them were cut is not known.
+    """
+    places = np.stack([part.places(rows) for part in parts])
+    source = (places >= 0).argmax(axis=0)
+    chosen = [(part, source == number, places[number, source == number]) for number, part in enumerate(parts)]
+    counts = np.zeros(len(rows), np.int64)
+    for part, mine, at in chosen:
+        counts[mine] = np.diff(part.offsets)[at]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    taken = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
-    values = np.concatenate([part.values for part in parts])[taken]
-    return Vectors(
-        rows[order], offsets, values, max(part.norm for part in parts), sum(part.truncated for part in parts)
-    )
+    values = np.empty((offsets[-1], parts[0].dimensions), parts[0].values.dtype)
+    for part, mine, at in chosen:
+        values[_runs(offsets[:-1][mine], counts[mine])] = part.values[_runs(part.offsets[at], counts[mine])]
+    return Vectors(rows, offsets, values, max(part.norm for part in parts))
+
+
+def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """start, start + 1, ... of each run, one run after another."""
+    ends = np.cumsum(counts)
+    return np.arange(counts.sum()) + np.repeat(starts - ends + counts, counts)
 
 
 def _mapped(path: Path) -> NDArray:

@@ -16,11 +16,11 @@ from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
 from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
-from rankpipe.progress import counted
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Reference, Several, Stage
 
 if TYPE_CHECKING:
+    from rankpipe.index.kept import Kept
     from rankpipe.index.vectors import Block, Vectors
     from rankpipe.models.bi_encoder import BiEncoder
 
@@ -111,17 +111,16 @@ class Encoding(Stage):
 
         return Vectors.open(store.resumable("vectors", self._key(corpus), make))
 
-    def candidate_vectors(self, corpus: Corpus, rows: NDArray[np.int32]) -> Vectors:
-        """Vectors of the documents at rising rows alone, not stored, as they would be read from the store."""
-        from rankpipe.index.vectors import SHARD, Vectors, merged
+    def kept_vectors(self, corpus: Corpus) -> Kept:
+        """The vectors of those documents that are asked for; what the store does not have of them is encoded."""
+        from rankpipe.index.kept import Kept
 
-        with counted(len(rows), "candidates") as advance:
-            blocks = [
-                self.encode_rows(corpus, rows[begin : begin + SHARD], advance)
-                for begin in range(0, max(len(rows), 1), SHARD)
-            ]
-        parts = np.split(rows, range(SHARD, len(rows), SHARD))
-        return merged([Vectors.of(*part, self.vectors) for part in zip(parts, blocks, strict=True)])
+        return Kept(
+            self._key(corpus),
+            lambda rows, advance: self.encode_rows(corpus, rows, advance),
+            dimensions=self.encoders()[0].dimensions,
+            precision=self.vectors,
+        )
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
         """Digests, precision and what was cut, for the manifest of a result."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import StoreError
 from rankpipe.index.shards import finished
-from rankpipe.index.vectors import Block, Vectors, build, merged
+from rankpipe.index.vectors import Block, Vectors, build, gathered, merged
 
 ROWS = np.array([0, 2, 3, 5, 8, 9, 11], np.int32)
 
@@ -113,6 +114,29 @@ def test_merged_vectors_stand_in_the_order_of_their_rows() -> None:
     assert np.array_equal(together.offsets, whole.offsets)
     assert np.array_equal(together.values, whole.values)
     assert (together.norm, together.truncated) == (whole.norm, whole.truncated)
+
+
+def test_of_a_document_that_several_have_the_first_counts() -> None:
+    def of(value: float, *rows: int) -> Vectors:
+        at = np.array(rows, np.int32)
+        return Vectors.of(at, Block(np.full((len(rows), 2), value, np.float32), np.arange(len(rows) + 1), 0))
+
+    parts = [of(1, 5, 7), of(2, 3, 5, 9), of(3, 3)]
+    assert merged(parts).rows.tolist() == [3, 5, 7, 9]
+    assert merged(parts).values[:, 0].tolist() == [2, 1, 1, 2]
+    assert gathered(parts, np.array([5, 9], np.int32)).values[:, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_what_is_gathered_is_saved_and_read(tmp_path: Path, precision: Any) -> None:
+    rows = np.array([2, 5, 11], np.int32)
+    taken = gathered([written(tmp_path / "v", precision)], rows)
+    (tmp_path / "saved").mkdir()
+    taken.save(tmp_path / "saved")
+    for vectors in (taken, Vectors.open(tmp_path / "saved")):
+        assert (vectors.values.dtype, vectors.rows.tolist()) == (precision, rows.tolist())
+        assert np.array_equal(vectors.values, encoded(rows, lambda _: None).vectors)
+        assert vectors.offsets.tolist() == [0, 3, 6, 9]
 
 
 def test_blocks_hold_whole_documents(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,21 +190,47 @@ def test_vectors_of_the_store_are_taken_where_there_are_any(model: str) -> None:
     assert {doc_id: ranked(dense)["q1"][doc_id] for doc_id in rescored["q1"]} == rescored["q1"]
 
 
-def test_only_candidates_are_encoded_and_each_once(model: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the documents that were encoded, in turn."""
+    rows_of: list[int] = []
     encode = Rescore.encode_rows
 
     def counting(self: Rescore, corpus: Corpus, rows: Any, *more: Any) -> Any:
-        asked.extend(rows.tolist())
+        rows_of.extend(rows.tolist())
         return encode(self, corpus, rows, *more)
 
     monkeypatch.setattr(Rescore, "encode_rows", counting)
+    return rows_of
+
+
+def test_only_candidates_are_encoded_and_each_once(model: str, store: Path, encoded: list[int]) -> None:
     stage = Rescore(model=model, depth=2)
     stage(candidates())
     stage(candidates())
-    Rescore.__call__(stage, Run.of(QUERIES, CORPUS, {"q1": {"a": 1, "e": 0}}))
-    assert asked == [0, 1, 2, 5, 4]
+    stage(Run.of(QUERIES, CORPUS, {"q1": {"a": 1, "e": 0}}))
+    assert encoded == [0, 1, 2, 5, 4]
     assert not (store / "vectors").exists()
+
+
+def test_what_was_encoded_is_kept_for_other_runs_and_pipelines(model: str, encoded: list[int]) -> None:
+    first = Rescore(model=model, depth=2)(candidates()).to_dict()
+    assert Rescore(model=model, depth=2)(candidates()).to_dict() == first
+    other = BM25(k=10) >> Rescore(model=model, depth=3, query_prompt="the ")
+    other(Run.empty(QUERIES, CORPUS))
+    assert sorted(encoded) == [0, 1, 2, 4, 5]
+    assert encoded[:4] == [0, 1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"document_prompt": "the "}, {"dimensions": 8}, {"max_length": 5}, {"vectors": "float16"}, {"window": 9}],
+)
+def test_what_makes_other_vectors_is_kept_apart(model: str, encoded: list[int], settings: dict[str, Any]) -> None:
+    Rescore(model=model, depth=1)(candidates())
+    Rescore(model=model, depth=1, **settings)(candidates())
+    Rescore(model=model, depth=1)(Run.of(QUERIES, CORPUS.without(["d"]), {"q1": {"a": 1}}))
+    assert encoded == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_the_rest_stays_below_or_goes(model: str) -> None:
@@ -273,10 +300,46 @@ Dense(model=sys.argv[1]).prepare(Corpus.from_texts([f"the car {number}" for numb
 """
 
 
-def encode(model: str, pause: float) -> subprocess.Popen[str]:
+RESCORE = """
+import sys, time
+from rankpipe.data import Corpus, Queries
+from rankpipe.index import kept
+from rankpipe.run import Run
+from rankpipe.stages.rescore import Rescore
+
+kept.SHARD = 4
+encode, pause = Rescore.encode_rows, float(sys.argv[2])
+
+def slowly(self, corpus, rows, *more):
+    time.sleep(pause if rows[0] == 8 else 0)
+    print("encoding", *rows, flush=True)
+    return encode(self, corpus, rows, *more)
+
+Rescore.encode_rows = slowly
+corpus = Corpus.from_texts([f"the car {number}" for number in range(10)])
+given = Run.of(Queries.of("car"), corpus, {"q1": {f"d{number}": -number for number in range(1, 11)}})
+print(len(Rescore(model=sys.argv[1])(given).documents))
+"""
+
+
+def encode(model: str, pause: float, program: str = ENCODE) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", ENCODE, model, str(pause)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, model, str(pause)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def test_a_killed_rescoring_goes_on_where_it_stopped(model: str, store: Path) -> None:
+    first = encode(model, 600, RESCORE)
+    assert first.stdout is not None
+    lines = [first.stdout.readline() for _ in range(2)]
+    assert lines == ["encoding 0 1 2 3\n", "encoding 4 5 6 7\n"], first.communicate()[1]
+    until = time.monotonic() + 60
+    while len(list(store.glob("candidates/*/[!.]*"))) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    output, errors = encode(model, 0, RESCORE).communicate()
+    assert output == "encoding 8 9\n10\n", errors
 
 
 def test_a_killed_encode_goes_on_where_it_stopped(model: str, store: Path) -> None:
