@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,22 +40,31 @@ class Sequences(NamedTuple):
     truncated: int
 
 
+def open_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, as transformers opens it, its backend without padding and truncation.
+
+    Raises ModelError if there is none, or none that is written in Rust.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a damaged or strange file makes of the tokenizer's class
+        raise ModelError(f"model folder {folder}: its tokenizer cannot be opened: {_first_line(error)}") from error
+    if not opened.is_fast:
+        raise ModelError(f"model folder {folder}: its tokenizer has no tokenizer.json, and none can be made")
+    opened.backend_tokenizer.no_padding()
+    opened.backend_tokenizer.no_truncation()
+    return opened
+
+
 class Reader:
     """A model's tokenizer, and how many tokens of a text its network is given."""
 
     def __init__(self, folder: Path, *, max_length: int, lower_case: bool) -> None:
         """Open the tokenizer of a folder. Raises ModelError if there is none, or none that is written in Rust."""
-        from transformers import AutoTokenizer
-
-        try:
-            opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # whatever a damaged or strange file makes of the tokenizer's class
-            raise ModelError(f"model folder {folder}: its tokenizer cannot be opened: {_first_line(error)}") from error
-        if not opened.is_fast:
-            raise ModelError(f"model folder {folder}: its tokenizer has no tokenizer.json, and none can be made")
+        opened = open_tokenizer(folder)
         self._tokenizer = opened.backend_tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         self._from_left = opened.truncation_side == "left"
         self._lower_case = lower_case
         self.max_length = max_length
