@@ -18,7 +18,7 @@ from rich.console import Console
 from rankpipe import Dataset, Pipeline, Run
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.evaluation.experiment import Experiment, evaluate_on, given_run, run_experiment
-from rankpipe.evaluation.manifest import described, qrels_digest, queries_digest, versions
+from rankpipe.evaluation.manifest import described, facts, qrels_digest, queries_digest, versions
 from rankpipe.evaluation.result import Result
 from rankpipe.evaluation.tables import Cell, results_csv, results_json, results_table
 from rankpipe.machine import machine
@@ -156,6 +156,7 @@ def _content(experiment: Experiment, key: dict[str, Any]) -> dict[str, Any]:
         "seconds": {label: round(seconds, 3) for label, seconds in experiment.seconds.items()},
         "prepare_seconds": round(experiment.prepare_seconds, 3),
         "finished": experiment.finished.isoformat(timespec="seconds"),
+        "opened": facts(experiment.pipeline),
         "runtime": {"threads": experiment.pipeline.runtime.thread_count, "device": experiment.pipeline.runtime.device},
         "versions": versions(),
         "machine": machine(),

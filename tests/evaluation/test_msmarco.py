@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +51,18 @@ def test_every_run_is_measured_as_given_and_re_ranked(msmarco: ModuleType, runs:
         ("tiny, good", "first", 1.0),
     ]
     assert (tmp_path / "out" / "first" / "good.json").is_file()
+
+
+def test_a_cell_says_in_which_precision_its_vectors_are(
+    msmarco: ModuleType, runs: Path, tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    model = tiny_encoder(tmp_path / "model")
+    (tmp_path / "rescore.yaml").write_text(f"stages: [rescore: {{model: {model}}}]\n")
+    arguments = ["rerank", "--pipelines", str(tmp_path / "rescore.yaml"), "--dataset", "tiny", "--runs", str(runs)]
+    assert msmarco.main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    cell = json.loads((tmp_path / "out" / "rescore" / "bad.json").read_text())
+    assert cell["opened"]["rescore"]["dtype"] in ("float32", "bfloat16")
+    assert cell["measures"]["nDCG@10"] > 0
 
 
 def test_a_folder_without_runs_is_a_wrong_command(
