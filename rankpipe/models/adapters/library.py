@@ -1,0 +1,230 @@
+"""Adapters that peft computes, and what all adapters have in common."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import EvaConfig, LoraConfig, PeftConfig, PeftModel, RandLoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.eva import initialize_lora_eva_weights
+from torch import Tensor, nn
+
+from rankpipe.errors import UsageError
+from rankpipe.models.adapters.attached import Attached, Calibration, Place
+from rankpipe.models.adapters.export import Factors, write, write_lora
+from rankpipe.models.adapters.settings import Adapter, Dora, Eva, Lora, Olora, Pissa, RandLora
+
+NAME = "default"
+"""What peft calls an adapter that has been given no name."""
+
+MOST_BATCHES = 200
+"""Calibration batches, repeated ones among them, after which EVA's components must have been found."""
+
+
+class Adapted(Attached):
+    """A network with a low-rank update on some of its layers; these, and the head, are what is trained.
+
+    tuned  peft's view of the network
+    """
+
+    def __init__(self, network: nn.Module, place: Place, config: PeftConfig) -> None:
+        super().__init__(network, place.head)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks for a property that transformers renamed
+            tuned = get_peft_model(network, config)  # type: ignore[arg-type]
+        assert isinstance(tuned, PeftModel)
+        self.tuned = tuned
+        for name in self.head:
+            network.get_submodule(name).requires_grad_(True)
+
+    def export(self, folder: Path, base: str) -> None:
+        """Write a plain LoRA and the head in peft's format."""
+        write_lora(folder, base, self.factors(), self._head_modules())
+
+    def merged(self) -> nn.Module:
+        """The network alone, its weights updated."""
+        plain: Any = copy.deepcopy(self.tuned.base_model)
+        return plain.merge_and_unload().eval().requires_grad_(False)
+
+    def factors(self) -> Factors:
+        """The update of each layer's weight, in evaluation."""
+        return {
+            name: (layer.scaling[NAME] * layer.lora_B[NAME].weight.detach(), layer.lora_A[NAME].weight.detach())
+            for name, layer in self.layers()
+        }
+
+    def layers(self) -> Iterator[tuple[str, Any]]:
+        """The updated layers, by their names in the network."""
+        return ((name, module) for name, module in self.network.named_modules() if isinstance(module, LoraLayer))
+
+    def _head_modules(self) -> dict[str, nn.Module]:
+        return {name: self.network.get_submodule(name) for name in self.head}
+
+    def _part(self, name: str) -> str:
+        return "adapter"
+
+
+class Residual(Adapted):
+    """LoRA that begins at a part of the weight, which is taken out of the frozen weight.
+
+    What has been learnt is the product of the factors less the one they began at: a LoRA of twice the rank.
+
+    began  the factors at first
+    """
+
+    def __init__(self, network: nn.Module, place: Place, config: LoraConfig) -> None:
+        super().__init__(network, place, config)
+        self.began = {name: (b.clone(), a.clone()) for name, (b, a) in super().factors().items()}
+
+    def factors(self) -> Factors:
+        """The update of the weight as it was before anything was taken out of it."""
+        now = super().factors()
+        return {
+            name: (torch.cat([now[name][0], -b], dim=1), torch.cat([now[name][1], a]))
+            for name, (b, a) in self.began.items()
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters, and the factors at first."""
+        began = {
+            f"began.{name}.{side}": x for name, pair in self.began.items() for side, x in zip("BA", pair, strict=True)
+        }
+        return {**super().state_dict(), **began}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state; where its decomposition came out otherwise, in the last bits, it is the one that counts."""
+        here = {name: (b.clone(), a.clone()) for name, (b, a) in self.began.items()}
+        super().load_state_dict(state)
+        for name, layer in self.layers():
+            (b, a), (saved_b, saved_a) = here[name], self.began[name]
+            if not (torch.equal(b, saved_b) and torch.equal(a, saved_a)):
+                layer.get_base_layer().weight.data += b @ a - saved_b @ saved_a
+
+
+class Foreign(Adapted):
+    """A method whose update has no low rank: it is saved as peft itself saves it."""
+
+    def export(self, folder: Path, base: str) -> None:
+        """Write the method's own format of peft, and the head."""
+        config = copy.copy(self.tuned.peft_config[NAME])
+        tensors = get_peft_model_state_dict(self.tuned, save_embedding_layers=False)
+        write(folder, base, config, tensors, self._head_modules())
+
+
+def lora(network: nn.Module, settings: Lora, place: Place, calibration: Calibration | None, seed: int) -> Adapted:
+    """LoRA, with either of two scales."""
+    return Adapted(network, place, lora_config(settings, place, use_rslora=settings.rslora))
+
+
+def dora(network: nn.Module, settings: Dora, place: Place, calibration: Calibration | None, seed: int) -> Foreign:
+    """DoRA."""
+    return Foreign(network, place, lora_config(settings, place, use_dora=True))
+
+
+def pissa(network: nn.Module, settings: Pissa, place: Place, calibration: Calibration | None, seed: int) -> Residual:
+    """PiSSA, by the whole singular value decomposition."""
+    _check_rank(network, settings.r, place, sides=2)
+    return Residual(network, place, lora_config(settings, place, init_lora_weights="pissa"))
+
+
+def olora(network: nn.Module, settings: Olora, place: Place, calibration: Calibration | None, seed: int) -> Residual:
+    """OLoRA."""
+    _check_rank(network, settings.r, place, sides=2)
+    return Residual(network, place, lora_config(settings, place, init_lora_weights="olora"))
+
+
+def randlora(
+    network: nn.Module, settings: RandLora, place: Place, calibration: Calibration | None, seed: int
+) -> Foreign:
+    """RandLoRA; the random matrices are saved as well, since another processor would draw them in another precision."""
+    config = RandLoraConfig(
+        r=settings.r,
+        randlora_alpha=settings.alpha,  # type: ignore[arg-type] - see lora_config
+        randlora_dropout=settings.dropout,
+        target_modules=list(place.targets),
+        projection_prng_key=seed,
+        save_projection=True,
+    )
+    return Foreign(network, place, config)
+
+
+def eva(network: nn.Module, settings: Eva, place: Place, calibration: Calibration | None, seed: int) -> Adapted:
+    """EVA, on the layers that see every token: those that see one vector of a pair, as a pooler does, have too few."""
+    if calibration is None:
+        raise UsageError("adapter method 'eva' looks at training pairs first, and attach was given no calibration")
+    components = round(settings.r * settings.rho)
+    batches = [batch for batch in calibration() if batch["attention_mask"].sum() >= components]
+    if not batches:
+        raise UsageError(
+            f"adapter method 'eva' with r {settings.r} and rho {settings.rho:g} looks for {components} components, so "
+            "calibration batches must have as many tokens, and none has; lower r, or take larger batches"
+        )
+    place = Place(head=place.head, targets=_seen_by_token(network, place.targets, batches[0]))
+    _check_rank(network, components, place, sides=1)
+    chosen = EvaConfig(rho=settings.rho, tau=settings.tau)
+    adapted = Adapted(network, place, lora_config(settings, place, init_lora_weights="eva", eva_config=chosen))
+    initialize_lora_eva_weights(adapted.tuned, _Repeated(batches), show_progress_bar=False)  # type: ignore[arg-type]
+    return adapted
+
+
+def lora_config(settings: Adapter, place: Place, **more: Any) -> LoraConfig:
+    """What peft is told of a method of LoRA's family."""
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type] - peft multiplies by it, whatever number it is
+        lora_dropout=settings.dropout,
+        target_modules=list(place.targets),
+        **more,
+    )
+
+
+def _check_rank(network: nn.Module, rank: int, place: Place, *, sides: int) -> None:
+    """Refuse more ranks than a layer has inputs (one side of its weight), or than inputs and outputs (both)."""
+    for name in place.targets:
+        weight = network.get_parameter(f"{name}.weight")
+        if rank > (most := min(weight.shape[2 - sides :])):
+            shape = tuple(weight.shape)
+            raise UsageError(f"{rank} ranks are more than {name} has room for, whose weight is {shape}; at most {most}")
+
+
+def _seen_by_token(network: nn.Module, targets: Sequence[str], batch: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Those of the layers that get a vector for every token."""
+    found: list[str] = []
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0].ndim == 3:
+                found.append(name)
+
+        return look
+
+    hooks = [network.get_submodule(name).register_forward_pre_hook(hook(name)) for name in targets]
+    try:
+        with torch.no_grad():
+            network(**batch)
+    finally:
+        for one in hooks:
+            one.remove()
+    return tuple(name for name in targets if name in found)
+
+
+class _Repeated:
+    """Batches as peft goes through them, again and again until it has found what it looks for; at last it is stopped."""
+
+    def __init__(self, batches: list[dict[str, Tensor]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for number in range(MOST_BATCHES):
+            yield self.batches[number % len(self.batches)]
+        raise UsageError(
+            f"adapter method 'eva' has not found its components in {MOST_BATCHES} batches; lower tau, or take more pairs"
+        )
