@@ -2,9 +2,9 @@
 
     RANKPIPE_DATA=folder python eval/bench/encode.py [--dataset scifact] [--documents 512] [--repeats 5]
 
-Both get the same documents and the same number of threads. Also measures the bfloat16 GEMM rate of the machine, by a
-product of the shape that the feed-forward layers have, and prints which share of it the encoder reaches: the products
-of its linear layers and of its attention, over its seconds. The last line is JSON.
+Both get the same documents and the same number of threads. Also measures the GEMM rate of the machine in the encoder's
+precision, by a product of the shape that the feed-forward layers have, and prints which share of it the encoder
+reaches: the products of its linear layers and of its attention, over its seconds. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from rankpipe.models.recipe import network_config
 from rankpipe.models.references import resolve
 
 
-def gemm_rate(repeats: int = 5) -> float:
-    """GFLOP/s of a bfloat16 product of 4,096 by 384 by 1,536, the best of some tries."""
-    states, weight = torch.randn(4096, 384, dtype=torch.bfloat16), torch.randn(1536, 384, dtype=torch.bfloat16)
+def gemm_rate(dtype: str, repeats: int = 5) -> float:
+    """GFLOP/s of a product of 4,096 by 384 by 1,536, the best of some tries."""
+    states, weight = (torch.randn(rows, 384, dtype=getattr(torch, dtype)) for rows in (4096, 1536))
     best = float("inf")
     with torch.inference_mode():
         for _ in range(repeats + 1):
@@ -82,7 +82,7 @@ def main() -> None:
         "least_cosine": round(float(cosines.min()), 6),
     }
     if ours.device.type == "cpu":
-        rate = gemm_rate()
+        rate = gemm_rate(ours.dtype)
         result["gemm_gflops"] = round(rate, 1)
         result["share_of_gemm"] = round(work(ours, theirs, texts) / min(seconds["rankpipe"]) / rate, 3)
     print(f"{options.dataset}, {len(texts)} documents, {usable_cores()} threads, best of {options.repeats}")

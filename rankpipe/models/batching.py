@@ -6,15 +6,20 @@ last bit whatever else is asked with them; and equal documents, encoded once, eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BATCH_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 131_072}
-"""Tokens of a batch, by the kind of device."""
+T = TypeVar("T")
+
+BATCH_TOKENS = {"cpu": 1024, "mps": 16_384, "cuda": 131_072}
+"""Tokens of a batch, by the kind of device. On a CPU its hidden states are to stay in a core's cache."""
 QUERY_ROWS = 8
 """Queries of a batch: fewer are filled up."""
 QUERY_STEP = 16
@@ -71,3 +76,40 @@ def padded(tokens: Sequence[NDArray[np.int64]], padding: int, length: int = 0) -
     for row, one in enumerate(tokens):
         ids[row, : len(one)] = torch.from_numpy(one)
     return ids, lengths
+
+
+def each_on_a_core(
+    work: Callable[[NDArray[np.int64]], T], parts: Sequence[NDArray[np.int64]], threads: int
+) -> Iterator[tuple[NDArray[np.int64], T]]:
+    """Pairs (part, work(part)) in order, `threads` parts at a time, torch computing each with one thread.
+
+    A core that has a batch to itself never waits for the others at the end of every small operation. Fewer parts than
+    threads are worked on one by one, each by all threads.
+    """
+    if threads < 2 or len(parts) < threads:
+        yield from ((part, work(part)) for part in parts)
+        return
+
+    def alone(part: NDArray[np.int64]) -> T:
+        with torch.inference_mode():  # it is a thread's own, as the number of threads is
+            return work(part)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    begun: deque[tuple[NDArray[np.int64], Future[T]]] = deque()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                for part in parts:
+                    begun.append((part, pool.submit(alone, part)))
+                    if len(begun) > 2 * threads:  # bounds the memory of answers that nobody has taken yet
+                        first, answer = begun.popleft()
+                        yield first, answer.result()
+                while begun:
+                    first, answer = begun.popleft()
+                    yield first, answer.result()
+            finally:
+                for _, answer in begun:
+                    answer.cancel()
+    finally:
+        torch.set_num_threads(before)

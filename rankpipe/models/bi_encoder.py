@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.errors import RankpipeError, UsageError
-from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, padded, query_batches
+from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, each_on_a_core, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
@@ -147,11 +148,22 @@ class BiEncoder:
         skipped = 0 if self.recipe.include_prompt else sequences.skipped
         # a text counts as done with its last window
         done = np.bincount(which[sequences.offsets[1:] - 1], minlength=len(tokens))
+        encode = partial(self._vectors, tokens, skipped)
         with self._working():
-            for rows in batches(tokens, self._batch_tokens):
-                vectors[rows] = self._batch([tokens[row] for row in rows], skipped).cpu().numpy()
+            for rows, found in each_on_a_core(encode, list(batches(tokens, self._batch_tokens)), self._at_once):
+                vectors[rows] = found
                 advance(int(done[rows].sum()))
         return Encoded(self._checked(vectors)[which], sequences.offsets, sequences.truncated)
+
+    @property
+    def _at_once(self) -> int:
+        """Batches that are computed at a time."""
+        return self._threads if self.device.type == "cpu" else 1
+
+    def _vectors(
+        self, tokens: Sequence[NDArray[np.int64]], skipped: int, rows: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        return self._batch([tokens[row] for row in rows], skipped).cpu().numpy()
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -68,10 +68,10 @@ def open_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.M
 
 def open_states(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, States]:
     """The network of a folder, and how its last hidden states are computed in a precision. Raises ModelError."""
-    ours = network_config(folder)["model_type"] == "bert" and (device.type, dtype) == ("cpu", torch.bfloat16)
+    ours = network_config(folder)["model_type"] == "bert" and device.type == "cpu"
     network = open_encoder(folder, device, torch.float32 if ours else dtype)
-    if ours and FastBert.fits(network):
-        return network, FastBert(network)
+    if ours and FastBert.fits(network, dtype):
+        return network, FastBert(network, dtype)
     network = network.to(dtype) if ours else network
     return network, lambda ids, mask: network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 

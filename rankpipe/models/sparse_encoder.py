@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.errors import RankpipeError
-from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, padded, query_batches
+from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, each_on_a_core, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_masked_lm, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
@@ -120,8 +120,9 @@ class SparseEncoder:
         found: list[Terms] = [_NONE] * len(tokens)
         done = np.bincount(which, minlength=len(tokens))
         with self._working():
-            for rows in batches(tokens, self._batch_tokens):
-                _take(found, rows, self._batch([tokens[row] for row in rows]), most)
+            weigh = partial(self._weights, tokens)
+            for rows, weights in each_on_a_core(weigh, list(batches(tokens, self._batch_tokens)), self._at_once):
+                _take(found, rows, weights, most)
                 advance(int(done[rows].sum()))
         return _joined([found[one] for one in which], read.truncated)
 
@@ -148,6 +149,14 @@ class SparseEncoder:
             return self._runtime.batch_tokens
         kind = self._device.type if self._device.type in LOGITS else "cpu"
         return min(BATCH_TOKENS[kind], LOGITS[kind] // self._network.config.vocab_size)
+
+    @property
+    def _at_once(self) -> int:
+        """Batches that are computed at a time."""
+        return self._runtime.thread_count if self._device.type == "cpu" else 1
+
+    def _weights(self, tokens: Sequence[NDArray[np.int64]], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._batch([tokens[row] for row in rows])
 
     @contextmanager
     def _working(self) -> Iterator[None]:

@@ -170,7 +170,7 @@ def test_equal_texts_have_equal_vectors(
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
-def test_bfloat16_keeps_the_direction_of_float32(
+def test_float32_equals_the_reference_and_bfloat16_keeps_its_direction(
     tmp_path: Path, tiny_encoder: Callable[..., Path], activation: str, texts: list[str]
 ) -> None:
     # the first three are computed by rankpipe.models.bert, the last by transformers
@@ -180,6 +180,7 @@ def test_bfloat16_keeps_the_direction_of_float32(
     full, half = (opened(folder, Runtime(dtype=dtype)).documents(texts).vectors for dtype in ("float32", "bfloat16"))
     assert (full * half).sum(axis=1).min() > 0.999
     theirs = reference(folder).encode(texts)
+    assert np.allclose(theirs, full, atol=1e-5)
     assert (theirs * half).sum(axis=1).min() > 0.999
 
 

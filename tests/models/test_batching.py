@@ -1,0 +1,45 @@
+"""Batches that are computed beside each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rankpipe.models.batching import each_on_a_core
+
+PARTS = [np.array([number, number + 1], np.int64) for number in range(40)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 100])
+def test_answers_come_in_the_order_of_the_parts(threads: int) -> None:
+    found = list(each_on_a_core(lambda part: int(part.sum()), PARTS, threads))
+    assert [part.tolist() for part, _ in found] == [part.tolist() for part in PARTS]
+    assert [answer for _, answer in found] == [2 * number + 1 for number in range(40)]
+
+
+def test_a_part_has_one_thread_where_there_are_parts_for_all() -> None:
+    before = torch.get_num_threads()
+    counts = {answer for _, answer in each_on_a_core(lambda _: torch.get_num_threads(), PARTS, 2)}
+    assert counts == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_comes_through_and_nothing_stays_changed() -> None:
+    before = torch.get_num_threads()
+
+    def fail(part: np.ndarray) -> int:
+        if part[0] == 7:
+            raise ValueError("part 7")
+        return 0
+
+    with pytest.raises(ValueError, match="part 7"):
+        list(each_on_a_core(fail, PARTS, 2))
+    assert torch.get_num_threads() == before
+
+
+def test_no_gradients_are_kept_where_batches_are_computed() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    with torch.inference_mode():
+        kept = [answer for _, answer in each_on_a_core(lambda _: (weight * 2).requires_grad, PARTS, 2)]
+    assert not any(kept)
