@@ -89,10 +89,13 @@ class BiEncoder:
         self._threads = runtime.thread_count
         self._batch_tokens = runtime.batch_tokens or BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cpu"])
         self._network, self._states = open_states(self.recipe.transformer, self.device, self._dtype)
-        self._reader = Reader(
-            self.recipe.transformer, max_length=self.recipe.max_length, lower_case=self.recipe.lower_case
-        )
         config = network_config(self.recipe.transformer)
+        self._reader = Reader(
+            self.recipe.transformer,
+            max_length=self.recipe.max_length,
+            lower_case=self.recipe.lower_case,
+            known=config.get("vocab_size"),
+        )
         self._longest = longest(config)
         self._padding = int(config.get("pad_token_id") or 0)
         self._heads, native = self._open_heads()
@@ -172,7 +175,8 @@ class BiEncoder:
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(vectors).all():
-            raise RankpipeError(f"the network gave vectors that are not finite, in {self.dtype}; choose dtype float32")
+            hint = "its weights are damaged" if self._dtype == torch.float32 else "choose dtype float32"
+            raise RankpipeError(f"the network gave vectors that are not finite, in {self.dtype}; {hint}")
         return vectors
 
     def _batch(self, tokens: list[NDArray[np.int64]], skipped: int, length: int = 0) -> Tensor:
@@ -208,11 +212,11 @@ def _with_settings(recipe: Recipe, settings: EncoderSettings) -> Recipe:
     for name in ("query_prompt", "document_prompt"):
         if (value := getattr(settings, name)) is not None:
             changes[name] = value
+    limit = longest(network_config(recipe.transformer))
+    lengths = {"max_length": settings.max_length, "window": settings.windows and settings.windows.size}
+    for name, length in lengths.items():
+        if length is not None and limit is not None and length > limit:
+            raise UsageError(f"{name} is {length}; the network {recipe.transformer} reads {limit} tokens")
     if settings.max_length is not None:
-        limit = longest(network_config(recipe.transformer))
-        if limit is not None and settings.max_length > limit:
-            raise UsageError(
-                f"max_length is {settings.max_length}; the network {recipe.transformer} reads {limit} tokens"
-            )
         changes["max_length"] = settings.max_length
     return replace(recipe, **changes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.bert import FastBert
 from rankpipe.models.recipe import network_config
-from rankpipe.models.references import check_weights
+from rankpipe.models.references import check_weights, explained
 from rankpipe.models.runtime import Runtime
+from rankpipe.models.tokens import quiet
 
 ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 """Encoder-decoders of which the encoder alone makes vectors."""
@@ -37,7 +39,7 @@ def device_of(runtime: Runtime) -> torch.device:
         device = torch.device(runtime.device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {runtime.device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"device {runtime.device!r} cannot be used: {explained(error).partition('. ')[0]}") from None
     return device
 
 
@@ -98,15 +100,25 @@ def _encoder_kind(folder: Path, known: Container[str] = ()) -> str:
     config = network_config(folder)
     kind = config["model_type"]
     check_weights(folder)
+    named = (config.get("architectures") or [""])[0]
+    described = getattr(getattr(transformers, str(named), None), "config_class", None)
+    if described is not None and described.model_type != kind:  # weights of RoBERTa have the names of BERT's
+        raise ModelError(
+            f"{folder / 'config.json'} says model_type {kind!r} and architectures {named}, which is of the type "
+            f"{described.model_type!r}; one of the two is wrong"
+        )
     if config.get("is_encoder_decoder") and kind not in known:
         raise ModelError(f"model folder {folder} is of the type {kind!r}, an encoder with a decoder, not an encoder")
     return kind
 
 
 def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """The network that a class of transformers makes of a folder, and the weights that the folder does not have."""
+    """The network that a class of transformers makes of a folder, and the weights that the folder does not have.
+
+    Raises ModelError for weights of other shapes than config.json describes, and for more layers.
+    """
     try:
-        with _quiet():
+        with quiet():
             network, found = getattr(transformers, opener).from_pretrained(
                 folder,
                 dtype=dtype,
@@ -114,17 +126,34 @@ def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype) -> tuple[A
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
     except Exception as error:  # a strange configuration fails in nearly any way
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model folder {folder} cannot be opened as {what}: {reason}") from error
-    return network, sorted(found["missing_keys"]) + sorted(str(entry[0]) for entry in found["mismatched_keys"])
+        own = "; it needs code of its own, which is not run" if network_config(folder).get("auto_map") else ""
+        raise ModelError(f"model folder {folder} cannot be opened as {what}: {explained(error)}{own}") from error
+    whole = f"model folder {folder}: its config.json and its weights do not fit each other"
+    if found["mismatched_keys"]:
+        name, has, described = min(found["mismatched_keys"])
+        raise ModelError(f"{whole}: {name} has the shape {tuple(has)}, and should have {tuple(described)}")
+    if surplus := _surplus(network, found["unexpected_keys"]):
+        raise ModelError(f"{whole}: {surplus[0]} is of a layer that config.json does not count")
+    return network, sorted(found["missing_keys"])
+
+
+def _surplus(network: Any, unexpected: Iterable[str]) -> list[str]:
+    """Weights for which the network has no place, though it has one for their like in another layer."""
+
+    def like(name: str) -> str:
+        return re.sub("[0-9]+", "0", name.removeprefix(f"{network.base_model_prefix}."))
+
+    known = {like(name) for name in network.state_dict()}
+    return [name for name in sorted(unexpected) if like(name) in known]
 
 
 def _lacks(folder: Path, network: nn.Module, lacking: Sequence[str]) -> ModelError:
     return ModelError(
-        f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
-        f"or have another shape; the first is {lacking[0]}"
+        f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__}, which its config.json describes, "
+        f"are not in its safetensors; the first is {lacking[0]}"
     )
 
 
@@ -139,18 +168,3 @@ def thread_limit(threads: int) -> Iterator[None]:
     finally:
         if before != threads:
             torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Within the block, transformers prints no report and shows no bar: what matters becomes an error."""
-    logs = transformers.utils.logging
-    verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(verbosity)
-        if bars:
-            logs.enable_progress_bar()

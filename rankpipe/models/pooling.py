@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from rankpipe.errors import ModelError
 from rankpipe.models.recipe import Head
+from rankpipe.models.references import explained
 
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "Softplus", "Mish")
 
@@ -66,11 +67,17 @@ class DenseLayer(nn.Module):
         try:
             weights = load_file(path)
             self.weight = weights["linear.weight"].float()
-        except (OSError, KeyError, SafetensorError) as error:
-            raise ModelError(f"{path} cannot be read as the weights of a Dense layer: {error}") from None
-        if self.weight.shape[1] != inputs:
-            raise ModelError(f"{path} takes vectors of {self.weight.shape[1]} dimensions, and is given {inputs}")
+            outputs, takes = self.weight.shape
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
+            reason = explained(error)
+            raise ModelError(f"{path} cannot be read as the weights of a Dense layer: {reason}") from None
+        if takes != inputs:
+            raise ModelError(f"{path} takes vectors of {takes} dimensions, and is given {inputs}")
         bias, residual = weights.get("linear.bias"), weights.get("residual.weight")
+        shapes = {"linear.bias": (bias, (outputs,)), "residual.weight": (residual, (outputs, inputs))}
+        for name, (tensor, shape) in shapes.items():
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise ModelError(f"{path}: {name} has the shape {tuple(tensor.shape)}, must be {shape}")
         self.bias = None if bias is None else bias.float()
         self.residual = None if residual is None else residual.float()
         self.adds_input = head.residual

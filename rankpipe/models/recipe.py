@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 from rankpipe.errors import ModelError
@@ -120,6 +121,8 @@ def stated_prompts(folder: Path) -> tuple[str, str]:
     path = folder / "config_sentence_transformers.json"
     stated = read_json(path) if path.is_file() else {}
     prompts = stated.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, (str, NoneType)) for prompt in prompts.values()):
+        raise ModelError(f"{path}: the prompts are {prompts!r}, must be texts by their names")
     default = prompts.get(stated.get("default_prompt_name")) or ""
     document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
     return prompts.get("query") or default, document
@@ -133,7 +136,9 @@ def _read_modules(folder: Path) -> Recipe:
     if unknown := [kind for kind in kinds if kind not in known]:
         raise ModelError(f"{path}: modules of the kind {unknown[0]} are not supported; only {', '.join(sorted(known))}")
     if kinds[:2] != ["Transformer", "Pooling"] or "Transformer" in kinds[1:] or "Pooling" in kinds[2:]:
-        raise ModelError(f"{path}: the modules are {', '.join(kinds)}; they must begin with Transformer, Pooling")
+        raise ModelError(
+            f"{path}: the modules are {', '.join(kinds) or 'none'}; they must begin with Transformer, Pooling"
+        )
     transformer = modules[0][1]
     settings = transformer_settings(transformer)
     pooled = read_json(modules[1][1] / "config.json")
@@ -165,7 +170,7 @@ def _modes(path: Path, pooled: Mapping[str, Any]) -> tuple[str, ...]:
     stated = pooled.get("pooling_mode")
     if stated is None:
         stated = [mode for key, mode in LEGACY_POOLING.items() if pooled.get(key)] or ["mean"]
-    modes = (stated,) if isinstance(stated, str) else tuple(map(str, stated))
+    modes = tuple(map(str, stated)) if isinstance(stated, list) else (str(stated),)
     if unknown := [mode for mode in modes if mode not in POOLING_MODES]:
         raise ModelError(f"{path}: pooling {unknown[0]!r} is not known; there are {', '.join(POOLING_MODES)}")
     return modes
@@ -187,7 +192,9 @@ def stated_length(transformer: Path, config: Mapping[str, Any], settings: Mappin
     path = transformer / "tokenizer_config.json"
     tokenizer = read_json(path) if path.is_file() else {}
     told = settings.get("max_seq_length") or tokenizer.get("model_max_length")
-    limits = [limit for limit in (told, longest(config)) if isinstance(limit, (int, float)) and 0 < limit < 1 << 30]
+    if told is not None and not isinstance(told, (int, float)):
+        raise ModelError(f"model folder {transformer} says that it reads {told!r} tokens, must be a number")
+    limits = [limit for limit in (told, longest(config)) if limit is not None and 0 < limit < 1 << 30]
     if not limits:
         raise ModelError(f"model folder {transformer} sets no limit of length; choose the setting 'max_length'")
     return int(min(limits))

@@ -29,6 +29,8 @@ LOADED = (
 )
 """Files of a model's folder, or of a folder right inside it, that its vectors depend on."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+POINTER = b"version https://git-lfs"
+"""How a file begins that stands in a clone for one that Git LFS has not fetched."""
 LEFT_AT_THE_HUB = ("onnx/*", "openvino/*", "coreml/*", *PICKLES)
 
 
@@ -86,8 +88,10 @@ def check_weights(folder: Path) -> None:
             )
         raise ModelError(f"model folder {folder} holds no weights ({WEIGHTS})")
     for index in folder.glob("*.safetensors.index.json"):
-        named = set(read_json(index).get("weight_map", {}).values())
-        if missing := sorted(named - {path.name for path in weights}):
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ModelError(f"{index} has no weight_map, which says what stands in which file")
+        if missing := sorted(set(map(str, weight_map.values())) - {path.name for path in weights}):
             raise ModelError(f"model folder {folder} lacks {missing[0]}, which {index.name} names")
     path = weights[0]
     try:
@@ -95,6 +99,10 @@ def check_weights(folder: Path) -> None:
             with safe_open(path, "np"):
                 pass  # opening reads the header and compares the size
     except (SafetensorError, OSError) as error:
+        if path.is_file() and path.read_bytes()[: len(POINTER)] == POINTER:
+            raise ModelError(
+                f"{path} is a pointer of Git LFS, not the weights; fetch them: git lfs pull, in the clone it is from"
+            ) from None
         raise ModelError(f"{path} is damaged or cut short: {error}") from None
 
 
@@ -109,6 +117,14 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds no JSON object")
     return content
+
+
+def explained(error: Exception) -> str:
+    """What a library says of something that it cannot open, in one line."""
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    bare = isinstance(error, (LookupError, AttributeError, ArithmeticError, TypeError))  # often no more than a name
+    return f"{type(error).__name__}: {text}" if bare else text
 
 
 def _loaded(folder: Path) -> list[Path]:
@@ -147,7 +163,7 @@ def _from_hub(name: str) -> Path:
         why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         raise ModelError(f"{what}; {why}, and its copy of the hub's {name!r} is not in the cache") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"{what}; the hub answered: {str(error).strip().splitlines()[0]}") from None
+        raise ModelError(f"{what}; the hub answered: {explained(error)}") from None
 
 
 def _hub_patterns() -> list[str]:

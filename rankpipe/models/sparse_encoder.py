@@ -69,10 +69,13 @@ class SparseEncoder:
         self._device = device_of(runtime)
         self._dtype = dtype_of(runtime, self._device)
         self._runtime = runtime
-        self._reader = Reader(
-            self.recipe.transformer, max_length=self.recipe.max_length, lower_case=self.recipe.lower_case
-        )
         config = network_config(self.recipe.transformer)
+        self._reader = Reader(
+            self.recipe.transformer,
+            max_length=self.recipe.max_length,
+            lower_case=self.recipe.lower_case,
+            known=config.get("vocab_size"),
+        )
         self._longest = longest(config)
         self._padding = int(config.get("pad_token_id") or 0)
 
@@ -170,8 +173,8 @@ class SparseEncoder:
         logits = self._network(input_ids=ids.to(self._device), attention_mask=mask.long()).logits
         weights = _pooled(logits, mask, self.recipe.pooling, self.recipe.logarithms).cpu().numpy()
         if not np.isfinite(weights).all():
-            hint = "" if self._dtype == torch.float32 else "; choose dtype float32"
-            raise RankpipeError(f"the network gave weights that are not finite, in {self.dtype}{hint}")
+            hint = "its weights are damaged" if self._dtype == torch.float32 else "choose dtype float32"
+            raise RankpipeError(f"the network gave weights that are not finite, in {self.dtype}; {hint}")
         return weights
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.errors import ModelError, UsageError
+from rankpipe.models.references import explained
+
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+"""Files of which one holds a tokenizer's vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,22 @@ class Sequences(NamedTuple):
     truncated: int
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block, transformers prints no report and shows no bar: what matters becomes an error."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, as transformers opens it, its backend without padding and truncation.
 
@@ -47,10 +68,13 @@ def open_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):  # transformers would make one up
+        raise ModelError(f"model folder {folder} has no tokenizer: none of {', '.join(VOCABULARIES)}")
     try:
-        opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with quiet():
+            opened = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever a damaged or strange file makes of the tokenizer's class
-        raise ModelError(f"model folder {folder}: its tokenizer cannot be opened: {_first_line(error)}") from error
+        raise ModelError(f"model folder {folder}: its tokenizer cannot be opened: {explained(error)}") from error
     if not opened.is_fast:
         raise ModelError(f"model folder {folder}: its tokenizer has no tokenizer.json, and none can be made")
     opened.backend_tokenizer.no_padding()
@@ -58,11 +82,19 @@ def open_tokenizer(folder: Path) -> Any:
     return opened
 
 
+SHOWN = 40
+"""Characters of a prompt that an error shows."""
+
+
 class Reader:
     """A model's tokenizer, and how many tokens of a text its network is given."""
 
-    def __init__(self, folder: Path, *, max_length: int, lower_case: bool) -> None:
-        """Open the tokenizer of a folder. Raises ModelError if there is none, or none that is written in Rust."""
+    def __init__(self, folder: Path, *, max_length: int, lower_case: bool, known: object = None) -> None:
+        """Open the tokenizer of a folder. Raises ModelError if there is none, or none that is written in Rust.
+
+        known  vocab_size of its config.json: for how many tokens the network has embeddings
+        """
+        self._folder, self._known = folder, known if isinstance(known, int) else None
         opened = open_tokenizer(folder)
         self._tokenizer = opened.backend_tokenizer
         self._from_left = opened.truncation_side == "left"
@@ -77,7 +109,12 @@ class Reader:
         led = len(self._tokens([prompt])[0]) if prompt else 0
         room = (windows.size if windows else self.max_length) - len(self.before) - len(self.after)
         if room <= led:
-            raise UsageError(f"the prompt {prompt!r} has {led} tokens, and leaves no room for a text of {room} tokens")
+            taken = f"{len(self.before) + len(self.after)} special ones"
+            if led:
+                shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
+                taken += f" and the {led} of the prompt {shown!r}"
+            limit = f"a window has {windows.size}" if windows else f"a text may have {self.max_length}"
+            raise UsageError(f"{limit} tokens, and {taken} leave no room for what it says")
         if windows and windows.stride > room - led:
             raise UsageError(
                 f"a window of {windows.size} tokens has room for {room - led} of a text, so a stride of "
@@ -109,7 +146,14 @@ class Reader:
 
     def _tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(one.ids, np.int64) for one in encoded]
+        tokens = [np.array(one.ids, np.int64) for one in encoded]
+        highest = max((int(one.max()) for one in (*tokens, self.before, self.after) if len(one)), default=0)
+        if self._known is not None and highest >= self._known:
+            raise ModelError(
+                f"model folder {self._folder}: its tokenizer gives tokens the numbers up to {highest}, and its network "
+                f"knows {self._known} tokens; they are not of one model"
+            )
+        return tokens
 
     def _special(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens that stand before and after every text."""
@@ -127,7 +171,3 @@ def _windows(content: NDArray[np.int64], led: int, room: int, stride: int) -> It
         yield np.concatenate([prompt, text[begin : begin + room]])
         if begin + room >= len(text):
             return
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

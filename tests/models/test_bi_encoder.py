@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
 
-from rankpipe.errors import UsageError
+from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Windows
@@ -143,8 +143,18 @@ def test_a_stride_that_would_leave_text_out_is_refused(tmp_path: Path, tiny_enco
 
 def test_a_prompt_that_leaves_no_room_is_refused(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
     encoder = opened(tiny_encoder(tmp_path), query_prompt="car " * 46)
-    with pytest.raises(UsageError, match="has 46 tokens, and leaves no room for a text of 46 tokens"):
+    with pytest.raises(UsageError) as caught:
         encoder.queries(["car"])
+    assert str(caught.value) == (
+        "a text may have 48 tokens, and 2 special ones and the 46 of the prompt 'car car car car car car car car car "
+        "car ...' leave no room for what it says"
+    )
+    with pytest.raises(UsageError, match=r"^a text may have 2 tokens, and 2 special ones leave no room for what it "):
+        opened(tmp_path, max_length=2).queries(["car"])
+    with pytest.raises(
+        UsageError, match=r"^a window has 3 tokens, and 2 special ones and the 2 of the prompt 'car: ' "
+    ):
+        opened(tmp_path, document_prompt="car: ", windows=Windows(size=3, stride=1)).documents(["car"])
 
 
 def test_shuffled_documents_have_the_same_vectors(
@@ -243,6 +253,96 @@ def test_a_file_that_is_no_json_is_named(
     folder = tiny_encoder(tmp_path)
     (folder / name).write_text("{")
     assert str(folder) in message(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message_end"),
+    [
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode": 3},
+            ": pooling '3' is not known; there are cls, max, mean, mean_sqrt",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": ["a"]},
+            ": the prompts are ['a'], must be texts by their names",
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": 3}},
+            ": the prompts are {'query': 3}, must be texts by their names",
+        ),
+        (
+            "sentence_bert_config.json",
+            {"max_seq_length": "long"},
+            " says that it reads 'long' tokens, must be a number",
+        ),
+    ],
+)
+def test_what_the_folder_says_has_to_make_sense(
+    tmp_path: Path,
+    tiny_encoder: Callable[..., Path],
+    name: str,
+    changes: dict[str, Any],
+    message_end: str,
+    message: Callable[..., str],
+) -> None:
+    folder = tiny_encoder(tmp_path)
+    (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **changes}))
+    assert message_end in message(folder)
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (
+            {"linear.weight": (24,)},
+            " cannot be read as the weights of a Dense layer: not enough values to unpack (expected 2, got 1)",
+        ),
+        ({"weight": (24, 32)}, " cannot be read as the weights of a Dense layer: KeyError: 'linear.weight'"),
+        ({"linear.weight": (24, 16)}, " takes vectors of 16 dimensions, and is given 32"),
+        (
+            {"linear.weight": (24, 32), "linear.bias": (7,)},
+            ": linear.bias has the shape (7,), must be (24,)",
+        ),
+    ],
+)
+def test_a_dense_layer_that_does_not_fit_is_refused(
+    tmp_path: Path,
+    tiny_encoder: Callable[..., Path],
+    weights: dict[str, tuple[int, ...]],
+    reason: str,
+    message: Callable[..., str],
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tiny_encoder(tmp_path, dense=(24, "Tanh"))
+    path = folder / "2_Dense" / "model.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in weights.items()}, path)
+    assert message(folder) == f"{path}{reason}"
+
+
+def test_a_window_beyond_the_networks_positions_is_refused(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    folder = tiny_encoder(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        opened(folder, windows=Windows(size=65, stride=10))
+    assert str(caught.value) == f"window is 65; the network {folder} reads 64 tokens"
+
+
+def test_vectors_that_are_not_finite_are_an_error(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_encoder(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    weights["encoder.layer.1.output.dense.bias"][:] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    hints: dict[Any, str] = {"float32": "its weights are damaged", "bfloat16": "choose dtype float32"}
+    for dtype, hint in hints.items():
+        with pytest.raises(RankpipeError) as caught:
+            opened(tmp_path, Runtime(dtype=dtype)).documents(["car"])
+        assert str(caught.value) == f"the network gave vectors that are not finite, in {dtype}; {hint}"
 
 
 def test_more_dimensions_than_there_are_are_refused(

@@ -137,13 +137,104 @@ def test_truncated_weights_are_one_line(tmp_path: Path, kind: Kind, refused: Ref
 def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path: Path, kind: Kind, refused: Refused) -> None:
     folder = changed(kind.write(tmp_path), num_hidden_layers=3)
     assert refused(lambda: kind.queries(kind.open(folder), ["car"])) == (
-        f"model folder {folder}: 16 weights of a {kind.stated['class']} are not in its safetensors, or have another "
-        f"shape; the first is {kind.stated['prefix']}encoder.layer.2.attention.output.LayerNorm.bias"
+        f"model folder {folder}: 16 weights of a {kind.stated['class']}, which its config.json describes, are not in its "
+        f"safetensors; the first is {kind.stated['prefix']}encoder.layer.2.attention.output.LayerNorm.bias"
+    )
+
+
+def test_layers_that_the_configuration_leaves_out_are_refused(tmp_path: Path, kind: Kind, refused: Refused) -> None:
+    folder = changed(kind.write(tmp_path), num_hidden_layers=1)
+    assert refused(lambda: kind.queries(kind.open(folder), ["car"])) == (
+        f"model folder {folder}: its config.json and its weights do not fit each other: {kind.stated['prefix']}encoder."
+        "layer.1.attention.output.LayerNorm.bias is of a layer that config.json does not count"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "name", "has", "described"),
+    [
+        ("vocab_size", 100, "embeddings.word_embeddings.weight", (96, 32), (100, 32)),
+        ("max_position_embeddings", 32, "embeddings.position_embeddings.weight", (64, 32), (32, 32)),
+        ("intermediate_size", 16, "encoder.layer.0.intermediate.dense.bias", (64,), (16,)),
+    ],
+)
+def test_weights_of_another_shape_are_named(
+    tmp_path: Path,
+    kind: Kind,
+    refused: Refused,
+    setting: str,
+    value: int,
+    name: str,
+    has: tuple[int, ...],
+    described: tuple[int, ...],
+) -> None:
+    folder = changed(kind.write(tmp_path), **{setting: value})
+    said = refused(lambda: kind.queries(kind.open(folder), ["car"]))
+    assert said.startswith(f"model folder {folder}: its config.json and its weights do not fit each other: ")
+    if setting != "vocab_size" or not kind.stated["prefix"]:  # else the head's comes first
+        assert said.endswith(f": {kind.stated['prefix']}{name} has the shape {has}, and should have {described}")
+
+
+def test_an_architecture_of_another_type_is_refused(tmp_path: Path, kind: Kind, refused: Refused) -> None:
+    folder = changed(kind.write(tmp_path), model_type="roberta")
+    assert refused(lambda: kind.queries(kind.open(folder, max_length=16), ["car"])) == (
+        f"{folder / 'config.json'} says model_type 'roberta' and architectures {kind.stated['class']}, which is of the "
+        "type 'bert'; one of the two is wrong"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("hidden_act", "nope", "KeyError: 'nope'"),
+        (
+            "hidden_size",
+            "wide",
+            "Validation error for field 'hidden_size': TypeError: Field 'hidden_size' expected int, got str "
+            "(value: 'wide')",
+        ),
+        ("num_attention_heads", 5, "The hidden size (32) is not a multiple of the number of attention heads (5)"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line(
+    tmp_path: Path, kind: Kind, refused: Refused, setting: str, value: object, reason: str
+) -> None:
+    folder = changed(kind.write(tmp_path), **{setting: value})
+    said = refused(lambda: kind.queries(kind.open(folder), ["car"]))
+    assert said.startswith(f"model folder {folder}")  # its network, or its tokenizer, which reads the file as well
+    stopped = (f" cannot be opened as {kind.stated['what']}: ", ": its tokenizer cannot be opened: ")
+    assert said.endswith(tuple(place + reason for place in stopped))
+
+
+def test_a_model_with_code_of_its_own_is_told_so(tmp_path: Path, kind: Kind, refused: Refused) -> None:
+    folder = changed(kind.write(tmp_path), model_type="mine", auto_map={"AutoModel": "mine.Mine"}, architectures=["M"])
+    said = refused(lambda: kind.queries(kind.open(folder), ["car"]))
+    assert said.endswith("; it needs code of its own, which is not run")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, kind: Kind, refused: Refused) -> None:
+    folder = kind.write(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    assert refused(lambda: kind.open(folder)) == (
+        f"model folder {folder} has no tokenizer: none of tokenizer.json, vocab.*, *.model, *.tiktoken"
+    )
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, kind: Kind, refused: Refused) -> None:
+    folder = kind.write(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["apple"] = 96
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    encoder = kind.open(folder)
+    assert len(kind.documents(encoder, ["car"])) == 1
+    assert refused(lambda: kind.documents(encoder, ["car", "apple"])) == (
+        f"model folder {folder}: its tokenizer gives tokens the numbers up to 96, and its network knows 96 tokens; "
+        "they are not of one model"
     )
 
 
 def test_an_unknown_model_type_is_one_line(tmp_path: Path, kind: Kind, refused: Refused) -> None:
-    folder = changed(kind.write(tmp_path), model_type="no-such-network")
+    folder = changed(kind.write(tmp_path), model_type="no-such-network", architectures=["NoSuchModel"])
     said = refused(lambda: kind.queries(kind.open(folder), ["car"]))
     assert said.startswith(f"model folder {folder} cannot be opened as {kind.stated['what']}: ")
 

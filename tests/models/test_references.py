@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rankpipe.errors import MissingExtraError, ModelError
-from rankpipe.models.references import check_weights, has_package, model_digest, resolve
+from rankpipe.models.references import check_weights, explained, has_package, model_digest, resolve
 
 
 def test_a_folder_stands_for_itself(tmp_path: Path) -> None:
@@ -119,6 +119,40 @@ def test_truncated_weights_are_one_line_that_names_the_file(tmp_path: Path, tiny
         check_weights(tmp_path)
     assert str(caught.value).startswith(f"{weights} is damaged or cut short: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_told_from_weights(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs the extra 'dense'")
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:53aa\nsize 90868376\n")
+    with pytest.raises(ModelError) as caught:
+        check_weights(tmp_path)
+    assert str(caught.value) == (
+        f"{weights} is a pointer of Git LFS, not the weights; fetch them: git lfs pull, in the clone it is from"
+    )
+
+
+def test_an_index_without_a_map_is_refused(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    tiny_encoder(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": []}')
+    with pytest.raises(ModelError) as caught:
+        check_weights(tmp_path)
+    assert str(caught.value) == f"{index} has no weight_map, which says what stands in which file"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("one thing\nand another"), "one thing"),
+        (ValueError("it failed:\n   because\nof that"), "it failed: because"),
+        (KeyError("linear.weight"), "KeyError: 'linear.weight'"),
+        (ZeroDivisionError("integer modulo by zero"), "ZeroDivisionError: integer modulo by zero"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_an_error_of_a_library_is_put_in_one_line(error: Exception, said: str) -> None:
+    assert explained(error) == said
 
 
 def test_a_missing_part_of_the_weights_is_named(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:

@@ -279,4 +279,4 @@ def test_weights_that_are_not_finite_are_an_error(
     tmp_path: Path, tiny_masked_lm: Callable[..., Path], message: Callable[..., str]
 ) -> None:
     folder = tiny_masked_lm(tmp_path, bias=float("nan"))
-    assert message(folder) == "the network gave weights that are not finite, in float32"
+    assert message(folder) == "the network gave weights that are not finite, in float32; its weights are damaged"
