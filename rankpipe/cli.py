@@ -304,6 +304,25 @@ def stages() -> None:
             )
 
 
+@app.command()
+def adapters() -> None:
+    """List the methods by which a network is tuned with few parameters. Settings stand as a recipe writes them."""
+    from rankpipe.models.adapters.registry import METHODS
+    from rankpipe.pipeline.writer import in_one_line
+
+    tiers = {"F": "first class", "X": "experimental", "N": "not for ranking"}
+    saved = {"lora": "saved as plain LoRA", "peft": "saved in peft's format of it"}
+    for one in METHODS:
+        facts = [tiers[one.tier]]
+        if one.code is not None and one.export is not None:
+            facts += [f"computed by {one.code}", saved[one.export]]
+        print(f"{one.name}: {one.reason}")
+        print(f"    {', '.join(facts)}")
+        print(f"    {one.source}")
+        if one.settings is not None:
+            print(f"    adapter: {in_one_line(one.settings())}")
+
+
 def _common_dataset(folders: list[Path]) -> tuple[str | None, str]:
     """Data set and split that all folders of results say they were made on; None where that is not one."""
     made_on = {_made_on(folder) for folder in folders}

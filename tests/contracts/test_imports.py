@@ -186,6 +186,7 @@ def test_networks_are_imported_in_models_and_training_only() -> None:
     [
         ("import rankpipe", {"numba", "pyarrow", "pydantic", "numpy", "yaml", *HEAVY}),
         ("from rankpipe.pipeline.registry import stage_names; stage_names()", {"numba", "pyarrow", *HEAVY}),
+        ("from rankpipe.models.adapters.registry import METHODS", {"numba", "pyarrow", *HEAVY}),
         ("from rankpipe import *", {"numba", "pyarrow", *HEAVY}),
         ("import rankpipe.cli", {"numba", "pyarrow", "pydantic", "numpy", *HEAVY}),
     ],

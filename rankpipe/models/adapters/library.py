@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import Attached, Calibration, Place
-from rankpipe.models.adapters.export import Factors, write, write_lora
+from rankpipe.models.adapters.export import PREFIX, Factors, write, write_lora
 from rankpipe.models.adapters.settings import Adapter, Dora, Eva, Lora, Olora, Pissa, RandLora
 
 NAME = "default"
@@ -36,6 +36,7 @@ class Adapted(Attached):
         super().__init__(network, place.head)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks for a property that transformers renamed
+            warnings.filterwarnings("ignore", "lora with eva")  # a hint at how to save memory
             tuned = get_peft_model(network, config)  # type: ignore[arg-type]
         assert isinstance(tuned, PeftModel)
         self.tuned = tuned
@@ -112,8 +113,46 @@ class Foreign(Adapted):
     def export(self, folder: Path, base: str) -> None:
         """Write the method's own format of peft, and the head."""
         config = copy.copy(self.tuned.peft_config[NAME])
-        tensors = get_peft_model_state_dict(self.tuned, save_embedding_layers=False)
-        write(folder, base, config, tensors, self._head_modules())
+        write(folder, base, config, self.tensors(), self._head_modules())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved, by peft's names."""
+        return get_peft_model_state_dict(self.tuned, save_embedding_layers=False)
+
+
+class Decomposed(Foreign):
+    """DoRA. The lengths of rows are saved as weights of a module, a name that peft and transformers both find.
+
+    peft itself saves them as `lora_magnitude_vector`, which transformers, and with it sentence-transformers, passes
+    over: rows then keep the lengths they began with, without an error.
+    """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved, by names that peft knows."""
+        lengths = ".lora_magnitude_vector"
+        return {
+            f"{name}.weight" if name.endswith(lengths) else name: value for name, value in super().tensors().items()
+        }
+
+
+class Random(Foreign):
+    """RandLoRA, whose layers share two random matrices.
+
+    They are saved twice: under the name by which peft looks for them, and under that of one layer, since transformers
+    looks there; the other layers get them with it. The seed is no substitute: another machine may draw in another precision.
+    """
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved, by peft's names."""
+        tensors = super().tensors()
+        shared = [name for name in tensors if name.endswith((".randlora_A", ".randlora_B"))]
+        layer = min(name.rpartition(".")[0] for name in shared if name.startswith(PREFIX))
+        for name in shared:
+            if name.rpartition(".")[0] in ("base_model", layer):
+                tensors[name] = tensors[name].clone()
+            else:
+                del tensors[name]
+        return tensors
 
 
 def lora(network: nn.Module, settings: Lora, place: Place, calibration: Calibration | None, seed: int) -> Adapted:
@@ -121,9 +160,9 @@ def lora(network: nn.Module, settings: Lora, place: Place, calibration: Calibrat
     return Adapted(network, place, lora_config(settings, place, use_rslora=settings.rslora))
 
 
-def dora(network: nn.Module, settings: Dora, place: Place, calibration: Calibration | None, seed: int) -> Foreign:
+def dora(network: nn.Module, settings: Dora, place: Place, calibration: Calibration | None, seed: int) -> Decomposed:
     """DoRA."""
-    return Foreign(network, place, lora_config(settings, place, use_dora=True))
+    return Decomposed(network, place, lora_config(settings, place, use_dora=True))
 
 
 def pissa(network: nn.Module, settings: Pissa, place: Place, calibration: Calibration | None, seed: int) -> Residual:
@@ -140,8 +179,8 @@ def olora(network: nn.Module, settings: Olora, place: Place, calibration: Calibr
 
 def randlora(
     network: nn.Module, settings: RandLora, place: Place, calibration: Calibration | None, seed: int
-) -> Foreign:
-    """RandLoRA; the random matrices are saved as well, since another processor would draw them in another precision."""
+) -> Random:
+    """RandLoRA."""
     config = RandLoraConfig(
         r=settings.r,
         randlora_alpha=settings.alpha,  # type: ignore[arg-type] - see lora_config
@@ -150,7 +189,7 @@ def randlora(
         projection_prng_key=seed,
         save_projection=True,
     )
-    return Foreign(network, place, config)
+    return Random(network, place, config)
 
 
 def eva(network: nn.Module, settings: Eva, place: Place, calibration: Calibration | None, seed: int) -> Adapted:

@@ -43,6 +43,17 @@ class Pairs(NamedTuple):
             yield {name: value[start : start + 4] for name, value in self.inputs.items()}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """A network this small is slower by two threads than by one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: Callable[..., Path]) -> Path:
     """Folder of a sequence classifier with random weights, head included, and of its tokenizer."""

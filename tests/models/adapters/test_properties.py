@@ -1,0 +1,313 @@
+"""The number by which each method is known, worked by hand or against another way to compute it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'dense'")
+pytest.importorskip("peft", reason="needs the extra 'train'")
+
+import torch
+from safetensors.torch import load_file
+
+from rankpipe.errors import UsageError
+from rankpipe.models.adapters.attached import Attached, attach
+from rankpipe.models.adapters.core import GatedLinear, drawn_rank, soft_threshold
+from rankpipe.models.adapters.settings import AdaLora, Dora, DyLora, Eva, Lora, Olora, Pissa, RandLora, Sora
+
+QUERY = "bert.encoder.layer.0.attention.self.query"
+
+Opened = Callable[[], Any]
+Train = Callable[..., list[float]]
+
+
+def part(attached: Attached, name: str) -> Any:
+    return attached.network.get_submodule(QUERY).get_submodule(f"{name}.default")
+
+
+def test_lora_is_scaled_by_alpha_over_the_rank_or_its_root(opened: Opened, pairs: Any) -> None:
+    scores = {}
+    for rslora, alpha in ((False, 8.0), (True, 4.0)):  # 8 / 4 = 4 / sqrt(4)
+        attached = attach(opened(), Lora(r=4, alpha=alpha, rslora=rslora), seed=0)
+        for _, layer in attached.layers():  # type: ignore[attr-defined]
+            torch.nn.init.constant_(layer.lora_B["default"].weight, 0.1)
+        scores[rslora] = pairs.scores(attached.network)
+    assert torch.equal(scores[False], scores[True])
+
+
+def test_dora_begins_with_the_lengths_of_the_weights_rows(opened: Opened) -> None:
+    network = opened()
+    expected = network.get_submodule(QUERY).weight.detach().square().sum(dim=1).sqrt()
+    attached = attach(network, Dora(r=4), seed=0)
+    assert torch.allclose(part(attached, "lora_magnitude_vector").weight, expected)
+
+
+def test_pissa_begins_at_the_largest_singular_values(opened: Opened) -> None:
+    network = opened()
+    weight = network.get_submodule(QUERY).weight.detach().clone()
+    attached = attach(network, Pissa(r=4, alpha=8), seed=0)
+    u, s, v = torch.linalg.svd(weight)
+    largest = u[:, :4] @ torch.diag(s[:4]) @ v[:4]
+    product = 2 * part(attached, "lora_B").weight @ part(attached, "lora_A").weight
+    assert torch.allclose(product, largest, atol=1e-5)
+    assert torch.allclose(network.get_submodule(QUERY).base_layer.weight, weight - largest, atol=1e-5)
+
+
+def test_olora_begins_at_the_first_columns_of_qr(opened: Opened) -> None:
+    network = opened()
+    weight = network.get_submodule(QUERY).weight.detach().clone()
+    attached = attach(network, Olora(r=4, alpha=4), seed=0)
+    q, r = torch.linalg.qr(weight)
+    assert torch.allclose(part(attached, "lora_B").weight, q[:, :4], atol=1e-5)
+    assert torch.allclose(part(attached, "lora_A").weight, r[:4], atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [Pissa(r=3), Olora(r=3)], ids=lambda one: one.method)
+def test_what_began_at_a_part_of_the_weight_is_exported_with_twice_the_rank(
+    opened: Opened, train: Train, tmp_path: Path, settings: Pissa | Olora
+) -> None:
+    attached = attach(opened(), settings, seed=0)
+    train(attached, steps=5)
+    attached.export(tmp_path, "base")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["rank_pattern"], config["init_lora_weights"]) == (6, 6, {}, True)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    update = saved[f"base_model.model.{QUERY}.lora_B.weight"] @ saved[f"base_model.model.{QUERY}.lora_A.weight"]
+    learnt = attached.merged().get_submodule(QUERY).weight - opened().get_submodule(QUERY).weight
+    assert torch.allclose(update, learnt, atol=1e-6)
+
+
+def test_a_resumed_pissa_goes_on_from_the_saved_decomposition(opened: Opened) -> None:
+    attached = attach(opened(), Pissa(r=4), seed=0)
+    state = copy.deepcopy(attached.state_dict())
+    state[f"began.{QUERY}.A"] = -state[f"began.{QUERY}.A"]  # as if the weight had been taken apart otherwise
+    whole = opened().get_submodule(QUERY).weight
+    attached.load_state_dict(state)
+    began = state[f"began.{QUERY}.B"] @ state[f"began.{QUERY}.A"]
+    assert torch.allclose(attached.network.get_submodule(QUERY).base_layer.weight + began, whole, atol=1e-5)
+
+
+def test_eva_begins_at_the_principal_components_of_the_inputs(opened: Opened, pairs: Any) -> None:
+    network = opened().eval()
+    seen: list[torch.Tensor] = []
+    hook = network.get_submodule(QUERY).register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    for batch in pairs.calibration():
+        with torch.no_grad():
+            network(**batch)
+    hook.remove()
+    masks = [batch["attention_mask"].bool() for batch in pairs.calibration()]
+    tokens = torch.cat([states[mask] for states, mask in zip(seen, masks, strict=True)])
+    components = torch.linalg.svd(tokens - tokens.mean(dim=0))[2]
+    attached = attach(network, Eva(r=4), calibration=pairs.calibration, seed=0)
+    found = part(attached, "lora_A").weight
+    assert (found * components[: len(found)]).sum(dim=1).abs().min() > 0.95
+    assert torch.allclose(found @ found.T, torch.eye(len(found)), atol=1e-5)
+
+
+def test_the_ranks_of_eva_sum_to_those_of_its_layers(opened: Opened, pairs: Any, tmp_path: Path) -> None:
+    attached = attach(opened(), Eva(r=4, alpha=8), calibration=pairs.calibration, seed=0)
+    layers = dict(attached.layers())  # type: ignore[attr-defined]
+    ranks = {name: layer.lora_A["default"].weight.shape[0] for name, layer in layers.items()}
+    assert sum(ranks.values()) == 12 * 4  # all linear layers of the encoder; the pooler sees one vector of a pair
+    assert len(set(ranks.values())) > 1
+    assert max(ranks.values()) <= 8
+    assert {layer.scaling["default"] for layer in layers.values()} == {2.0}
+    assert "bert.pooler.dense" not in ranks
+    attached.export(tmp_path, "base")
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert {name: saved[f"base_model.model.{name}.lora_A.weight"].shape[0] for name in ranks} == ranks
+
+
+def test_eva_asks_for_what_it_needs(opened: Opened, pairs: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        attach(opened(), Eva(r=4), seed=0)
+    assert str(caught.value) == (
+        "adapter method 'eva' looks at training pairs first, and attach was given no calibration"
+    )
+    with pytest.raises(UsageError) as caught:
+        attach(opened(), Eva(r=12, rho=4.0), calibration=pairs.calibration, seed=0)
+    assert str(caught.value) == (
+        "adapter method 'eva' with r 12 and rho 4 looks for 48 components, so calibration batches must have as many "
+        "tokens, and none has; lower r, or take larger batches"
+    )
+    with pytest.raises(UsageError) as caught:
+        attach(opened(), Eva(r=10, rho=4.0), calibration=pairs.calibration, seed=0)
+    assert str(caught.value) == (f"40 ranks are more than {QUERY} has room for, whose weight is (32, 32); at most 32")
+
+
+def test_eva_ends_where_its_components_are_never_found(opened: Opened, pairs: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        attach(opened(), Eva(r=2, tau=1 - 1e-12, targets=("query",)), calibration=pairs.calibration, seed=0)
+    assert str(caught.value) == (
+        "adapter method 'eva' has not found its components in 200 batches; lower tau, or take more pairs"
+    )
+
+
+def test_adalora_ends_with_as_many_ranks_as_asked(opened: Opened, train: Train, tmp_path: Path) -> None:
+    attached = attach(opened(), AdaLora(r=2, init_r=5, start=0.1, end=0.6), seed=0)
+    train(attached, steps=20)
+    open_entries = {
+        name: int((layer.lora_E["default"] != 0).sum())
+        for name, layer in attached.layers()  # type: ignore[attr-defined]
+    }
+    assert sum(open_entries.values()) == 13 * 2
+    assert len(set(open_entries.values())) > 1
+    attached.export(tmp_path, "base")
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    exported = {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): value.shape[0]
+        for name, value in saved.items()
+        if name.endswith("lora_A.weight")
+    }
+    assert exported == {name: rank for name, rank in open_entries.items() if rank}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_adalora_takes_any_number_of_steps(opened: Opened, train: Train, steps: int) -> None:
+    train(attach(opened(), AdaLora(r=2), seed=0), steps=steps)
+
+
+def test_adalora_is_charged_for_factors_that_are_not_orthogonal(opened: Opened) -> None:
+    attached = attach(opened(), AdaLora(r=2, init_r=4, orthogonality=0.5), seed=0)
+    parameters = dict(attached.network.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            if ".lora_A." in name:
+                value.copy_(torch.eye(*value.shape))  # its rows are orthogonal: |I - I| = 0
+            elif ".lora_B." in name:
+                value.zero_()  # |0 - I| = sqrt(4) = 2
+    penalty = attached.penalty()
+    assert penalty is not None
+    assert penalty.item() == 0.5 * (0 + 2) / 2
+    assert attach(opened(), AdaLora(r=2, orthogonality=0), seed=0).penalty() is None
+
+
+def test_randlora_trains_little_and_changes_weights_in_full_rank(opened: Opened, train: Train) -> None:
+    attached = attach(opened(), RandLora(r=8, alpha=80), seed=0)
+    shapes = {
+        name.removeprefix(f"{QUERY}."): tuple(value.shape)
+        for name, value in attached.network.named_parameters()
+        if value.requires_grad and name.startswith(QUERY)
+    }
+    assert shapes == {"randlora_lambda.default": (8, 4), "randlora_gamma.default": (4, 32)}  # 32 / 8 = 4 products
+    train(attached, steps=20)
+    learnt = attached.merged().get_submodule(QUERY).weight - opened().get_submodule(QUERY).weight
+    assert torch.linalg.matrix_rank(learnt.double(), rtol=1e-6) >= 31
+
+
+def test_dylora_at_a_rank_is_lora_of_the_first_ranks(opened: Opened, train: Train, pairs: Any) -> None:
+    attached = attach(opened(), DyLora(r=6, alpha=12, rank=2), seed=0)
+    train(attached, steps=10)
+    plain = attach(opened(), Lora(r=2, alpha=12), seed=0)
+    trained = attached.state_dict()
+    first = {
+        name: value[:2] if "lora_A" in name else value[:, :2] if "lora_B" in name else value
+        for name, value in trained.items()
+    }
+    plain.load_state_dict(first)
+    assert (pairs.scores(attached.network) - pairs.scores(plain.network)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_dylora_trains_the_first_ranks_or_the_last_of_them_alone(opened: Opened, pairs: Any, frozen: bool) -> None:
+    attached = attach(opened(), DyLora(r=6, frozen=frozen), seed=0)
+    attached.before_step(4, 10)
+    rank = drawn_rank(0, 4, 6)
+    assert rank == 3  # neither the first nor the last, so that the test sees something
+    for _, layer in attached.layers():  # type: ignore[attr-defined]
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+    pairs.loss(attached.network.train()).backward()
+    a, b = (part(attached, name).weight.grad for name in ("lora_A", "lora_B"))
+    expected = [False, False, True, False, False, False] if frozen else [True] * 3 + [False] * 3
+    assert (a != 0).any(dim=1).tolist() == expected
+    assert (b != 0).any(dim=0).tolist() == expected
+
+
+def test_the_rank_of_a_step_depends_on_the_seed_and_the_step() -> None:
+    drawn = [drawn_rank(0, step, 4) for step in range(1, 401)]
+    assert drawn == [drawn_rank(0, step, 4) for step in range(1, 401)]
+    assert drawn != [drawn_rank(1, step, 4) for step in range(1, 401)]
+    counts = [drawn.count(rank) for rank in (1, 2, 3, 4)]
+    assert sum(counts) == 400
+    assert min(counts) > 70  # 100 expected of each; 70 is 3.5 standard deviations below
+
+
+def test_soft_threshold_by_hand() -> None:
+    values = torch.tensor([-0.5, -0.25, 0.0, 0.125, 0.25, 1.0])
+    assert soft_threshold(values, 0.25).tolist() == [-0.25, 0.0, 0.0, 0.0, 0.0, 0.75]
+
+
+def test_a_step_of_a_sora_gate_is_adamws_and_then_the_threshold(opened: Opened, pairs: Any) -> None:
+    attached = attach(opened(), Sora(r=4, threshold=0.05, l1=0.5), seed=0)
+    groups = attached.parameter_groups(1e-2, 0.1)
+    assert {group["name"]: group["weight_decay"] for group in groups} == {
+        "adapter": 0.1,
+        "gate vectors": 0.0,
+        "head": 0.1,
+        "head vectors": 0.0,
+    }
+    optimizer = torch.optim.AdamW(groups)
+    loss = pairs.loss(attached.network.train())
+    penalty = attached.penalty()
+    assert penalty is not None
+    gates = [layer.lora_gate["default"] for _, layer in attached.layers()]  # type: ignore[attr-defined]
+    assert penalty.item() == pytest.approx(0.5 * torch.cat([gate.detach().abs() for gate in gates]).mean().item())
+    (loss + penalty).backward()
+    optimizer.step()
+    stepped = [gate.detach().clone() for gate in gates]
+    attached.after_step(1, 10, 5e-3)  # half of the full rate: half of the threshold
+    for gate, before in zip(gates, stepped, strict=True):
+        assert torch.equal(gate, before.sign() * torch.relu(before.abs() - 0.025))
+
+
+def test_the_ranks_that_sora_exports_are_its_open_gates(opened: Opened, train: Train, tmp_path: Path) -> None:
+    attached = attach(opened(), Sora(r=4, threshold=0.02), seed=0)
+    train(attached, steps=30)
+    layers = dict(attached.layers())  # type: ignore[attr-defined]
+    counts = {name: int((layer.lora_gate["default"] != 0).sum()) for name, layer in layers.items()}
+    assert 0 < sum(counts.values()) < 4 * 13
+    attached.export(tmp_path, "base")
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    for name, count in counts.items():
+        exported = saved.get(f"base_model.model.{name}.lora_A.weight")
+        assert (0 if exported is None else exported.shape[0]) == count
+
+
+def test_an_adapter_whose_gates_are_all_closed_can_be_opened(
+    opened: Opened, pairs: Any, classifier: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    attached = attach(opened(), Sora(r=4, threshold=100.0), seed=0)
+    attached.parameter_groups(1e-3, 0.0)
+    attached.after_step(1, 1, 1e-3)
+    scores = pairs.scores(attached.network)
+    attached.export(tmp_path, str(classifier))
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+        again = PeftModel.from_pretrained(opened(), tmp_path)
+    assert (pairs.scores(again) - scores).abs().max() < 1e-6
+
+
+def test_peft_puts_our_layers_in_its_place_and_merges_them(opened: Opened, pairs: Any) -> None:
+    """peft calls LoraConfig._register_custom_module experimental: where an update of peft breaks it, this test says so."""
+    attached = attach(opened(), Sora(r=4), seed=0)
+    layers = dict(attached.layers())  # type: ignore[attr-defined]
+    assert len(layers) == 13
+    assert {type(layer) for layer in layers.values()} == {GatedLinear}
+    assert all(layer.lora_gate["default"].requires_grad for layer in layers.values())
+    for layer in layers.values():
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.1)
+    scores = pairs.scores(attached.network)
+    assert not torch.allclose(scores, pairs.scores(opened()))
+    with attached.tuned.disable_adapter():  # type: ignore[attr-defined]
+        assert torch.equal(pairs.scores(attached.network), pairs.scores(opened()))
+    attached.tuned.merge_adapter()  # type: ignore[attr-defined]
+    assert (pairs.scores(attached.network) - scores).abs().max() < 1e-5
+    attached.tuned.unmerge_adapter()  # type: ignore[attr-defined]
+    assert (pairs.scores(attached.network) - scores).abs().max() < 1e-5
