@@ -278,6 +278,17 @@ def test_stages_lists_names_and_settings(rankpipe: Command) -> None:
     assert "    weights: null\n" in done.out
 
 
+def test_adapters_lists_methods_as_the_docs_have_them(rankpipe: Command) -> None:
+    done = rankpipe("adapters")
+    assert (done.status, done.err) == (0, "")
+    page = Path(__file__).parents[1] / "docs" / "adapters.md"
+    assert f"\n```\n{done.out}```\n" in page.read_text(encoding="utf-8")
+    assert (
+        "sltrain: trains a network from nothing, and a ranker starts from a pretrained one\n    not for ranking\n"
+        in done.out
+    )
+
+
 def test_a_stage_that_cannot_be_loaded_does_not_hide_the_others(
     rankpipe: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

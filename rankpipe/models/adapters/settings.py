@@ -30,7 +30,7 @@ class Adapter:
     targets  the linear layers that are updated: auto, all but the head's, or names, or the ends of names: query
     """
 
-    method: str
+    method: str = ""
     r: Whole = 16
     alpha: Positive = 32.0
     dropout: Share = 0.0

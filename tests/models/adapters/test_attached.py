@@ -1,5 +1,6 @@
 """What is trained of a network, and what is saved of it: the head always, the rest by the adapter."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ pytest.importorskip("peft", reason="needs the extra 'train'")
 import torch
 from safetensors.torch import load_file
 
-from rankpipe.errors import ModelError, UsageError
+from rankpipe.errors import MissingExtraError, ModelError, UsageError
 from rankpipe.models.adapters.attached import attach, head_of, linear_targets
 from rankpipe.models.adapters.settings import Lora
 
@@ -117,3 +118,13 @@ def test_a_state_of_another_training_is_refused(opened: Callable[[], Any], setti
     assert str(caught.value) == (
         "the saved state is that of another training: classifier.bias has the shape (2,), here (1,)"
     )
+
+
+def test_without_peft_the_extra_is_named(opened: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingExtraError) as caught:
+        attach(opened(), Lora(), seed=0)
+    assert str(caught.value) == (
+        "adapter method 'lora' needs peft: install rankpipe with its extra 'train', for example pip install '.[train]'"
+    )
+    assert attach(opened(), None, seed=0).head == ("classifier",)

@@ -56,16 +56,22 @@ TEXTS = [["apple tree", "the car"], ["a road", "sweet fruit"], ["query", "passag
 PLAIN = """
 import json, sys
 import torch
+from peft import PeftModel
 from sentence_transformers import CrossEncoder
+from transformers import AutoModelForSequenceClassification
 
-texts, folders = json.loads(sys.stdin.read())
+base, texts, folders = json.loads(sys.stdin.read())
 scores = {}
 for name, folder in folders.items():
     model = CrossEncoder(folder, device="cpu")
-    scores[name] = model.predict(texts, activation_fn=torch.nn.Identity()).tolist()
+    theirs = model.predict(texts, activation_fn=torch.nn.Identity()).tolist()
+    tokens = model.tokenizer(*map(list, zip(*texts)), padding=True, return_tensors="pt")
+    network = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base), folder).eval()
+    with torch.no_grad():
+        scores[name] = theirs, network(**tokens).logits[:, 0].tolist()
 print(json.dumps(scores))
 """
-"""A process that knows nothing of rankpipe."""
+"""A process without rankpipe: scores by sentence-transformers, and by transformers and peft."""
 
 
 class Tuned(NamedTuple):
@@ -183,8 +189,8 @@ def test_a_resumed_training_goes_on_to_the_same_bits(
 @pytest.fixture(scope="module")
 def plain_scores(
     tuned: Callable[[str], Tuned], classifier: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[float]]:
-    """Scores of TEXTS by method, as a process without rankpipe gets them of the exported adapters."""
+) -> dict[str, list[list[float]]]:
+    """Scores of TEXTS by method, as a process without rankpipe gets them of the exported adapters, in two ways."""
     from sentence_transformers import CrossEncoder
 
     root = tmp_path_factory.mktemp("exported")
@@ -194,14 +200,14 @@ def plain_scores(
     for name in NAMES:
         shutil.copytree(root / "files", root / name)
         tuned(name).attached.export(root / name, str(classifier))
-    told = json.dumps([TEXTS, {name: str(root / name) for name in NAMES}])
+    told = json.dumps([str(classifier), TEXTS, {name: str(root / name) for name in NAMES}])
     done = subprocess.run([sys.executable, "-c", PLAIN], input=told, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_plain_sentence_transformers_opens_what_was_exported(
-    tuned: Callable[[str], Tuned], classifier: Path, plain_scores: dict[str, list[float]], name: str
+def test_sentence_transformers_and_peft_open_what_was_exported(
+    tuned: Callable[[str], Tuned], classifier: Path, plain_scores: dict[str, list[list[float]]], name: str
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -211,7 +217,7 @@ def test_plain_sentence_transformers_opens_what_was_exported(
     )
     with torch.no_grad():
         scores = tuned(name).attached.network.eval()(**tokens).logits[:, 0]
-    assert (scores - torch.tensor(plain_scores[name])).abs().max() < 1e-5
+    assert (torch.tensor(plain_scores[name]) - scores).abs().max() < 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

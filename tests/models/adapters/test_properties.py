@@ -87,10 +87,11 @@ def test_a_resumed_pissa_goes_on_from_the_saved_decomposition(opened: Opened) ->
     attached = attach(opened(), Pissa(r=4), seed=0)
     state = copy.deepcopy(attached.state_dict())
     state[f"began.{QUERY}.A"] = -state[f"began.{QUERY}.A"]  # as if the weight had been taken apart otherwise
-    whole = opened().get_submodule(QUERY).weight
+    whole = opened().get_parameter(f"{QUERY}.weight")
     attached.load_state_dict(state)
     began = state[f"began.{QUERY}.B"] @ state[f"began.{QUERY}.A"]
-    assert torch.allclose(attached.network.get_submodule(QUERY).base_layer.weight + began, whole, atol=1e-5)
+    frozen = attached.network.get_parameter(f"{QUERY}.base_layer.weight")
+    assert torch.allclose(frozen + began, whole, atol=1e-5)
 
 
 def test_eva_begins_at_the_principal_components_of_the_inputs(opened: Opened, pairs: Any) -> None:
