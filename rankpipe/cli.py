@@ -306,7 +306,7 @@ def stages() -> None:
 
 @app.command()
 def adapters() -> None:
-    """List the methods by which a network is tuned with few parameters. Settings stand as a recipe writes them."""
+    """List the methods of adapters. Settings stand as a recipe writes them."""
     from rankpipe.models.adapters.registry import METHODS
     from rankpipe.pipeline.writer import in_one_line
 
