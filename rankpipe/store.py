@@ -229,6 +229,24 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
+    """Give a hidden folder beside `path` for work that takes long: empty, or as a killed process with this key left it.
+
+    It goes when the block ends without an error. One process works in it at a time. Raises RankpipeError where it
+    cannot be written, or another process works in it.
+    """
+    path = Path(os.path.abspath(path))
+    folder = path.with_name(f".unfinished-{path.name[:100]}-{key_digest(key)[:12]}")
+    with _writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, wait=False) as ours:
+            if not ours:
+                raise RankpipeError(f"another process works on {path}, in {folder}")
+            yield folder
+            shutil.rmtree(folder)
+
+
 def _exchange(aside: Path, path: Path) -> None:
     """Put a folder in the place of another, which goes; an error leaves the other where it was."""
     old = aside.with_name(f"{aside.name}-old")
@@ -287,8 +305,8 @@ def _reason(error: OSError, own: Path) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, waiting for it; False if the folder was renamed while we waited.
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a folder, waiting for it; False if the folder was renamed while we waited, or if we do not wait.
 
     The lock is the operating system's, so a process that is killed gives it back. Without POSIX locks there is none.
     """
@@ -302,6 +320,9 @@ def _locked(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                yield False
+                return
             print(f"waiting for another process, which builds {folder}", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield folder.exists() and folder.stat().st_ino == os.fstat(handle).st_ino

@@ -91,7 +91,7 @@ def manifest(experiment: Experiment, *, command: str) -> dict[str, Any]:
 
 def described(stage: Stage) -> dict[str, Any]:
     """A stage as {YAML name: settings}, those at their defaults included, stages inside it likewise."""
-    settings = {name: _plain(getattr(stage, setting.python_name)) for name, setting in settings_of(type(stage)).items()}
+    settings = {name: plain(getattr(stage, setting.python_name)) for name, setting in settings_of(type(stage)).items()}
     entry: dict[str, Any] = {name_of(type(stage)): settings}
     return entry if stage.name is None else {**entry, "name": stage.name}
 
@@ -140,16 +140,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON takes it."""
+def plain(value: Any) -> Any:
+    """A setting, or settings with a field for each, as JSON takes it."""
     if type(value) is Chain:
-        return [_plain(stage) for stage in value.stages]
+        return [plain(stage) for stage in value.stages]
     if isinstance(value, Stage):
         return described(value)
     if is_dataclass(value):  # settings inside a setting
         value = {one.name: getattr(value, one.name) for one in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value

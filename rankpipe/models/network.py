@@ -95,6 +95,15 @@ def open_masked_lm(folder: Path, device: torch.device, dtype: torch.dtype) -> nn
     return network.eval().requires_grad_(False).to(device)
 
 
+def opened_for_training(folder: Path) -> tuple[Any, list[str]]:
+    """A sequence classifier with one output in float32, and the weights that the folder lacks, which are drawn at random.
+
+    Raises ModelError for weights that are damaged or pickled.
+    """
+    _encoder_kind(folder)
+    return _opened(folder, "AutoModelForSequenceClassification", "a sequence classifier", torch.float32, num_labels=1)
+
+
 def _encoder_kind(folder: Path, known: Container[str] = ()) -> str:
     """The model type of a folder whose weights can be read. An encoder with a decoder is refused unless it is known."""
     config = network_config(folder)
@@ -112,7 +121,7 @@ def _encoder_kind(folder: Path, known: Container[str] = ()) -> str:
     return kind
 
 
-def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype) -> tuple[Any, list[str]]:
+def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **options: Any) -> tuple[Any, list[str]]:
     """The network that a class of transformers makes of a folder, and the weights that the folder does not have.
 
     Raises ModelError for weights of other shapes than config.json describes, and for more layers.
@@ -127,6 +136,7 @@ def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype) -> tuple[A
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
+                **options,
             )
     except Exception as error:  # a strange configuration fails in nearly any way
         own = "; it needs code of its own, which is not run" if network_config(folder).get("auto_map") else ""

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from rankpipe.errors import PipelineError, Problem, RankpipeError
+from rankpipe.errors import RankpipeError
 from rankpipe.pipeline.order import NOTHING, Given, Step, order_problems
-from rankpipe.pipeline.registry import closest, load_stage, suggestion
-from rankpipe.pipeline.settings import Setting, as_written, problems_of, settings_of
+from rankpipe.pipeline.reading import Reading
+from rankpipe.pipeline.registry import closest, load_stage
+from rankpipe.pipeline.settings import Setting, as_written, settings_of
 from rankpipe.pipeline.source import (
     Entry,
     Mapping,
@@ -44,7 +43,7 @@ def load_file(path: Path | str, *, given: Given = NOTHING) -> PipelineFile:
 
     given  what the run has that the pipeline will be given
     """
-    return _checked(read_source(path), str(path), _Builder(Path(path).parent.absolute(), given))
+    return _checked(read_source(path), str(path), _Builder(Path(path).parent.absolute(), given=given))
 
 
 def load_text(
@@ -54,17 +53,12 @@ def load_text(
 
     Without a folder, relative paths stay as they are.
     """
-    return _checked(parse_source(text, file), file, _Builder(folder, given))
+    return _checked(parse_source(text, file), file, _Builder(folder, given=given))
 
 
 def _checked(source: Source, file: str | None, builder: _Builder) -> PipelineFile:
     description, stages = builder.document(source.root) if source.root is not None else (None, ())
-    # what the reader refused stands in the tree as something else; only the reader's own words about it are right
-    refused = {(problem.line, problem.column) for problem in source.problems}
-    found = [problem for problem in builder.problems if (problem.line, problem.column) not in refused]
-    problems = sorted({*source.problems, *found}, key=lambda p: (p.line or 0, p.column or 0, p.message))
-    if problems or source.root is None:
-        raise PipelineError(problems or [Problem("cannot be read", file)])
+    builder.refuse(source, file)
     return PipelineFile(stages, description, builder.places)
 
 
@@ -81,27 +75,20 @@ STAND_IN = Chain(stages=())  # for a branch that could not be built, so that the
 
 
 @dataclass
-class _Builder:
+class _Builder(Reading):
     """Builds stages from nodes, noting every problem on the way."""
 
-    folder: Path | None
     given: Given = NOTHING
-    problems: list[Problem] = field(default_factory=list)
     places: dict[int, Place] = field(default_factory=dict)
 
     def document(self, root: Mapping) -> tuple[str | None, tuple[Stage, ...]]:
         """Build everything. What it returns is complete only if no problem was noted."""
-        entries = {entry.key: entry.value for entry in root.entries if entry.key in TOP}
-        for entry in root.entries:
-            if entry.key not in TOP:
-                self._note(entry.place, f"a pipeline has no {quoted(entry.key)}{suggestion(entry.key, TOP)}")
-                if meant := closest(entry.key, TOP):
-                    entries.setdefault(meant, entry.value)
+        entries = self.top(root, TOP, "a pipeline")
         description = None
         if (node := entries.get("description")) is not None:
-            description = self._text(node, "the description")
+            description = self.text(node, "the description")
         if (node := entries.get("stages")) is None:
-            self._note(root.place, "a pipeline needs 'stages', a list of stages")
+            self.note(root.place, "a pipeline needs 'stages', a list of stages")
             return description, ()
         built = self._stages(node)
         if built:
@@ -110,10 +97,10 @@ class _Builder:
 
     def _stages(self, node: Node) -> list[_Built]:
         if not isinstance(node, Sequence):
-            self._note(node.place, f"'stages' is {as_written(node)}, must be a list of stages")
+            self.note(node.place, f"'stages' is {as_written(node)}, must be a list of stages")
             return []
         if not node.items:
-            self._note(node.place, "a pipeline needs at least one stage")
+            self.note(node.place, "a pipeline needs at least one stage")
         return [self._entry(item) for item in node.items]
 
     def _branch(self, node: Node) -> _Built:
@@ -121,7 +108,7 @@ class _Builder:
         if not isinstance(node, Sequence):
             return self._entry(node)
         if not node.items:
-            self._note(node.place, "an empty branch; it needs at least one stage")
+            self.note(node.place, "an empty branch; it needs at least one stage")
             return UNKNOWN
         built = [self._entry(item) for item in node.items]
         if len(built) == 1:
@@ -139,16 +126,16 @@ class _Builder:
         if isinstance(node, Scalar) and isinstance(node.value, str):
             return self._stage(Entry(node.place, node.value, Scalar(node.place, None, "")), None)
         if not isinstance(node, Mapping):
-            self._note(node.place, f"a stage is wanted (its name, or its name and settings), not {as_written(node)}")
+            self.note(node.place, f"a stage is wanted (its name, or its name and settings), not {as_written(node)}")
             return UNKNOWN
         name = self._name(node.get("name"))
         entries = [entry for entry in node.entries if entry.key != "name"]
         if not entries:
-            self._note(node.place, "a stage is missing; write its name, such as 'bm25', and then its settings")
+            self.note(node.place, "a stage is missing; write its name, such as 'bm25', and then its settings")
             return UNKNOWN
         built = self._stage(entries[0], name)
         for extra in entries[1:]:
-            self._note(extra.place, self._beside(entries[0].key, extra.key, built))
+            self.note(extra.place, self._beside(entries[0].key, extra.key, built))
         return built
 
     def _beside(self, first: str, extra: str, built: _Built) -> str:
@@ -162,29 +149,24 @@ class _Builder:
         return f"{quoted(extra)} stands beside {quoted(first)}; each stage is an item of its own, begun by '- '"
 
     def _name(self, entry: Entry | None) -> str | None:
-        return None if entry is None else self._text(entry.value, "a name")
-
-    def _text(self, node: Node, what: str) -> str | None:
-        if isinstance(node, Scalar) and isinstance(node.value, str) and node.value:
-            return node.value
-        self._note(node.place, f"{what} is {as_written(node)}, must be text")
-        return None
+        return None if entry is None else self.text(entry.value, "a name")
 
     def _stage(self, entry: Entry, name: str | None) -> _Built:
         """Build the stage that an entry names, with the settings that are its value."""
         try:
             cls = load_stage(entry.key)
         except RankpipeError as error:
-            self._note(entry.place, str(error))
+            self.note(entry.place, str(error))
             inside = tuple(_names_inside(entry.value))
             return _Built(
                 None,
                 Step(label=entry.key, name=name, parts=inside, in_turn=True, known=False, place=entry.place),
             )
         before = len(self.problems)
-        given = self._given(entry, settings_of(cls))
+        elsewhere = {"name": f"'name' stands among the settings of '{entry.key}', must stand beside '{entry.key}'"}
+        given = self.given_settings(entry, settings_of(cls), elsewhere)
         values, parts = self._values(given)
-        stage = self._construct(cls, entry, values | {"name": name}, given)
+        stage = self.construct(cls, entry, values | {"name": name}, given)
         step = Step(
             label=entry.key,
             name=name,
@@ -201,24 +183,6 @@ class _Builder:
         self.places[id(stage)] = entry.place
         return _Built(stage, step)
 
-    def _given(self, entry: Entry, settings: dict[str, Setting]) -> dict[str, tuple[Setting, Node]]:
-        """Settings that are written, by python names; a misspelt one counts as the one it was meant to be."""
-        node, label = entry.value, entry.key
-        if isinstance(node, Scalar) and node.value is None:
-            return {}
-        if not isinstance(node, Mapping):
-            self._note(node.place, f"the settings of '{label}' are {as_written(node)}, must be a map")
-            return {}
-        given = {one.key: one.value for one in node.entries if one.key in settings}
-        for one in node.entries:
-            if one.key == "name":
-                self._note(one.place, f"'name' stands among the settings of '{label}', must stand beside '{label}'")
-            elif one.key not in settings:
-                self._note(one.place, f"'{label}' has no setting {quoted(one.key)}{suggestion(one.key, settings)}")
-                if meant := closest(one.key, settings):
-                    given.setdefault(meant, one.value)
-        return {settings[key].python_name: (settings[key], value) for key, value in given.items()}
-
     def _values(self, given: dict[str, tuple[Setting, Node]]) -> tuple[dict[str, Any], tuple[Step, ...]]:
         """Values of settings by python names, and the steps inside them."""
         values: dict[str, Any] = {}
@@ -231,29 +195,6 @@ class _Builder:
             else:
                 values[name] = setting.value(node, self.folder)
         return values, tuple(steps)
-
-    def _construct(
-        self, cls: type[Stage], entry: Entry, values: dict[str, Any], given: dict[str, tuple[Setting, Node]]
-    ) -> Stage | None:
-        """Make the stage, and note what its class says is wrong with the values; None if it cannot be made at all."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            nodes = {name: node for name, (_, node) in given.items()}
-            self.problems += problems_of(error, entry.key, nodes, entry.place)
-            wrong = {details["loc"][0] for details in error.errors(include_url=False) if details["loc"]}
-            right = {name: value for name, value in values.items() if name not in wrong}
-            optional = {one.python_name for one in settings_of(cls).values() if not one.field.is_required()}
-            if wrong and wrong <= optional & set(
-                values
-            ):  # with the wrong ones at their defaults, the rest can be checked as well
-                return self._construct(cls, entry, right, {name: given[name] for name in right if name in given})
-        except RankpipeError as error:  # a stage's own check of its settings taken together
-            self._note(entry.place, f"'{entry.key}': {error}")
-        return None
-
-    def _note(self, place: Place, message: str) -> None:
-        self.problems.append(place.problem(message))
 
 
 def _names_inside(node: Node) -> Iterator[Step]:

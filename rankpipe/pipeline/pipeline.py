@@ -152,6 +152,11 @@ class Pipeline(Chain):
         return self.corpus
 
 
+def is_shipped(name: str) -> bool:
+    """Whether rankpipe ships a pipeline of that name."""
+    return len(Path(name).parts) == 1 and (shipped("pipelines") / f"{name}.yaml").is_file()
+
+
 def find_file(path: Path | str) -> Path:
     """The file at `path`, or the shipped pipeline of that name."""
     path = Path(path)

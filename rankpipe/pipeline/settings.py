@@ -6,6 +6,7 @@ import math
 import os
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
@@ -72,6 +73,13 @@ class Setting(NamedTuple):
 
     def value(self, node: Node, folder: Path | None) -> Any:
         """Python value of a node: lists become tuples. Relative paths stand in the folder, if there is one."""
+        inside = self.field.annotation
+        if isinstance(inside, type) and is_dataclass(inside) and isinstance(node, Mapping):
+            inner = settings_of(inside)
+            return {
+                entry.key: inner[entry.key].value(entry.value, folder) if entry.key in inner else _value(entry.value)
+                for entry in node.entries
+            }
         if _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str):
             return _value(node, (folder or Path()).__truediv__)
         if folder is not None and self.is_reference:
@@ -87,8 +95,8 @@ def _value(node: Node, read_text: Callable[[str], Any] = str) -> Any:
     return read_text(node.value) if isinstance(node.value, str) else node.value
 
 
-def settings_of(stage: type[Stage]) -> dict[str, Setting]:
-    """Settings of a stage by their names in YAML.
+def settings_of(stage: type) -> dict[str, Setting]:
+    """Settings of a stage, or of another class of settings, by their names in YAML.
 
     `name` is not among them: it stands beside the settings.
     """
@@ -182,6 +190,8 @@ def _found(node: Node, path: list[Any]) -> _Found:
 def _expected(details: ErrorDetails, found: _Found) -> str:
     if details["type"] == "missing" and found.beyond is not None:
         return f"must have at least {found.beyond + 1}"
+    if details["type"] == "missing":
+        return f"must have '{details['loc'][-1]}'"
     if details["type"] in PHRASES:
         limits = {key: _short(limit) for key, limit in details.get("ctx", {}).items()}
         return PHRASES[details["type"]].format(**limits)

@@ -99,10 +99,22 @@ def run(
 
 
 @app.command()
-def check(pipeline: PipelineArgument) -> None:
-    """Check a pipeline file: every mistake at once, with its place. Loads no model."""
-    loaded = _load_pipeline(pipeline, None)
-    print(f"{pipeline}: {' >> '.join(stage.type_name() for stage in loaded.stages)}: no mistakes found")
+def check(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A pipeline file, a recipe for `train`, or a shipped one: bm25")
+    ],
+) -> None:
+    """Check a pipeline file or a recipe. Every mistake at once, with its place. Loads no model."""
+    from rankpipe.pipeline.pipeline import is_shipped
+    from rankpipe.training.recipe_file import is_recipe, load_recipe
+
+    of_recipe = is_recipe(file)
+    if of_recipe:
+        recipe = load_recipe(file)
+        print(f"{file}: trains a {recipe.name} in {recipe.steps:,} steps at most: no mistakes found")
+    if not of_recipe or is_shipped(file):
+        loaded = _load_pipeline(file, None)
+        print(f"{file}: {' >> '.join(stage.type_name() for stage in loaded.stages)}: no mistakes found")
 
 
 @app.command()
@@ -256,6 +268,23 @@ def tune(
         with replacing(output) as file:
             file.write(text)
         _say(f"written: {output}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one: cross-encoder")],
+    dataset: DatasetOption,
+    output: Annotated[Path, typer.Option(help="Folder for what is trained.")],
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Train a model by a recipe. The same command goes on with what was killed."""
+    from rankpipe.cli.train import train_recipe
+
+    runtime = _runtime(threads, device, dtype)
+    train_recipe(recipe, dataset, output, runtime, command=_command(), force=force, say=_say)
 
 
 @app.command()

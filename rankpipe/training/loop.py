@@ -1,0 +1,275 @@
+"""The loop of every training: phases of steps, measurements, what is kept, checkpoints, and an end at the right time.
+
+A training that was killed goes on from its last checkpoint, and on a CPU ends with the same weights to the last bit:
+what a step draws depends on seed, phase and step alone, and a checkpoint holds everything else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rankpipe.errors import RankpipeError
+from rankpipe.models.adapters.attached import Attached
+from rankpipe.progress import spoken
+from rankpipe.training.checkpoints import (
+    inside,
+    last_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    under,
+    write_checkpoint,
+)
+
+SAY_EVERY = 30.0
+"""Seconds from one line of progress to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasePlan:
+    """One phase as the loop sees it.
+
+    backward  computes the loss of a step (from 1) and its gradients, which are added to what is there
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    warm_up: float
+    schedule: Literal["linear", "cosine"]
+    weight_decay: float
+    clip: float
+    backward: Callable[[int], float]
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, from 1: rising in a line during warm-up, then falling to nearly 0 at the last."""
+        rising = math.ceil(self.warm_up * self.steps)
+        if step <= rising:
+            return self.learning_rate * step / rising
+        left = (self.steps - step + 1) / (self.steps - rising + 1)
+        share = left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+        return self.learning_rate * share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the loop is to do.
+
+    measure     judges the network as it is: the higher, the better; None: the last weights are kept
+    measured    name of that
+    every       steps from one measurement to the next; there is one at the end of a phase as well
+    patience    measurements without a better one that end a phase
+    checkpoint  steps from one checkpoint to the next; every measurement makes one as well
+    """
+
+    phases: Sequence[PhasePlan]
+    measure: Callable[[], float] | None
+    measured: str
+    every: int
+    patience: int | None
+    checkpoint: int
+    seed: int
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a training stands, as JSON takes it.
+
+    phase    from 0; step is the last that was done in it, from 1
+    best     the highest measurement, and best_at its phase and step
+    waited   measurements in this phase since the best one
+    losses   sum of the losses since the last point of the curve, and their number
+    curve    points: phase, step, seconds of training, loss (mean since the last point), learning rate, and what was measured
+    stopped  phases that ended before their last step
+    """
+
+    phase: int = 0
+    step: int = 0
+    best: float | None = None
+    best_at: tuple[str, int] | None = None
+    waited: int = 0
+    losses: tuple[float, int] = (0.0, 0)
+    seconds: float = 0.0
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+
+
+def train(plan: Plan, trained: Attached, folder: Path, *, notify: Callable[[str], None]) -> Progress:
+    """Run all phases; the network is left with the best weights. Checkpoints stand in `folder`.
+
+    Raises RankpipeError for a loss or gradient that is not finite: weights are then still those of the last checkpoint.
+    """
+    return _Loop(plan, trained, folder, notify).run()
+
+
+class _Loop:
+    def __init__(self, plan: Plan, trained: Attached, folder: Path, notify: Callable[[str], None]) -> None:
+        self._plan, self._trained, self._folder, self._notify = plan, trained, folder, notify
+        self._progress = Progress()
+        self._best: dict[str, Tensor] = {}
+        self._device = next(trained.network.parameters()).device
+        self._total = sum(phase.steps for phase in plan.phases)
+        self._resumed: dict[str, Tensor] = {}
+
+    def run(self) -> Progress:
+        """All that is left to be done."""
+        self._restore()
+        self._started = perf_counter() - self._progress.seconds
+        self._lines = _Lines(self._notify)
+        while self._progress.phase < len(self._plan.phases):
+            self._phase(self._progress.phase, self._plan.phases[self._progress.phase])
+            self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
+            if self._best:
+                self._trained.load_state_dict(self._best)
+            self._resumed = {}
+        self._progress.seconds = perf_counter() - self._started
+        return self._progress
+
+    def _phase(self, number: int, phase: PhasePlan) -> None:
+        optimizer = _optimizer(self._trained.parameter_groups(phase.learning_rate, phase.weight_decay), self._device)
+        if state := inside("optimizer", self._resumed):
+            restore_optimizer(optimizer, state)
+        before = sum(one.steps for one in self._plan.phases[:number])
+        self._lines.begin(phase, self._progress.step)
+        for step in range(self._progress.step + 1, phase.steps + 1):
+            self._step(number, phase, step, before, optimizer)
+            self._progress.step = step
+            ended = False
+            if step % self._plan.every == 0 or step == phase.steps:
+                ended = self._measured(phase, step)
+            if ended and step < phase.steps:
+                self._progress.stopped.append(phase.name)
+                self._notify(
+                    f"{phase.name}: no better {self._plan.measured} in {self._plan.patience} measurements; stopped"
+                )
+            if step % self._plan.checkpoint == 0 or step % self._plan.every == 0 or step == phase.steps or ended:
+                self._checkpoint(before + step, optimizer)
+            if ended:
+                return
+
+    def _step(self, number: int, phase: PhasePlan, step: int, before: int, optimizer: torch.optim.Optimizer) -> None:
+        torch.manual_seed(int(np.random.SeedSequence([self._plan.seed, number, step]).generate_state(1)[0]))
+        rate = phase.rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        self._trained.network.train()
+        self._trained.before_step(before + step, self._total)
+        loss = phase.backward(step)
+        if (penalty := self._trained.penalty()) is not None:
+            penalty.backward()
+            loss += float(penalty)
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        norm = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = (
+                f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4g}, and its gradient {norm}"
+            )
+            raise RankpipeError(
+                f"phase '{phase.name}', step {step} of {phase.steps}: {what} at learning rate {rate:.3g}; weights of "
+                f"the last checkpoint are kept in {self._folder}. Choose a lower learning_rate or a longer warm_up"
+            )
+        optimizer.step()
+        self._trained.after_step(before + step, self._total, rate)
+        optimizer.zero_grad()
+        total, count = self._progress.losses
+        self._progress.losses = total + loss, count + 1
+        self._lines.step(step, loss, rate)
+
+    def _measured(self, phase: PhasePlan, step: int) -> bool:
+        """Add a point to the curve, keep the weights if they are the best; whether the phase has waited long enough."""
+        progress = self._progress
+        total, count = progress.losses
+        point: dict[str, Any] = {
+            "phase": phase.name,
+            "step": step,
+            "loss": total / count,
+            "learning_rate": phase.rate(step),
+        }
+        progress.losses = 0.0, 0
+        ended = False
+        if self._plan.measure is not None:
+            self._trained.network.eval()
+            with torch.inference_mode():
+                value = self._plan.measure()
+            point[self._plan.measured] = value
+            if progress.best is None or value > progress.best:
+                progress.best, progress.best_at, progress.waited = value, (phase.name, step), 0
+                self._best = {name: tensor.clone() for name, tensor in self._trained.state_dict().items()}
+            else:
+                progress.waited += 1
+                ended = self._plan.patience is not None and progress.waited >= self._plan.patience
+        point["seconds"] = round(perf_counter() - self._started, 1)
+        progress.curve.append(point)
+        said = f", {self._plan.measured} {point[self._plan.measured]:.4f}" if self._plan.measured in point else ""
+        self._notify(f"{phase.name}: step {step:,} of {phase.steps:,}, loss {point['loss']:.4f}{said}")
+        return ended
+
+    def _checkpoint(self, done: int, optimizer: torch.optim.Optimizer) -> None:
+        self._progress.seconds = perf_counter() - self._started
+        tensors = {
+            **under("trained", self._trained.state_dict()),
+            **under("best", self._best),
+            **under("optimizer", optimizer_tensors(optimizer)),
+        }
+        ended = self._progress.step == self._plan.phases[self._progress.phase].steps or (
+            self._plan.patience is not None and self._progress.waited >= self._plan.patience
+        )
+        write_checkpoint(self._folder, done, tensors, {"ended": ended, **asdict(self._progress)})
+
+    def _restore(self) -> None:
+        there = last_checkpoint(self._folder, self._device)
+        if there is None:
+            return
+        tensors, state = there
+        ended = state.pop("ended")
+        state.pop("format")
+        state["losses"] = tuple(state["losses"])
+        state["best_at"] = tuple(state["best_at"]) if state["best_at"] else None
+        self._progress = Progress(**state)
+        self._best = inside("best", tensors)
+        self._trained.load_state_dict(inside("trained", tensors))
+        phase = self._plan.phases[self._progress.phase]
+        self._notify(f"going on after step {self._progress.step:,} of phase '{phase.name}'")
+        self._resumed = tensors
+        if ended:
+            self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
+            self._resumed = {}
+            if self._best:
+                self._trained.load_state_dict(self._best)
+
+
+class _Lines:
+    """Lines of progress, not more often than every SAY_EVERY seconds."""
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+
+    def begin(self, phase: PhasePlan, done: int) -> None:
+        """A phase begins, or goes on."""
+        self._phase, self._first = phase, done
+        self._started = self._said = perf_counter()
+
+    def step(self, step: int, loss: float, rate: float) -> None:
+        """A step was done."""
+        now = perf_counter()
+        if now - self._said < SAY_EVERY:
+            return
+        self._said = now
+        speed = (step - self._first) / (now - self._started)
+        left = spoken((self._phase.steps - step) / speed)
+        self._notify(
+            f"{self._phase.name}: step {step:,} of {self._phase.steps:,}, loss {loss:.4f}, learning rate {rate:.2g}, "
+            f"{speed:.3g} steps/s, about {left} left"
+        )
+
+
+def _optimizer(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))

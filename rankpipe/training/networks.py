@@ -1,0 +1,74 @@
+"""The network that a cross-encoder's training begins with, and the folder that it leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rankpipe.errors import ModelError
+from rankpipe.models.network import opened_for_training
+from rankpipe.models.recipe import listed_modules
+from rankpipe.models.references import read_json
+from rankpipe.models.tokens import quiet
+
+ACTIVATION = "torch.nn.modules.linear.Identity"
+"""What sentence-transformers applies to the scores of the folder: nothing, they stay logits."""
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("vocab.txt", "merges.txt", "*.model"),
+)
+
+
+def open_cross_encoder(
+    folder: Path, seed: int, *, dropout: float | None, device: torch.device
+) -> tuple[Any, list[str]]:
+    """A sequence classifier with one output, in float32, and the names of weights that were drawn from the seed.
+
+    Only a head may be drawn. Raises ModelError where the folder lacks more than that.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network, drawn = opened_for_training(folder)
+    body = f"{network.base_model_prefix}."
+    lacking = [name for name in drawn if name.startswith(body) and ".pooler." not in name]
+    if lacking:
+        raise ModelError(
+            f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
+            f"or have another shape; the first is {lacking[0]}"
+        )
+    if dropout is not None:
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+    return network.to(device), drawn
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where the network and its tokenizer stand in a model's folder: that of the first module, if modules are listed."""
+    modules = folder / "modules.json"
+    return listed_modules(modules)[0][1] if modules.is_file() else folder
+
+
+def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: int) -> None:
+    """Write a network with the tokenizer of `base` as a folder that CrossEncoder of sentence-transformers opens."""
+    import sentence_transformers
+    from sentence_transformers import CrossEncoder
+
+    network.config.sentence_transformers = {"activation_fn": ACTIVATION, "version": sentence_transformers.__version__}
+    with tempfile.TemporaryDirectory(dir=folder) as name, quiet():
+        plain = Path(name)
+        network.save_pretrained(plain)
+        for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
+            shutil.copy(path, plain / path.name)
+        path = plain / "tokenizer_config.json"
+        stated = read_json(path) if path.is_file() else {}
+        path.write_text(json.dumps({**stated, "model_max_length": max_length}, indent=2), encoding="utf-8")
+        CrossEncoder(str(plain), local_files_only=True, device="cpu").save_pretrained(
+            str(folder), create_model_card=False
+        )

@@ -1,0 +1,148 @@
+"""BERT's scores of pairs that are laid end to end, for training: no padding but in attention, and few, large products.
+
+The modules of the network itself are called, so that weights and adapters get their gradients as ever. Devlin, Chang,
+Lee and Toutanova, NAACL 2019, arXiv 1810.04805.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+ROWS = 8
+"""Sequences, at least, that attention pads to one length; they are neighbours by length."""
+PADDED = 1.1
+"""How many times the tokens that there are such a block may have, padding included, to take in more sequences."""
+
+
+class Block(NamedTuple):
+    """Sequences that attention is computed for together.
+
+    begin, end  their tokens among all
+    places      (end - begin,) int64 places of the tokens among rows * length padded ones; None if there is no padding
+    mask        (rows, 1, 1, length) true where a token is; None if there is no padding
+    """
+
+    begin: int
+    end: int
+    rows: int
+    length: int
+    places: Tensor | None
+    mask: Tensor | None
+
+
+class PackedBert:
+    """Scores of a BertForSequenceClassification with one output."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._heads = network.config.num_attention_heads
+
+    @staticmethod
+    def fits(network: Any) -> bool:
+        """Whether this can stand for a network's own forward."""
+        return (
+            type(network).__name__ == "BertForSequenceClassification"
+            and getattr(network.config, "position_embedding_type", None) in (None, "absolute")
+            and not network.config.is_decoder
+        )
+
+    def __call__(
+        self, sequences: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], device: torch.device
+    ) -> Tensor:
+        """(S,) scores of sequences of tokens and token types, given in rising order of their lengths."""
+        bert = self._network.bert
+        lengths = [len(tokens) for tokens, _ in sequences]
+        ids, types = (torch.from_numpy(np.concatenate(parts)).to(device) for parts in zip(*sequences, strict=True))
+        positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).to(device)
+        embeddings = bert.embeddings
+        states = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(types)
+        states = states + embeddings.position_embeddings(positions)
+        states = embeddings.dropout(embeddings.LayerNorm(states))
+        blocks = _blocks(lengths, device)
+        for layer in bert.encoder.layer:
+            states = self._layer(layer, states, blocks)
+        firsts = torch.from_numpy(np.cumsum([0, *lengths[:-1]])).to(device)
+        pooled = bert.pooler.activation(bert.pooler.dense(states[firsts]))
+        return self._network.classifier(self._network.dropout(pooled))[:, 0].float()
+
+    def _layer(self, layer: Any, states: Tensor, blocks: Sequence[Block]) -> Tensor:
+        attention = layer.attention
+        drop = attention.self.dropout.p if attention.self.training else 0.0
+        query, key, value = (part(states) for part in (attention.self.query, attention.self.key, attention.self.value))
+        found = torch.cat([self._attended(block, query, key, value, drop) for block in blocks])
+        output = attention.output
+        states = output.LayerNorm(output.dropout(output.dense(found)) + states)
+        inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states))
+        return layer.output.LayerNorm(layer.output.dropout(layer.output.dense(inner)) + states)
+
+    def _attended(self, block: Block, query: Tensor, key: Tensor, value: Tensor, drop: float) -> Tensor:
+        """(tokens of the block, D)."""
+        split = [self._split(block, part[block.begin : block.end]) for part in (query, key, value)]
+        found = functional.scaled_dot_product_attention(*split, attn_mask=block.mask, dropout_p=drop)
+        found = found.transpose(1, 2).reshape(block.rows * block.length, -1)
+        return found if block.places is None else Taken.apply(found, block.places)  # type: ignore[return-value]
+
+    def _split(self, block: Block, states: Tensor) -> Tensor:
+        """(rows, heads, length, D / heads) of the block's tokens."""
+        if block.places is not None:
+            states = Spread.apply(states, block.places, block.rows * block.length)  # type: ignore[assignment]
+        return states.view(block.rows, block.length, self._heads, -1).transpose(1, 2)
+
+
+class Spread(torch.autograd.Function):
+    """Rows put at places among more rows, the others zero."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, places: Tensor, rows: int) -> Tensor:
+        """(T, D) to (rows, D)."""
+        ctx.save_for_backward(places)
+        return states.new_zeros(rows, states.shape[1]).index_copy_(0, places, states)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """The gradients at the places."""
+        return grads[0].index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class Taken(torch.autograd.Function):
+    """Rows taken from places, no place twice: the inverse of Spread, and its gradient is no sum."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, places: Tensor) -> Tensor:
+        """(rows, D) to (T, D)."""
+        ctx.save_for_backward(places)
+        ctx.rows = states.shape[0]
+        return states.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """The gradients put at their places."""
+        return grads[0].new_zeros(ctx.rows, grads[0].shape[1]).index_copy_(0, ctx.saved_tensors[0], grads[0]), None
+
+
+def _blocks(lengths: Sequence[int], device: torch.device) -> list[Block]:
+    """Blocks of neighbours; lengths rise."""
+    blocks: list[Block] = []
+    begin = token = 0
+    while begin < len(lengths):
+        end = begin + 1
+        while end < len(lengths) and (
+            end - begin < ROWS or (end + 1 - begin) * lengths[end] <= PADDED * sum(lengths[begin : end + 1])
+        ):
+            end += 1
+        part = lengths[begin:end]
+        length, tokens = part[-1], sum(part)
+        places = mask = None
+        if tokens < length * len(part):
+            there = torch.arange(length) < torch.tensor(part)[:, None]
+            places, mask = there.flatten().nonzero()[:, 0].to(device), there[:, None, None].to(device)
+        blocks.append(Block(token, token + tokens, len(part), length, places, mask))
+        begin, token = end, token + tokens
+    return blocks

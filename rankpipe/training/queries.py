@@ -1,0 +1,133 @@
+"""Queries to train with: those that are judged, and texts of documents in the place of queries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankpipe.data import Corpus, Dataset, Queries
+from rankpipe.errors import UsageError
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
+"""Where a sentence ends: a full stop before a blank, and no small letter after it."""
+TITLE_WORDS = (2, 40)
+SENTENCE_WORDS = (5, 40)
+"""Words, from and to, of what is taken for a query."""
+BLOCK = 1024
+"""Documents whose texts are looked at together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Queries of one source.
+
+    own  (Q,) int32: row of the document that a query was taken from, -1 for judged queries
+    """
+
+    queries: Queries
+    own: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def parts(self, last: int) -> tuple[Drawn, Drawn]:
+        """All but the last ones, and the last ones."""
+        cut = len(self) - last
+        return (
+            Drawn(self.queries.select(slice(0, cut)), self.own[:cut]),
+            Drawn(self.queries.select(slice(cut, len(self))), self.own[cut:]),
+        )
+
+
+def plain_text(text: str) -> str:
+    """A query's text as it is compared with others: blanks and capitals do not count."""
+    return " ".join(text.casefold().split())
+
+
+def judged_queries(dataset: Dataset, split: str) -> tuple[Queries, list[str]]:
+    """Queries of a split, and the ids of those left out because their text is that of a query of another split."""
+    others = other_texts(dataset, split)
+    queries = dataset.queries(split)
+    recurs = [plain_text(text) in others for text in queries.texts]
+    kept = queries.select([row for row, one in enumerate(recurs) if not one])
+    return kept, [query_id for query_id, one in zip(queries.ids, recurs, strict=True) if one]
+
+
+def other_texts(dataset: Dataset, split: str) -> set[str]:
+    """Texts of the queries of all splits but one, as plain_text has them."""
+    return {plain_text(text) for other in dataset.splits if other != split for text in dataset.queries(other).texts}
+
+
+def held_out(queries: Queries, share: float, seed: int) -> tuple[Queries, Queries]:
+    """Queries to train with, and a share of them to judge by; both in their order. Raises UsageError for too few."""
+    count = round(share * len(queries))
+    if not 0 < count < len(queries):
+        raise UsageError(f"a share of {share:g} of {len(queries)} training queries cannot be held out")
+    out = np.zeros(len(queries), bool)
+    out[np.random.default_rng([seed, len(queries)]).permutation(len(queries))[:count]] = True
+    return queries.select(np.flatnonzero(~out)), queries.select(np.flatnonzero(out))
+
+
+def titles(corpus: Corpus, count: int, seed: int, avoid: Iterable[str] = ()) -> Drawn:
+    """Titles of at most `count` documents drawn at random."""
+    rng = np.random.default_rng([seed, 1])
+    return _drawn("title", _titles(corpus, rng), count, avoid)
+
+
+def sentences(corpus: Corpus, count: int, seed: int, avoid: Iterable[str] = ()) -> Drawn:
+    """At most `count` sentences out of documents' texts: one of each document, then another one, and so on."""
+    rng = np.random.default_rng([seed, 2])
+    return _drawn("sentence", _sentences(corpus, rng), count, avoid)
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text that can stand for a query by their length; a short text without a stop is one."""
+    least, most = SENTENCE_WORDS
+    return [one for one in SENTENCE_END.split(text.strip()) if least <= len(one.split()) <= most]
+
+
+def _drawn(kind: str, found: Iterable[tuple[int, str]], count: int, avoid: Iterable[str]) -> Drawn:
+    """The first `count` texts that are new and not to be avoided."""
+    seen = set(avoid)
+    texts: list[str] = []
+    own: list[int] = []
+    for row, text in found:
+        if len(texts) >= count:
+            break
+        if (plain := plain_text(text)) not in seen:
+            seen.add(plain)
+            texts.append(" ".join(text.split()))
+            own.append(row)
+    ids = tuple(f"{kind}-{number}" for number in range(1, len(texts) + 1))
+    return Drawn(Queries(ids, tuple(texts)), np.array(own, np.int32))
+
+
+def _titles(corpus: Corpus, rng: np.random.Generator) -> Iterator[tuple[int, str]]:
+    least, most = TITLE_WORDS
+    for row, title in _texts(corpus, "title", rng.permutation(corpus.live_rows())):
+        if least <= len(title.split()) <= most:
+            yield row, title
+
+
+def _sentences(corpus: Corpus, rng: np.random.Generator) -> Iterator[tuple[int, str]]:
+    rows = rng.permutation(corpus.live_rows())
+    turn, more = 0, True
+    while more:
+        more = False
+        for row, text in _texts(corpus, "text", rows):
+            found = sentences_of(text)
+            more |= len(found) > turn + 1
+            if turn < len(found):
+                yield row, found[int(np.random.default_rng(row).permutation(len(found))[turn])]
+        turn += 1
+
+
+def _texts(corpus: Corpus, field: str, rows: NDArray[np.int32]) -> Iterator[tuple[int, str]]:
+    """Rows and their texts, read block by block."""
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        yield from zip(block.tolist(), corpus.texts(block, field), strict=True)

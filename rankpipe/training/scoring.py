@@ -1,0 +1,71 @@
+"""Scores of pairs by the network that is trained, with gradients where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankpipe.models.batching import padded
+from rankpipe.training.packed import PackedBert
+from rankpipe.training.pairs import Pair
+
+BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}
+"""Tokens that go through the network together, by the kind of device."""
+
+
+class PairScorer:
+    """Scores pairs with a sequence classifier as it is at the moment.
+
+    Sequences of like length go through it together; those of a BertForSequenceClassification end to end, unpadded.
+    """
+
+    def __init__(self, network: Any, *, device: torch.device, dtype: torch.dtype, batch_tokens: int | None) -> None:
+        """Take a network; below float32, its products are computed in `dtype`, its weights stay as they are."""
+        self._network, self._device, self._dtype = network, device, dtype
+        self._budget = batch_tokens or BATCH_TOKENS[device.type]
+        self._padding = int(network.config.pad_token_id or 0)
+        self._typed = (getattr(network.config, "type_vocab_size", None) or 0) > 1
+        self._packed = PackedBert(network) if PackedBert.fits(network) else None
+
+    def __call__(self, pairs: Sequence[Pair]) -> Tensor:
+        """(H,) float32 scores of pairs, in their order."""
+        if not pairs:
+            return torch.empty(0, device=self._device)
+        order = sorted(range(len(pairs)), key=lambda at: len(pairs[at][0]))
+        with self._precision():
+            found = [self._batch([pairs[at] for at in batch]) for batch in self._batches(pairs, order)]
+        places = torch.empty(len(order), dtype=torch.int64)
+        places[torch.tensor(order)] = torch.arange(len(order))
+        return torch.cat(found)[places.to(self._device)]
+
+    def given(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """Pairs as the network's own forward takes them, padded to the longest."""
+        ids, lengths = padded([tokens for tokens, _ in pairs], self._padding)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        found = {"input_ids": ids, "attention_mask": mask.long()}
+        if self._typed:
+            found["token_type_ids"] = padded([types for _, types in pairs], 0)[0]
+        return {name: values.to(self._device) for name, values in found.items()}
+
+    def _batch(self, pairs: Sequence[Pair]) -> Tensor:
+        if self._packed is not None:
+            return self._packed(pairs, self._device)
+        return self._network(**self.given(pairs)).logits[:, 0].float()
+
+    def _batches(self, pairs: Sequence[Pair], order: Sequence[int]) -> list[list[int]]:
+        """Rows in their order, so many together that rows times the longest are within the budget."""
+        batches: list[list[int]] = [[]]
+        for at in order:  # lengths rise
+            if batches[-1] and (len(batches[-1]) + 1) * len(pairs[at][0]) > self._budget:
+                batches.append([])
+            batches[-1].append(at)
+        return batches
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self._device.type, self._dtype)

@@ -1,0 +1,178 @@
+"""The loop: schedules, what is kept, when it ends, what a killed training goes on with, and what stops it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
+
+from torch import Tensor, nn  # noqa: E402
+
+from rankpipe.errors import RankpipeError  # noqa: E402
+from rankpipe.models.adapters.attached import Attached  # noqa: E402
+from rankpipe.training.loop import PhasePlan, Plan, train  # noqa: E402
+
+
+def phase(backward: Callable[[int], float], **settings: Any) -> PhasePlan:
+    values = {
+        "name": "first",
+        "steps": 10,
+        "learning_rate": 0.1,
+        "warm_up": 0.0,
+        "schedule": "linear",
+        "weight_decay": 0.0,
+        "clip": 1.0,
+    }
+    return PhasePlan(backward=backward, **{**values, **settings})
+
+
+def plan(*phases: PhasePlan, measure: Callable[[], float] | None = None, **settings: Any) -> Plan:
+    values = {"measured": "value", "every": 2, "patience": None, "checkpoint": 3, "seed": 0, **settings}
+    return Plan(phases=phases, measure=measure, **values)
+
+
+class Line:
+    """A network of one layer with dropout, trained towards what the step's number gives."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self.network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+        self.trained = Attached(self.network, ("2",))
+
+    def backward(self, step: int) -> float:
+        generator = torch.Generator().manual_seed(step)
+        loss = (self.network(torch.randn(8, 4, generator=generator)) - step).square().mean()
+        loss.backward()
+        return float(loss.detach())
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.network.state_dict().items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_learning_rate_rises_and_falls_in_lines() -> None:
+    # 10 steps, the first 4 warm up; then it falls from 1 by sevenths
+    rates = [phase(lambda _: 0.0, learning_rate=1.0, warm_up=0.4).rate(step) for step in range(1, 11)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+    assert phase(lambda _: 0.0, learning_rate=1.0).rate(1) == pytest.approx(10 / 11)
+
+
+def test_the_learning_rate_falls_as_a_cosine() -> None:
+    rates = [
+        phase(lambda _: 0.0, learning_rate=2.0, warm_up=0.1, schedule="cosine").rate(step) for step in (1, 2, 6, 10)
+    ]
+    wanted = [1 + math.cos(math.pi * done / 10) for done in (0, 1, 5, 9)]
+    assert rates == pytest.approx(wanted)
+
+
+def test_the_best_weights_are_kept_and_the_next_phase_begins_with_them(tmp_path: Path) -> None:
+    line = Line()
+    values = iter([0.1, 0.9, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4, 0.5])
+    seen: list[dict[str, Tensor]] = []
+
+    def measure() -> float:
+        seen.append(line.weights())
+        return next(values)
+
+    first = phase(line.backward)
+    second = phase(
+        lambda step: (seen.append(line.weights()) if step == 1 else None, line.backward(step))[1], name="second"
+    )
+    done = train(plan(first, second, measure=measure), line.trained, tmp_path, notify=lambda _: None)
+    assert (done.best, done.best_at) == (0.9, ("first", 4))
+    assert same(seen[5], seen[1])  # what the second phase began with
+    assert same(line.weights(), seen[1])
+    assert [(one["phase"], one["step"], one["value"]) for one in done.curve[:3]] == [
+        ("first", 2, 0.1),
+        ("first", 4, 0.9),
+        ("first", 6, 0.2),
+    ]
+
+
+def test_a_phase_ends_when_nothing_gets_better(tmp_path: Path) -> None:
+    line, said = Line(), []
+    values = iter([0.5, 0.4, 0.3, 0.6, 0.7, 0.8, 0.9, 0.9])
+    phases = phase(line.backward), phase(line.backward, name="second")
+    done = train(plan(*phases, measure=lambda: next(values), patience=2), line.trained, tmp_path, notify=said.append)
+    assert [(one["phase"], one["step"]) for one in done.curve] == [
+        ("first", 2),
+        ("first", 4),
+        ("first", 6),
+        *(("second", step) for step in (2, 4, 6, 8, 10)),
+    ]
+    assert done.stopped == ["first"]
+    assert "first: no better value in 2 measurements; stopped" in said
+
+
+class Killed(BaseException):
+    """What a kill is for a test inside one process: nothing of ours gets to run."""
+
+
+@pytest.mark.parametrize(("at", "patience"), [*((at, None) for at in range(1, 21)), *((at, 2) for at in (5, 7, 9, 11))])
+def test_a_training_that_was_killed_ends_with_the_same_weights(at: int, patience: int | None, tmp_path: Path) -> None:
+    def run(folder: Path, kill: int | None) -> tuple[dict[str, Tensor], list[tuple[Any, ...]]]:
+        line, calls = Line(), iter(range(1, 100))
+
+        def backward(step: int) -> float:
+            if next(calls) == kill:
+                raise Killed
+            return line.backward(step)
+
+        def measure() -> float:
+            return float(line.network.state_dict()["2.weight"].sum().sin())
+
+        phases = phase(backward, warm_up=0.2), phase(backward, name="second", schedule="cosine")
+        folder.mkdir(exist_ok=True)
+        done = train(plan(*phases, measure=measure, patience=patience), line.trained, folder, notify=lambda _: None)
+        return line.weights(), [(one["phase"], one["step"], one["loss"], one["value"]) for one in done.curve]
+
+    expected, curve = run(tmp_path / "whole", None)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", at)
+    weights, found = run(tmp_path / "killed", None)
+    assert same(weights, expected)
+    assert found == curve
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+    line = Line()
+
+    def backward(step: int) -> float:
+        return line.backward(step) if step < 8 else float("nan")
+
+    with pytest.raises(RankpipeError) as error:
+        train(plan(phase(backward)), line.trained, tmp_path, notify=lambda _: None)
+    assert str(error.value) == (
+        "phase 'first', step 8 of 10: the loss is nan at learning rate 0.0273; weights of the last checkpoint are kept "
+        f"in {tmp_path}. Choose a lower learning_rate or a longer warm_up"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]
+
+
+def test_gradients_that_are_no_numbers_stop_the_training(tmp_path: Path) -> None:
+    line = Line()
+
+    def backward(step: int) -> float:
+        loss = line.backward(step)
+        line.network[0].weight.grad.fill_(torch.inf)  # type: ignore[union-attr]
+        return loss
+
+    with pytest.raises(RankpipeError, match=r"step 1 of 10: the loss is [0-9.]+, and its gradient (inf|nan) at"):
+        train(plan(phase(backward)), line.trained, tmp_path, notify=lambda _: None)
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    line = Line()
+    train(plan(phase(line.backward)), line.trained, tmp_path, notify=lambda _: None)
+    (folder,) = tmp_path.iterdir()
+    (folder / "tensors.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(RankpipeError, match=f"^the checkpoint {folder} cannot be read: .*; delete {tmp_path} to begin"):
+        train(plan(phase(line.backward)), Line().trained, tmp_path, notify=lambda _: None)

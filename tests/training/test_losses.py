@@ -1,0 +1,258 @@
+"""Losses: by hand, against sentence-transformers and torch, and what all of them keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from rankpipe.training import losses  # noqa: E402
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "binary": losses.binary,
+    "ranknet": losses.ranknet,
+    "margin": losses.margin,
+    "softmax": losses.softmax,
+    "lambda": losses.lambda_ndcg,
+    "list-mle": losses.list_mle,
+    "kl": losses.kl,
+    "margin-mse": losses.margin_mse,
+}
+
+SCORES = torch.tensor([[2.0, 1.0, 0.0]], dtype=torch.float64)
+GRADES = torch.tensor([[0.0, 2.0, 1.0]], dtype=torch.float64)
+ALL = torch.ones(1, 3, dtype=torch.bool)
+
+
+def drawn(seed: int, groups: int = 5, size: int = 7) -> tuple[Tensor, Tensor]:
+    """Scores and grades 0 to 3, at least one above 0 in each group."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = 2 * torch.randn(groups, size, generator=generator, dtype=torch.float64)
+    grades = torch.randint(0, 4, (groups, size), generator=generator).double()
+    grades[:, 0] = 2
+    return scores, grades
+
+
+# -- by hand ------------------------------------------------------------------------------------------------------------
+
+
+def softplus(value: float) -> float:
+    return math.log1p(math.exp(value))
+
+
+def test_binary_by_hand() -> None:
+    # not relevant with 2, relevant with 1 and 0
+    expected = (softplus(2) + softplus(-1) + softplus(0)) / 3
+    assert losses.binary(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_ranknet_by_hand() -> None:
+    # pairs (higher, lower): (1, 0), (0, 2), (1, 2) by the places 1 > 0, 2 > 0, 1 > 2
+    expected = (softplus(2 - 1) + softplus(2 - 0) + softplus(0 - 1)) / 3
+    assert losses.ranknet(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_margin_by_hand() -> None:
+    # width 1.5; score differences of the three pairs are -1, -2 and 1
+    expected = (2.5 + 3.5 + 0.5) / 3
+    assert losses.margin(SCORES, GRADES, ALL, 1.5).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_softmax_by_hand() -> None:
+    # shares 0, 2/3, 1/3 of the grades; scores over the temperature 2: 1, .5, 0
+    total = math.log(math.e + math.exp(0.5) + 1)
+    expected = 2 / 3 * (total - 0.5) + 1 / 3 * total
+    assert losses.softmax(SCORES, GRADES, ALL, 2.0).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_lambda_by_hand() -> None:
+    # by score the grades are 0, 2, 1, so gains 0, 3, 1; ideal DCG 3 + 1 / log2(3)
+    ideal = 3 + 1 / math.log2(3)
+    one, two, three = 1.0, 1 / math.log2(3), 1 / math.log2(4)  # reciprocal discounts of the ranks
+    near, far = abs(one - two), abs(two - three)  # of distances 1 and 2
+    pairs = [
+        (abs(two - one) + 10 * near, 3, softplus(2 - 1)),  # second over first
+        (abs(three - one) + 10 * far, 1, softplus(2 - 0)),  # third over first
+        (abs(two - three) + 10 * near, 2, softplus(0 - 1)),  # second over third
+    ]
+    expected = sum(weight * gain / ideal * loss / math.log(2) for weight, gain, loss in pairs)
+    assert losses.lambda_ndcg(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_list_mle_by_hand() -> None:
+    # the ideal order is second, third, first, with scores 1, 0, 2
+    total = math.log(math.e + 1 + math.exp(2))
+    expected = (total - 1) + (math.log(1 + math.exp(2)) - 0) + 0
+    assert losses.list_mle(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_list_mle_asks_for_no_order_among_equal_grades() -> None:
+    # both orders of the two documents of grade 0 are as good: the better one by the scores themselves counts
+    grades = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    first = losses.list_mle(torch.tensor([[0.0, 2.0, 1.0]], dtype=torch.float64), grades, ALL)
+    second = losses.list_mle(torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64), grades, ALL)
+    total = math.log(1 + math.exp(2) + math.e)
+    assert first.item() == second.item() == pytest.approx(total + math.log(math.exp(2) + math.e) - 2, abs=1e-12)
+
+
+def test_kl_by_hand() -> None:
+    # a teacher with scores log 4 and 0 at temperature 2 has the odds 2 : 1; the student even odds
+    teacher = torch.tensor([[math.log(4), 0.0]], dtype=torch.float64)
+    expected = 2 / 3 * math.log(2 / 3 / 0.5) + 1 / 3 * math.log(1 / 3 / 0.5)
+    found = losses.kl(torch.zeros(1, 2, dtype=torch.float64), teacher, torch.ones(1, 2, dtype=torch.bool), 2.0)
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_margin_mse_by_hand() -> None:
+    # differences 1, 2, 1 of the scores, -2, -1, 1 of the teacher
+    expected = (3**2 + 3**2 + 0**2) / 3
+    assert losses.margin_mse(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+# -- against references -------------------------------------------------------------------------------------------------
+
+
+class Given(nn.Module):
+    """Stands for a CrossEncoder in the losses of sentence-transformers: its scores are those it is given."""
+
+    num_labels = 1
+    device = torch.device("cpu")
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__()
+        self._scores = scores.flatten().float()
+
+    def preprocess(self, pairs: list[tuple[str, int]], **_: object) -> dict[str, Tensor]:
+        return {"at": torch.tensor([at for _, at in pairs])}
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"scores": self._scores[features["at"]]}
+
+
+def reference(name: str, scores: Tensor, grades: Tensor, **options: object) -> float:
+    """A loss of sentence-transformers for one group."""
+    from sentence_transformers.cross_encoder import losses as theirs
+
+    loss = getattr(theirs, name)(Given(scores), **options)
+    return float(loss([["q"], [list(range(scores.shape[1]))]], [grades.flatten().float()]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranknet_is_that_of_sentence_transformers(seed: int) -> None:
+    scores, grades = drawn(seed, groups=1)
+    expected = reference("RankNetLoss", scores, grades, reduction_log="natural")
+    assert losses.ranknet(scores, grades, scores == scores).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lambda_is_that_of_sentence_transformers(seed: int) -> None:
+    # theirs is the mean over the pairs of different grades, ours, as in the paper, the sum
+    scores, grades = drawn(seed, groups=1)
+    pairs = (grades[0][:, None] > grades[0]).sum().item()
+    expected = reference("LambdaLoss", scores, grades) * pairs
+    assert losses.lambda_ndcg(scores, grades, scores == scores).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_list_mle_is_that_of_sentence_transformers(seed: int) -> None:
+    # grades that all differ: theirs takes equal ones in the order given
+    scores, _ = drawn(seed, groups=1)
+    grades = torch.randperm(7, generator=torch.Generator().manual_seed(seed)).double()[None]
+    expected = reference("ListMLELoss", scores, grades, respect_input_order=False)
+    assert losses.list_mle(scores, grades, scores == scores).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_others_are_those_of_torch(seed: int) -> None:
+    scores, grades = drawn(seed)
+    there = torch.ones_like(scores, dtype=torch.bool)
+    close = {"rtol": 1e-12, "atol": 1e-12}
+    expected = functional.binary_cross_entropy_with_logits(scores, (grades > 0).double(), reduction="none").mean(1)
+    torch.testing.assert_close(losses.binary(scores, grades, there), expected, **close)
+    one = torch.zeros_like(grades)
+    one[:, 3] = 1  # one relevant document: InfoNCE
+    expected = functional.cross_entropy(scores / 0.5, torch.full((len(scores),), 3), reduction="none")
+    torch.testing.assert_close(losses.softmax(scores, one, there, 0.5), expected, **close)
+    expected = functional.cross_entropy(scores, grades / grades.sum(1, keepdim=True), reduction="none")
+    torch.testing.assert_close(losses.softmax(scores, grades, there), expected, **close)
+    expected = functional.kl_div(scores.log_softmax(1), (grades / 2).softmax(1), reduction="none").sum(1)
+    torch.testing.assert_close(losses.kl(scores, grades, there, 2.0), expected, **close)
+    left, right = torch.triu_indices(7, 7, 1)
+    for row, found in enumerate(losses.margin_mse(scores, grades, there)):
+        a, b = scores[row], grades[row]
+        expected = functional.mse_loss(a[left] - a[right], b[left] - b[right])
+        torch.testing.assert_close(found, expected, **close)
+    for row, found in enumerate(losses.margin(scores, grades, there, 0.7)):
+        higher, lower = torch.nonzero(grades[row][:, None] > grades[row], as_tuple=True)
+        sign = torch.ones(len(higher), dtype=torch.float64)
+        expected = functional.margin_ranking_loss(scores[row][higher], scores[row][lower], sign, margin=0.7)
+        torch.testing.assert_close(found, expected, **close)
+
+
+# -- what all of them keep ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_documents_that_are_not_there_change_neither_loss_nor_gradients(name: str) -> None:
+    scores, grades = drawn(1)
+    scores.requires_grad_(True)
+    there = torch.ones_like(scores, dtype=torch.bool)
+    alone = LOSSES[name](scores, grades, there)
+    (expected,) = torch.autograd.grad(alone.sum(), scores)
+    longer = torch.cat([scores, torch.full((5, 2), 9.0, dtype=torch.float64)], 1).detach().requires_grad_(True)
+    more = torch.cat([grades, torch.full((5, 2), 3.0, dtype=torch.float64)], 1)
+    some = torch.cat([there, torch.zeros(5, 2, dtype=torch.bool)], 1)
+    found = LOSSES[name](longer, more, some)
+    (gradient,) = torch.autograd.grad(found.sum(), longer)
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient[:, :7], expected, rtol=1e-12, atol=1e-12)
+    assert (gradient[:, 7:] == 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_order_of_documents_does_not_count(name: str) -> None:
+    scores, grades = drawn(2)
+    there = torch.ones_like(scores, dtype=torch.bool)
+    turned = LOSSES[name](scores.flip(1), grades.flip(1), there)
+    torch.testing.assert_close(turned, LOSSES[name](scores, grades, there), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_those_of_small_differences(name: str) -> None:
+    scores, grades = drawn(3, groups=2, size=4)
+    there = torch.tensor([[True] * 4, [True] * 3 + [False]])
+    assert torch.autograd.gradcheck(lambda given: LOSSES[name](given, grades, there), scores.requires_grad_(True))
+
+
+@pytest.mark.parametrize("name", ["ranknet", "margin", "softmax", "lambda", "list-mle"])
+def test_a_group_without_a_relevant_document_gives_nothing(name: str) -> None:
+    scores = torch.randn(2, 4, requires_grad=True)
+    found = LOSSES[name](scores, torch.zeros(2, 4), torch.ones(2, 4, dtype=torch.bool))
+    found.sum().backward()
+    assert found.tolist() == [0, 0]
+    assert scores.grad is not None
+    assert (scores.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_large_scores_give_finite_losses(name: str) -> None:
+    scores = torch.tensor([[-1e4, 1e4, 0.0]], requires_grad=True)
+    found = LOSSES[name](scores, torch.tensor([[2.0, 0.0, 1.0]]), torch.ones(1, 3, dtype=torch.bool))
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+
+
+def test_a_higher_grade_that_is_ranked_low_costs_more() -> None:
+    wrong, there = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool)
+    low, high = (losses.lambda_ndcg(wrong, torch.tensor([[grade, 1.0]]), there).item() for grade in (2.0, 3.0))
+    assert low < high

@@ -1,0 +1,195 @@
+"""Recipes: what is read, and every mistake word for word."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rankpipe.data.shipped import shipped
+from rankpipe.errors import PipelineError, UsageError
+from rankpipe.training.recipe import CrossEncoderRecipe, Distil, Labels
+from rankpipe.training.recipe_file import is_recipe, load_recipe
+
+WHOLE = """\
+description: as small as can be
+train: cross-encoder
+model: minilm
+candidates: {pipeline: bm25}
+phases:
+  - distil: {steps: 10, learning_rate: 1e-4}
+  - labels: {steps: 5, learning_rate: 2e-5, loss: lambda, positives: 2}
+"""
+
+SHIPPED = sorted(file.stem for file in (shipped("pipelines") / "training").glob("*.yaml"))
+
+
+@pytest.fixture
+def mistakes(tmp_path: Path) -> Callable[[str], list[str]]:
+    """`mistakes(text)`: what is said of a recipe's text, a line each, without the file's name."""
+    path = tmp_path / "recipe.yaml"
+
+    def said(text: str) -> list[str]:
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(PipelineError) as error:
+            load_recipe(path)
+        return [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()]
+
+    return said
+
+
+def test_a_recipe_becomes_settings(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(WHOLE, encoding="utf-8")
+    recipe = load_recipe(path)
+    assert isinstance(recipe, CrossEncoderRecipe)
+    assert (recipe.model, recipe.split, recipe.seed, recipe.steps) == ("minilm", "train", 0, 15)
+    assert recipe.phases == (
+        Distil(steps=10, learning_rate=1e-4),
+        Labels(steps=5, learning_rate=2e-5, loss="lambda", positives=2),
+    )
+    described = recipe.described()
+    assert described["train"] == "cross-encoder"
+    assert [list(one) for one in described["phases"]] == [["distil"], ["labels"]]
+    assert described["phases"][1]["labels"]["loss"] == "lambda"
+    assert described["candidates"] == {"pipeline": "bm25", "depth": 100}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_have_no_mistakes(name: str, rankpipe: Callable[..., Any]) -> None:
+    assert rankpipe("check", name).out.startswith(f"{name}: trains a ")
+    assert is_recipe(name)
+
+
+def test_every_mistake_is_told_at_once(mistakes: Callable[[str], list[str]]) -> None:
+    assert mistakes("""\
+train: cross-encoder
+modle: minilm
+candidates: {pipeline: bm52, depht: 100}
+max_length: 2
+phases:
+  - distil: {querys: [judged, titels], group: 12, random: 12, loss: kk, steps: 1500, learning_rate: 5.0e-5}
+    steps: 3
+  - labls: {loss: softmax}
+  - labels: {loss: softmax, group: 1, steps: 1e5}
+  - 3
+development: {queries: 0, measure: ndgc@10}
+seed: -1
+""") == [
+        "2:1: 'cross-encoder' has no setting 'modle'; did you mean 'model'?",
+        "3:24: there is no pipeline file 'bm52', and rankpipe ships none of that name; it ships "
+        + ", ".join(sorted(file.stem for file in shipped("pipelines").glob("*.yaml"))),
+        "3:37: 'cross-encoder' setting 'candidates['depht']' is 100, which is no setting there",
+        "4:13: 'cross-encoder' setting 'max_length' is 2, must be at least 8",
+        "6:5: 'distil': 'random' must be below 'group': at least one document is a candidate",
+        "6:14: 'distil' has no setting 'querys'; did you mean 'queries'?",
+        "6:31: 'distil' setting 'queries[1]' is 'titels', must be 'judged', 'titles' or 'sentences'",
+        "6:69: 'distil' setting 'loss' is 'kk', must be 'kl' or 'margin-mse'",
+        "7:5: 'steps' stands beside 'distil'; as one of its settings it is indented further",
+        "8:5: no phase is called 'labls'; did you mean 'labels'?",
+        "9:5: 'labels' needs the setting 'learning_rate'",
+        "9:36: 'labels' setting 'group' is 1, must be at least 2",
+        "9:46: 'labels' setting 'steps' is 1e5, must be a whole number",
+        "10:5: a phase is wanted (its name and settings), not 3",
+        "11:24: 'cross-encoder' setting 'development['queries']' is 0, must be at least 1",
+        "11:36: 'cross-encoder' setting 'development['measure']' is 'ndgc@10', there is no measure 'ndgc@10'; "
+        "did you mean 'nDCG@10'?",
+        "12:7: 'cross-encoder' setting 'seed' is -1, must be at least 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [
+        ("train: cross-encoder", "trian: cross-encoder", "2:1: a recipe has no 'trian'; did you mean 'train'?"),
+        ("train: cross-encoder", "", "1:1: a recipe needs 'train', what is trained; there are: cross-encoder"),
+        (
+            "train: cross-encoder",
+            "train: crossencoder",
+            "2:8: no training is called 'crossencoder'; did you mean 'cross-encoder'?",
+        ),
+        ("train: cross-encoder", "train: 3", "2:8: 'train' is 3, must be text"),
+        ("model: minilm\n", "", "2:1: 'cross-encoder' needs the setting 'model'"),
+        ("candidates: {pipeline: bm25}\n", "", "2:1: 'cross-encoder' needs the setting 'candidates'"),
+        (
+            "candidates: {pipeline: bm25}",
+            "candidates: {depth: 4}",
+            "4:13: 'cross-encoder' setting 'candidates' is a map, must have 'pipeline'",
+        ),
+        ("model: minilm", "model: minilm\nsplit: test", "'split: test' is for reporting, not for training"),
+        (
+            "model: minilm",
+            "model: minilm\ndevelopment: {depth: 101}",
+            "'development' re-ranks 101 candidates, and there are 100 ('candidates', 'depth')",
+        ),
+        (
+            "model: minilm",
+            "model: minilm\ndevelopment: {split: test}",
+            "'split: test' is for reporting; development takes dev, or holds out training queries",
+        ),
+        ("positives: 2", "positives: 8", "'group' must be above 'positives' and 'random' together"),
+        ("steps: 10, ", "steps: 10, queries: [titles, titles], ", "'queries' names a source twice"),
+        ("steps: 10, ", "steps: 10, queries: [], ", "'distil' setting 'queries' has 0 values, must have at least 1"),
+    ],
+)
+def test_mistakes_one_by_one(mistakes: Callable[[str], list[str]], line: str, instead: str, said: str) -> None:
+    assert line in WHOLE
+    found = mistakes(WHOLE.replace(line, instead))
+    assert len(found) == 1
+    assert said in found[0]
+
+
+@pytest.mark.parametrize(
+    ("phases", "said"),
+    [
+        ("phases: []", "a recipe needs at least one phase"),
+        ("phases: 3", "'phases' is 3, must be a list of phases"),
+        ("", "'cross-encoder' needs the setting 'phases'"),
+    ],
+)
+def test_a_recipe_needs_phases(mistakes: Callable[[str], list[str]], phases: str, said: str) -> None:
+    found = mistakes(WHOLE.partition("phases:")[0] + phases + "\n")
+    assert [one.partition(": ")[2] for one in found] == [said]
+
+
+def test_mistakes_of_the_candidates_pipeline_are_told_with_its_own_places(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("stages:\n  - bm25: {kk: 3}\n", encoding="utf-8")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(WHOLE.replace("bm25", "first.yaml").replace("steps: 5", "steps: 0"), encoding="utf-8")
+    with pytest.raises(PipelineError) as error:
+        load_recipe(recipe)
+    assert sorted(str(error.value).splitlines()) == [
+        f"{tmp_path / 'first.yaml'}:2:12: 'bm25' has no setting 'kk'; did you mean 'k'?",
+        f"{recipe}:7:21: 'labels' setting 'steps' is 0, must be at least 1",
+    ]
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(UsageError) as error:
+        load_recipe("cross-encodr")
+    assert str(error.value) == (
+        "there is no recipe file 'cross-encodr', and rankpipe ships none of that name; it ships " + ", ".join(SHIPPED)
+    )
+
+
+def test_a_pipeline_is_no_recipe(tmp_path: Path, rankpipe: Callable[..., Any]) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("stages:\n  - bm25\n", encoding="utf-8")
+    assert not is_recipe(path)
+    assert not is_recipe("bm25")
+    assert rankpipe("check", path).out == f"{path}: bm25: no mistakes found\n"
+
+
+def test_check_of_a_recipe_brings_no_torch(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(WHOLE, encoding="utf-8")
+    program = (
+        "import sys\nfrom rankpipe.training.recipe_file import load_recipe\n"
+        f"load_recipe({str(path)!r})\nprint(*sorted({{'torch', 'transformers', 'peft', 'numba'}} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
