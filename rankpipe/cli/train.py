@@ -23,7 +23,7 @@ def train_recipe(
 
     loaded = load_recipe(recipe)
     check_replaceable(output, force=force)
-    need_extra("training", NEEDS, "sentence-transformers", "dense")
+    need_extra("training", NEEDS, "sentence-transformers", "train")
     data = Dataset.load(dataset)
     for note in data.notes:
         say(note)

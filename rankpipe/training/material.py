@@ -84,7 +84,7 @@ class _Gathering:
         if development is None:
             return Material(groups=groups, run=None, qrels=None, held=held, account=self.account)
         split = self.account["development"]["split"]
-        run = self._pool(development).run(self.pipeline, recipe.development.depth)
+        run = self._pool(development).run(self.pipeline, recipe.reranked)
         wanted = set(development.ids)
         qrels = Qrels({query_id: one for query_id, one in dataset.qrels(split).items() if query_id in wanted})
         return Material(groups=groups, run=run, qrels=qrels, held=held, account=self.account)
@@ -94,7 +94,7 @@ class _Gathering:
         recipe, dataset = self.recipe, self.dataset
         if recipe.split not in dataset.splits:
             if any(isinstance(phase, Labels) for phase in recipe.phases):
-                dataset.qrels(recipe.split)  # says that there is no such split
+                raise self._no_judgements()
             if recipe.development.split is None:
                 self.account["development"] = {"held_out": "a share of the queries that were drawn from documents"}
                 return None, None
@@ -115,7 +115,7 @@ class _Gathering:
             "split": split,
             "queries": len(development),
             "held_out": split == recipe.split,
-            "depth": recipe.development.depth,
+            "depth": recipe.reranked,
         }
         return train, development
 
@@ -125,7 +125,7 @@ class _Gathering:
     def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
         dataset, card = self.dataset, self.dataset.card
         if pool is None:
-            raise UsageError(f"data set '{dataset.name}' has no judgements for a phase 'labels'")
+            raise self._no_judgements()
         found = mined(
             pool,
             dataset.qrels(self.recipe.split),
@@ -139,6 +139,14 @@ class _Gathering:
             candidates=pool.digest, negatives_masked=found.masked, without_relevant=found.unused
         )
         return JudgedGroups(found.judged, dataset.corpus, shape, phase.positives)
+
+    def _no_judgements(self) -> UsageError:
+        there = ", ".join(self.dataset.splits)
+        return UsageError(
+            f"data set '{self.dataset.name}' has no split '{self.recipe.split}' that a phase 'labels' could be trained on; "
+            f"{f'it has {there}' if there else 'it has no judgements at all'}. Phases 'distil' need none: see the recipe "
+            "cross-encoder-distilled"
+        )
 
     def _taught(
         self, phase: Distil, number: int, pool: Pool | None, avoid: set[str], *, hold: bool

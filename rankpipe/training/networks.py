@@ -25,9 +25,7 @@ TOKENIZER_FILES = (
 )
 
 
-def open_cross_encoder(
-    folder: Path, seed: int, *, dropout: float | None, device: torch.device
-) -> tuple[Any, list[str]]:
+def open_cross_encoder(folder: Path, seed: int, *, dropout: float, device: torch.device) -> tuple[Any, list[str]]:
     """A sequence classifier with one output, in float32, and the names of weights that were drawn from the seed.
 
     Only a head may be drawn. Raises ModelError where the folder lacks more than that.
@@ -42,10 +40,9 @@ def open_cross_encoder(
             f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
             f"or have another shape; the first is {lacking[0]}"
         )
-    if dropout is not None:
-        for module in network.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
     return network.to(device), drawn
 
 

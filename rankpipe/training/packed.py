@@ -1,6 +1,8 @@
-"""BERT's scores of pairs that are laid end to end, for training: no padding but in attention, and few, large products.
+"""BERT's scores of pairs that are laid end to end, for training: nothing is computed that the scores do not depend on.
 
-The modules of the network itself are called, so that weights and adapters get their gradients as ever. Devlin, Chang,
+There is no padding but in attention; and as the head sees the first token alone, the last layer computes only what that
+token needs: keys and values of all tokens, everything else of the first ones. With six layers that is a seventh less
+work, for the same scores. The modules of the network itself are called, so weights and adapters get their gradients. Devlin, Chang,
 Lee and Toutanova, NAACL 2019, arXiv 1810.04805.
 """
 
@@ -24,11 +26,13 @@ PADDED = 1.1
 class Block(NamedTuple):
     """Sequences that attention is computed for together.
 
+    first       the first of them among all
     begin, end  their tokens among all
     places      (end - begin,) int64 places of the tokens among rows * length padded ones; None if there is no padding
     mask        (rows, 1, 1, length) true where a token is; None if there is no padding
     """
 
+    first: int
     begin: int
     end: int
     rows: int
@@ -66,26 +70,39 @@ class PackedBert:
         states = states + embeddings.position_embeddings(positions)
         states = embeddings.dropout(embeddings.LayerNorm(states))
         blocks = _blocks(lengths, device)
-        for layer in bert.encoder.layer:
-            states = self._layer(layer, states, blocks)
         firsts = torch.from_numpy(np.cumsum([0, *lengths[:-1]])).to(device)
-        pooled = bert.pooler.activation(bert.pooler.dense(states[firsts]))
+        *layers, last = bert.encoder.layer
+        for layer in layers:
+            states = self._layer(layer, states, blocks)
+        states = self._layer(last, states, blocks, firsts)
+        pooled = bert.pooler.activation(bert.pooler.dense(states))
         return self._network.classifier(self._network.dropout(pooled))[:, 0].float()
 
-    def _layer(self, layer: Any, states: Tensor, blocks: Sequence[Block]) -> Tensor:
+    def _layer(self, layer: Any, states: Tensor, blocks: Sequence[Block], firsts: Tensor | None = None) -> Tensor:
+        """States after a layer, (T, D), or with `firsts` those of the first tokens alone, (S, D)."""
         attention = layer.attention
         drop = attention.self.dropout.p if attention.self.training else 0.0
-        query, key, value = (part(states) for part in (attention.self.query, attention.self.key, attention.self.value))
-        found = torch.cat([self._attended(block, query, key, value, drop) for block in blocks])
+        key, value = attention.self.key(states), attention.self.value(states)
+        if firsts is not None:
+            states = states[firsts]
+        query = attention.self.query(states)
+        found = torch.cat([self._attended(block, query, key, value, drop, firsts is not None) for block in blocks])
         output = attention.output
         states = output.LayerNorm(output.dropout(output.dense(found)) + states)
         inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states))
         return layer.output.LayerNorm(layer.output.dropout(layer.output.dense(inner)) + states)
 
-    def _attended(self, block: Block, query: Tensor, key: Tensor, value: Tensor, drop: float) -> Tensor:
-        """(tokens of the block, D)."""
-        split = [self._split(block, part[block.begin : block.end]) for part in (query, key, value)]
-        found = functional.scaled_dot_product_attention(*split, attn_mask=block.mask, dropout_p=drop)
+    def _attended(
+        self, block: Block, query: Tensor, key: Tensor, value: Tensor, drop: float, only_firsts: bool
+    ) -> Tensor:
+        """(tokens of the block, D), or of its first tokens alone, which the query then has alone."""
+        key, value = (self._split(block, part[block.begin : block.end]) for part in (key, value))
+        if only_firsts:
+            query = query[block.first : block.first + block.rows].view(block.rows, 1, self._heads, -1).transpose(1, 2)
+            found = functional.scaled_dot_product_attention(query, key, value, attn_mask=block.mask, dropout_p=drop)
+            return found.reshape(block.rows, -1)
+        query = self._split(block, query[block.begin : block.end])
+        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=block.mask, dropout_p=drop)
         found = found.transpose(1, 2).reshape(block.rows * block.length, -1)
         return found if block.places is None else Taken.apply(found, block.places)  # type: ignore[return-value]
 
@@ -143,6 +160,6 @@ def _blocks(lengths: Sequence[int], device: torch.device) -> list[Block]:
         if tokens < length * len(part):
             there = torch.arange(length) < torch.tensor(part)[:, None]
             places, mask = there.flatten().nonzero()[:, 0].to(device), there[:, None, None].to(device)
-        blocks.append(Block(token, token + tokens, len(part), length, places, mask))
+        blocks.append(Block(begin, token, token + tokens, len(part), length, places, mask))
         begin, token = end, token + tokens
     return blocks

@@ -36,6 +36,10 @@ Source = Literal["judged", "titles", "sentences"]
 """Where queries come from: those that are judged, titles of documents, sentences out of documents."""
 
 
+DEVELOPMENT_DEPTH = 50
+"""Candidates that development re-ranks if nothing is said: what it measures is decided by the first ones."""
+
+
 @dataclass(frozen=True, kw_only=True, config=INNER)
 class Candidates:
     """What a query's documents are drawn from.
@@ -56,7 +60,7 @@ class Development:
               queries of the training split are held out
     held_out  share of the training queries that are then held out; they train nothing
     queries   of the split at most, drawn by the seed
-    depth     candidates that are re-ranked
+    depth     candidates that are re-ranked; None: those there are, at most 50
     measure   decides
     every     steps from one measurement to the next
     patience  measurements without a better one after which a phase ends; None: never
@@ -65,7 +69,7 @@ class Development:
     split: str | None = None
     held_out: Annotated[float, Strict(), Gt(0), Lt(1)] = 0.2
     queries: Annotated[int, Strict(), Ge(1)] = 150
-    depth: Annotated[int, Strict(), Ge(1)] = 50
+    depth: Annotated[int, Strict(), Ge(1)] | None = None
     measure: Measure = "nDCG@10"
     every: Annotated[int, Strict(), Ge(1)] = 200
     patience: Annotated[int, Strict(), Ge(1)] | None = 3
@@ -197,7 +201,8 @@ class CrossEncoderRecipe(Recipe):
     max_length  tokens of a query and a document together; what is longer is cut
     fields      of a document, joined by a blank, that are read
     adapter     what is trained of the network, see `rankpipe adapters`; None: all of it
-    dropout     share of the activations that training drops; None: as the model's configuration says
+    dropout     share of the activations that training drops, whatever the model's configuration says; on a CPU, to draw
+                them takes half as long again as all the rest
     candidates  what hard negatives and teacher scores come from
     phases      one after the other; each goes on from the best weights of the one before
     """
@@ -209,9 +214,14 @@ class CrossEncoderRecipe(Recipe):
     max_length: Annotated[int, Ge(8)] = 256
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     adapter: AdapterSettings | None = None
-    dropout: Annotated[float, Ge(0), Lt(1)] | None = None
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     candidates: Candidates
     phases: Annotated[Several[Phase], MinLen(1)]
+
+    @property
+    def reranked(self) -> int:
+        """Candidates of a query that development re-ranks."""
+        return self.development.depth or min(DEVELOPMENT_DEPTH, self.candidates.depth)
 
     @property
     def steps(self) -> int:
@@ -224,7 +234,7 @@ class CrossEncoderRecipe(Recipe):
 
     @model_validator(mode="after")
     def _reaches(self) -> CrossEncoderRecipe:
-        if self.development.depth > self.candidates.depth:
+        if (self.development.depth or 0) > self.candidates.depth:
             raise ValueError(
                 f"'development' re-ranks {self.development.depth} candidates, and there are {self.candidates.depth} "
                 "('candidates', 'depth')"

@@ -84,6 +84,111 @@ def plainly_scored(folder: Path, pairs: list[tuple[str, str]]) -> list[float]:
         return network(**given).logits[:, 0].tolist()
 
 
+def test_an_adapter_is_left_beside_the_network_it_was_merged_into(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    output = tmp_path / "out"
+    recipe = recipe_file(PHASES, more=f"{DEVELOPMENT}\nadapter: {{method: lora, r: 4}}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", output)
+    assert done.status == 0, done.err
+    manifest = json.loads((output / "manifest.json").read_text())
+    # r 4: two layers, each with four projections of 32 by 32, one of 64 by 32, one of 32 by 64; the pooler; the head
+    assert manifest["trained_parameters"] == 4 * (2 * (4 * 64 + 2 * 96) + 64) + 33
+    assert manifest["drawn_weights"] == ["classifier.bias", "classifier.weight"]
+    assert set(manifest["intruder_dimensions"].values()) <= set(range(11))
+    pairs = [("the apple tree", "The apple is a fruit here."), ("a sweet car", "road " * 100)]
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder", num_labels=1)
+    adapted = PeftModel.from_pretrained(base, output / "adapter").eval()
+    given = AutoTokenizer.from_pretrained(output)(
+        *map(list, zip(*pairs, strict=True)),
+        truncation="longest_first",
+        max_length=48,
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        found = adapted(**given).logits[:, 0].tolist()
+    assert found == pytest.approx(plainly_scored(output, pairs), abs=1e-5)
+
+
+def test_documents_alone_are_enough_for_distillation(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    (garden / "queries.jsonl").unlink()
+    for path in (garden / "qrels").iterdir():
+        path.unlink()
+    recipe = recipe_file(
+        "  - distil: {group: 6, random: 2, steps: 6, learning_rate: 1.0e-3}", more="development: {queries: 4, every: 3}"
+    )
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert "there are no judged queries in 'train'; documents give all of them" in done.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert list(manifest["examples"]["phases"][0]["sources"]) == ["titles", "sentences"]
+    assert manifest["best"]["measure"] == "-loss"
+    assert manifest["best"]["value"] == max(one["-loss"] for one in manifest["curve"]) < 0
+
+
+def test_without_a_dev_split_training_queries_are_held_out(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    (garden / "qrels" / "dev.tsv").unlink()
+    recipe = recipe_file("  - labels: {group: 4, steps: 2, learning_rate: 1.0e-3}", more="development: {depth: 5}")
+    assert rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out").status == 0
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["examples"]
+    # of 12 training queries one has the text of a test query, and a fifth of 11 is held out
+    assert told["development"] == {"split": "train", "queries": 2, "held_out": True, "depth": 5}
+    assert told["judged"]["queries"] + len(told["judged"]["dropped_recurring"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("more", "phases", "said"),
+    [
+        (
+            "split: more",
+            "  - labels: {steps: 2, learning_rate: 1.0e-3}",
+            "data set '{garden}' has no split 'more' that a phase 'labels' could be trained on; it has dev, test, train. "
+            "Phases 'distil' need none: see the recipe cross-encoder-distilled",
+        ),
+        (
+            "development: {split: more}",
+            "  - labels: {steps: 2, learning_rate: 1.0e-3}",
+            "data set '{garden}' has no split 'more'; it has dev, test, train",
+        ),
+        (
+            "adapter: {method: lora, targets: [querry]}",
+            "  - labels: {steps: 2, learning_rate: 1.0e-3}",
+            "adapter target 'querry' names no linear layer of a BertForSequenceClassification outside of its head; "
+            "did you mean 'query'?",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_told(
+    more: str, phases: str, said: str, garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    done = rankpipe("train", recipe_file(phases, more=more), "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 2
+    assert done.err.splitlines()[-1] == "error: " + said.replace("{garden}", str(garden))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_there_is_replaced_only_by_force(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    recipe = recipe_file("  - labels: {group: 4, steps: 2, learning_rate: 1.0e-3}")
+    command = ("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert rankpipe(*command).status == 0
+    done = rankpipe(*command)
+    assert (done.status, done.err) == (
+        2,
+        f"error: {tmp_path / 'out'} exists already; choose another folder, or replace it with --force\n",
+    )
+    assert rankpipe(*command, "--force").status == 0
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(
     garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
 ) -> None:
