@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rankpipe import store
-from rankpipe.errors import StoreError
+from rankpipe.errors import RankpipeError, StoreError
 
 KEY = {"what": "numbers"}
 
@@ -121,3 +121,35 @@ def test_a_killed_process_gives_the_lock_back(store: Path, tmp_path: Path) -> No
     second = start("second", gate)
     second.communicate()
     assert parts(store / "things" / key_digest(KEY)) == ["begun-first", "begun-second"]
+
+
+def test_unfinished_work_beside_a_path_is_there_again_for_the_same_key(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    def works(key: dict[str, str]) -> list[str]:
+        with store.unfinished(path, key) as folder:
+            found = parts(folder)
+            (folder / "first").write_text("1")
+            raise RuntimeError(",".join(found))
+
+    for key, left in ((KEY, ""), (KEY, "first"), ({"what": "letters"}, "")):
+        with pytest.raises(RuntimeError, match=f"^{left}$"):
+            works(key)
+    assert [one.name.startswith(".unfinished-out-") for one in tmp_path.iterdir()] == [True] * 2
+    with store.unfinished(path, KEY) as folder:
+        assert parts(folder) == ["first"]
+    assert not folder.exists()
+    assert len(list(tmp_path.iterdir())) == 1  # that of the other key
+
+
+def test_two_processes_do_not_do_the_same_unfinished_work(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="needs POSIX locks")
+    path = tmp_path / "out"
+    with store.unfinished(path, KEY) as folder:
+        with (
+            pytest.raises(RankpipeError, match=f"^another process works on {path}, in {folder}$"),
+            store.unfinished(path, KEY),
+        ):
+            raise AssertionError("both at work")
+        assert folder.exists()
+    assert not folder.exists()

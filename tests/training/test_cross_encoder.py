@@ -84,6 +84,7 @@ def plainly_scored(folder: Path, pairs: list[tuple[str, str]]) -> list[float]:
         return network(**given).logits[:, 0].tolist()
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # what peft asks of transformers
 def test_an_adapter_is_left_beside_the_network_it_was_merged_into(
     garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
 ) -> None:
