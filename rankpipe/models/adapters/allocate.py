@@ -9,7 +9,7 @@ import torch
 from peft import AdaLoraConfig
 from torch import Tensor, nn
 
-from rankpipe.models.adapters.attached import Calibration, Place
+from rankpipe.models.adapters.attached import Start
 from rankpipe.models.adapters.export import Factors
 from rankpipe.models.adapters.library import NAME, Adapted
 from rankpipe.models.adapters.settings import AdaLora
@@ -18,8 +18,8 @@ from rankpipe.models.adapters.settings import AdaLora
 class Allocated(Adapted):
     """AdaLoRA: an update is B diag(E) A, and the entries of E that matter least become zero on a schedule."""
 
-    def __init__(self, network: nn.Module, place: Place, config: AdaLoraConfig, settings: AdaLora) -> None:
-        super().__init__(network, place, config)
+    def __init__(self, network: nn.Module, start: Start, config: AdaLoraConfig, settings: AdaLora) -> None:
+        super().__init__(network, start, config)
         self.settings = settings
         self.allocator: Any = self.tuned.base_model.rankallocator
         for name, parameter in self._parts("lora_"):
@@ -40,8 +40,13 @@ class Allocated(Adapted):
         config = self._config
         config.total_step = steps
         config.tinit = int(self.settings.start * steps)
-        config.tfinal = steps - max(int(self.settings.end * steps), config.tinit + 1)
-        self.tuned.base_model.update_and_allocate(step)  # type: ignore[operator]
+        last = max(int(self.settings.end * steps), config.tinit + 1)
+        config.tfinal = steps - last
+        kept = sum(map(sum, config.rank_pattern.values()))
+        if step > last and kept > self.allocator.target_bgt:  # a phase that ended early jumped over the last decision
+            config.rank_pattern = self.allocator.update_and_allocate(self.network, last, force_mask=True)[1]
+        else:
+            self.tuned.base_model.update_and_allocate(step)  # type: ignore[operator]
 
     def factors(self) -> Factors:
         """The ranks whose entry is not zero."""
@@ -85,19 +90,17 @@ class Allocated(Adapted):
         return [(name, one) for name, one in self.network.named_parameters() if f".{part}" in name]
 
 
-def adalora(
-    network: nn.Module, settings: AdaLora, place: Place, calibration: Calibration | None, seed: int
-) -> Allocated:
+def adalora(network: nn.Module, settings: AdaLora, start: Start) -> Allocated:
     """AdaLoRA."""
     config = AdaLoraConfig(
         init_r=settings.first_rank,
         target_r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type] - peft multiplies by it, whatever number it is
         lora_dropout=settings.dropout,
-        target_modules=list(place.targets),
+        target_modules=list(start.targets),
         deltaT=settings.every,
         beta1=settings.beta1,
         beta2=settings.beta2,
         total_step=1,  # after_step says how many there are
     )
-    return Allocated(network, place, config, settings)
+    return Allocated(network, start, config, settings)

@@ -21,22 +21,26 @@ Calibration = Callable[[], Iterator[dict[str, Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where on a network an adapter goes.
+class Start:
+    """What a method is told besides its settings.
 
-    head     names of the modules that are trained as a whole and saved beside the adapter
-    targets  names of the linear layers that are updated
+    head         names of the modules that are trained as a whole and saved beside the adapter
+    targets      names of the linear layers that are updated
+    calibration  training pairs, for methods that look at them first
+    seed         what is drawn by torch is drawn after it already
     """
 
     head: tuple[str, ...]
     targets: tuple[str, ...]
+    calibration: Calibration | None
+    seed: int
 
 
 class Attached:
     """A network and what is trained of it: here all of it, and in the classes below an adapter and the head.
 
     A training step is: before_step, forward and backward of the loss plus penalty(), optimizer.step(), after_step,
-    optimizer.zero_grad(). The first step is number 1, the last one number `steps`.
+    optimizer.zero_grad(). Steps are counted from 1 over the whole training, its phases together; it has `steps`.
 
     network  called as before it was attached
     head     names of the modules that are trained and saved with every adapter
@@ -132,10 +136,10 @@ def attach(
     if find_spec("peft") is None:
         raise MissingExtraError(f"adapter method '{settings.method}'", "peft", "train")
     build = entry_of(settings).builder()
-    place = Place(head=head, targets=linear_targets(network, head, settings.targets))
+    targets = linear_targets(network, head, settings.targets)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return build(network, settings, place, calibration, seed)
+        return build(network, settings, Start(head=head, targets=targets, calibration=calibration, seed=seed))
 
 
 def head_of(network: nn.Module, drawn: Sequence[str]) -> tuple[str, ...]:
@@ -157,11 +161,13 @@ def head_of(network: nn.Module, drawn: Sequence[str]) -> tuple[str, ...]:
 def linear_targets(network: nn.Module, head: Sequence[str], targets: str | Sequence[str]) -> tuple[str, ...]:
     """Names of the linear layers outside of the head: all, or those that `targets` names or names the end of.
 
-    Raises UsageError for a target that names none.
+    Raises UsageError for a target that names none, ModelError where there are none.
     """
     names = [
         name for name, module in network.named_modules() if isinstance(module, nn.Linear) and not _inside(name, head)
     ]
+    if not names:
+        raise ModelError(f"a {type(network).__name__} has no linear layer outside of its head, so no adapter fits")
     if isinstance(targets, str):
         return tuple(names)
     for target in targets:

@@ -16,7 +16,8 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankpipe.models.adapters.attached import Calibration, Place
+from rankpipe.errors import UsageError
+from rankpipe.models.adapters.attached import Start
 from rankpipe.models.adapters.export import Factors
 from rankpipe.models.adapters.library import NAME, Adapted, lora_config
 from rankpipe.models.adapters.settings import DyLora, Sora
@@ -99,8 +100,8 @@ class Cored(Adapted):
 class Dynamic(Cored):
     """DyLoRA: every step draws how many ranks it trains, from the seed and the step's number alone."""
 
-    def __init__(self, network: nn.Module, place: Place, config: LoraConfig, settings: DyLora, seed: int) -> None:
-        super().__init__(network, place, config)
+    def __init__(self, network: nn.Module, start: Start, config: LoraConfig, settings: DyLora, seed: int) -> None:
+        super().__init__(network, start, config)
         self.settings = settings
         self.seed = seed
         for _, layer in self.layers():
@@ -116,8 +117,8 @@ class Dynamic(Cored):
 class Gated(Cored):
     """SoRA: after every step the gates are drawn towards zero, and what is closed is not exported."""
 
-    def __init__(self, network: nn.Module, place: Place, config: LoraConfig, settings: Sora) -> None:
-        super().__init__(network, place, config)
+    def __init__(self, network: nn.Module, start: Start, config: LoraConfig, settings: Sora) -> None:
+        super().__init__(network, start, config)
         self.settings = settings
         self.full_rate: float | None = None
 
@@ -137,7 +138,7 @@ class Gated(Cored):
     def after_step(self, step: int, steps: int, learning_rate: float) -> None:
         """The proximal step: g <- S_t(g), with t in proportion to the learning rate."""
         if self.full_rate is None:
-            raise RuntimeError("after_step follows a step of an optimizer that was given parameter_groups()")
+            raise UsageError("after_step is called before parameter_groups, which says what the full learning rate is")
         threshold = self.settings.threshold * learning_rate / self.full_rate
         with torch.no_grad():
             for gate in self.gates():
@@ -153,14 +154,14 @@ class Gated(Cored):
         return "gate" if ".lora_gate." in name else "adapter"
 
 
-def dylora(network: nn.Module, settings: DyLora, place: Place, calibration: Calibration | None, seed: int) -> Dynamic:
+def dylora(network: nn.Module, settings: DyLora, start: Start) -> Dynamic:
     """DyLoRA, by PrefixLinear."""
-    return Dynamic(network, place, _with_layers_of(PrefixLinear, lora_config(settings, place)), settings, seed)
+    return Dynamic(network, start, _with_layers_of(PrefixLinear, lora_config(settings, start)), settings, start.seed)
 
 
-def sora(network: nn.Module, settings: Sora, place: Place, calibration: Calibration | None, seed: int) -> Gated:
+def sora(network: nn.Module, settings: Sora, start: Start) -> Gated:
     """SoRA, by GatedLinear."""
-    return Gated(network, place, _with_layers_of(GatedLinear, lora_config(settings, place)), settings)
+    return Gated(network, start, _with_layers_of(GatedLinear, lora_config(settings, start)), settings)
 
 
 def drawn_rank(seed: int, step: int, r: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import EvaConfig, LoraConfig, PeftConfig, PeftModel, RandLoraConfig, get_peft_model, get_peft_model_state_dict
@@ -15,7 +16,7 @@ from peft.tuners.lora.eva import initialize_lora_eva_weights
 from torch import Tensor, nn
 
 from rankpipe.errors import UsageError
-from rankpipe.models.adapters.attached import Attached, Calibration, Place
+from rankpipe.models.adapters.attached import Attached, Start
 from rankpipe.models.adapters.export import PREFIX, Factors, write, write_lora
 from rankpipe.models.adapters.settings import Adapter, Dora, Eva, Lora, Olora, Pissa, RandLora
 
@@ -32,14 +33,12 @@ class Adapted(Attached):
     tuned  peft's view of the network
     """
 
-    def __init__(self, network: nn.Module, place: Place, config: PeftConfig) -> None:
-        super().__init__(network, place.head)
+    def __init__(self, network: nn.Module, start: Start, config: PeftConfig) -> None:
+        super().__init__(network, start.head)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks for a property that transformers renamed
             warnings.filterwarnings("ignore", "lora with eva")  # a hint at how to save memory
-            tuned = get_peft_model(network, config)  # type: ignore[arg-type]
-        assert isinstance(tuned, PeftModel)
-        self.tuned = tuned
+            self.tuned = cast(PeftModel, get_peft_model(network, config))  # type: ignore[arg-type]
         for name in self.head:
             network.get_submodule(name).requires_grad_(True)
 
@@ -78,8 +77,8 @@ class Residual(Adapted):
     began  the factors at first
     """
 
-    def __init__(self, network: nn.Module, place: Place, config: LoraConfig) -> None:
-        super().__init__(network, place, config)
+    def __init__(self, network: nn.Module, start: Start, config: LoraConfig) -> None:
+        super().__init__(network, start, config)
         self.began = {name: (b.clone(), a.clone()) for name, (b, a) in super().factors().items()}
 
     def factors(self) -> Factors:
@@ -135,7 +134,7 @@ class Decomposed(Foreign):
         }
 
 
-class Random(Foreign):
+class FullRank(Foreign):
     """RandLoRA, whose layers share two random matrices.
 
     They are saved twice: under the name by which peft looks for them, and under that of one layer, since transformers
@@ -155,76 +154,81 @@ class Random(Foreign):
         return tensors
 
 
-def lora(network: nn.Module, settings: Lora, place: Place, calibration: Calibration | None, seed: int) -> Adapted:
+def lora(network: nn.Module, settings: Lora, start: Start) -> Adapted:
     """LoRA, with either of two scales."""
-    return Adapted(network, place, lora_config(settings, place, use_rslora=settings.rslora))
+    return Adapted(network, start, lora_config(settings, start, use_rslora=settings.rslora))
 
 
-def dora(network: nn.Module, settings: Dora, place: Place, calibration: Calibration | None, seed: int) -> Decomposed:
+def dora(network: nn.Module, settings: Dora, start: Start) -> Decomposed:
     """DoRA."""
-    return Decomposed(network, place, lora_config(settings, place, use_dora=True))
+    return Decomposed(network, start, lora_config(settings, start, use_dora=True))
 
 
-def pissa(network: nn.Module, settings: Pissa, place: Place, calibration: Calibration | None, seed: int) -> Residual:
+def pissa(network: nn.Module, settings: Pissa, start: Start) -> Residual:
     """PiSSA, by the whole singular value decomposition."""
-    _check_rank(network, settings.r, place, sides=2)
-    return Residual(network, place, lora_config(settings, place, init_lora_weights="pissa"))
+    _check_rank(network, settings.r, start, sides=2)
+    return Residual(network, start, lora_config(settings, start, init_lora_weights="pissa"))
 
 
-def olora(network: nn.Module, settings: Olora, place: Place, calibration: Calibration | None, seed: int) -> Residual:
+def olora(network: nn.Module, settings: Olora, start: Start) -> Residual:
     """OLoRA."""
-    _check_rank(network, settings.r, place, sides=2)
-    return Residual(network, place, lora_config(settings, place, init_lora_weights="olora"))
+    _check_rank(network, settings.r, start, sides=2)
+    return Residual(network, start, lora_config(settings, start, init_lora_weights="olora"))
 
 
-def randlora(
-    network: nn.Module, settings: RandLora, place: Place, calibration: Calibration | None, seed: int
-) -> Random:
+def randlora(network: nn.Module, settings: RandLora, start: Start) -> FullRank:
     """RandLoRA."""
     config = RandLoraConfig(
         r=settings.r,
         randlora_alpha=settings.alpha,  # type: ignore[arg-type] - see lora_config
         randlora_dropout=settings.dropout,
-        target_modules=list(place.targets),
-        projection_prng_key=seed,
+        target_modules=list(start.targets),
+        projection_prng_key=start.seed,
         save_projection=True,
     )
-    return Random(network, place, config)
+    return FullRank(network, start, config)
 
 
-def eva(network: nn.Module, settings: Eva, place: Place, calibration: Calibration | None, seed: int) -> Adapted:
+def eva(network: nn.Module, settings: Eva, start: Start) -> Adapted:
     """EVA, on the layers that see every token: those that see one vector of a pair, as a pooler does, have too few."""
-    if calibration is None:
+    if start.calibration is None:
         raise UsageError("adapter method 'eva' looks at training pairs first, and attach was given no calibration")
     components = round(settings.r * settings.rho)
-    batches = [batch for batch in calibration() if batch["attention_mask"].sum() >= components]
+    device = next(network.parameters()).device
+    batches = [
+        {name: value.to(device) for name, value in batch.items()}
+        for batch in start.calibration()
+        if batch["attention_mask"].sum() >= components
+    ]
     if not batches:
         raise UsageError(
             f"adapter method 'eva' with r {settings.r} and rho {settings.rho:g} looks for {components} components, so "
             "calibration batches must have as many tokens, and none has; lower r, or take larger batches"
         )
-    place = Place(head=place.head, targets=_seen_by_token(network, place.targets, batches[0]))
-    _check_rank(network, components, place, sides=1)
+    start = replace(start, targets=_seen_by_token(network, start.targets, batches[0]))
+    if not start.targets:
+        raise UsageError("adapter method 'eva' has no target that sees every token of a pair; add others")
+    _check_rank(network, components, start, sides=1)
     chosen = EvaConfig(rho=settings.rho, tau=settings.tau)
-    adapted = Adapted(network, place, lora_config(settings, place, init_lora_weights="eva", eva_config=chosen))
+    adapted = Adapted(network, start, lora_config(settings, start, init_lora_weights="eva", eva_config=chosen))
     initialize_lora_eva_weights(adapted.tuned, _Repeated(batches), show_progress_bar=False)  # type: ignore[arg-type]
     return adapted
 
 
-def lora_config(settings: Adapter, place: Place, **more: Any) -> LoraConfig:
+def lora_config(settings: Adapter, start: Start, **more: Any) -> LoraConfig:
     """What peft is told of a method of LoRA's family."""
     return LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type] - peft multiplies by it, whatever number it is
         lora_dropout=settings.dropout,
-        target_modules=list(place.targets),
+        target_modules=list(start.targets),
         **more,
     )
 
 
-def _check_rank(network: nn.Module, rank: int, place: Place, *, sides: int) -> None:
+def _check_rank(network: nn.Module, rank: int, start: Start, *, sides: int) -> None:
     """Refuse more ranks than a layer has inputs (one side of its weight), or than inputs and outputs (both)."""
-    for name in place.targets:
+    for name in start.targets:
         weight = network.get_parameter(f"{name}.weight")
         if rank > (most := min(weight.shape[2 - sides :])):
             shape = tuple(weight.shape)

@@ -58,6 +58,16 @@ def test_a_network_without_a_body_is_refused() -> None:
         attach(torch.nn.Linear(2, 2), None, seed=0)
 
 
+def test_a_network_of_nothing_but_a_head_takes_no_adapter(opened: Callable[[], Any]) -> None:
+    network = opened()
+    network.bert = torch.nn.Identity()
+    with pytest.raises(ModelError) as caught:
+        attach(network, Lora(), seed=0)
+    assert str(caught.value) == (
+        "a BertForSequenceClassification has no linear layer outside of its head, so no adapter fits"
+    )
+
+
 def test_a_drawn_pooler_is_trained_and_saved(opened: Callable[[], Any], tmp_path: Path) -> None:
     drawn = ["bert.pooler.dense.weight", "bert.pooler.dense.bias"]
     attached = attach(opened(), Lora(targets=("query",)), drawn=drawn, seed=0)

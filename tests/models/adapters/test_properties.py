@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 pytest.importorskip("peft", reason="needs the extra 'train'")
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from rankpipe.errors import UsageError
@@ -29,6 +30,11 @@ Train = Callable[..., list[float]]
 
 def part(attached: Attached, name: str) -> Any:
     return attached.network.get_submodule(QUERY).get_submodule(f"{name}.default")
+
+
+def entries(attached: Attached) -> list[torch.Tensor]:
+    """The diagonals of AdaLoRA."""
+    return [layer.lora_E["default"] for _, layer in attached.layers()]  # type: ignore[attr-defined]
 
 
 def test_lora_is_scaled_by_alpha_over_the_rank_or_its_root(opened: Opened, pairs: Any) -> None:
@@ -125,6 +131,28 @@ def test_the_ranks_of_eva_sum_to_those_of_its_layers(opened: Opened, pairs: Any,
     assert {name: saved[f"base_model.model.{name}.lora_A.weight"].shape[0] for name in ranks} == ranks
 
 
+def test_a_layer_that_eva_gives_no_rank_is_left_as_it_is(
+    opened: Opened, pairs: Any, train: Train, tmp_path: Path
+) -> None:
+    network = opened()
+    inner, last = "bert.encoder.layer.1.intermediate.dense", "bert.encoder.layer.1.output.dense"
+    with torch.no_grad():  # QUERY sees 32 numbers, none of which matters much; `last` sees two, 32 times each
+        network.bert.embeddings.token_type_embeddings.weight.zero_()
+        weight = network.get_parameter(f"{inner}.weight").zero_()
+        weight[:32, 0] = weight[32:, 1] = 3.0
+    base = copy.deepcopy(network)
+    attached = attach(network, Eva(r=1, targets=(QUERY, last)), calibration=pairs.calibration, seed=0)
+    assert [name for name, _ in attached.layers()] == [last]  # type: ignore[attr-defined]
+    train(attached, steps=5)
+    scores = pairs.scores(network)
+    attached.export(tmp_path, "base")
+    assert load_file(tmp_path / "adapter_model.safetensors")[f"base_model.model.{last}.lora_A.weight"].shape == (2, 64)
+    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
+        again = PeftModel.from_pretrained(base, tmp_path)
+    assert (pairs.scores(again) - scores).abs().max() < 1e-5
+    assert (pairs.scores(attached.merged()) - scores).abs().max() < 1e-5
+
+
 def test_eva_asks_for_what_it_needs(opened: Opened, pairs: Any) -> None:
     with pytest.raises(UsageError) as caught:
         attach(opened(), Eva(r=4), seed=0)
@@ -140,6 +168,9 @@ def test_eva_asks_for_what_it_needs(opened: Opened, pairs: Any) -> None:
     with pytest.raises(UsageError) as caught:
         attach(opened(), Eva(r=10, rho=4.0), calibration=pairs.calibration, seed=0)
     assert str(caught.value) == (f"40 ranks are more than {QUERY} has room for, whose weight is (32, 32); at most 32")
+    with pytest.raises(UsageError) as caught:
+        attach(opened(), Eva(r=4, targets=("pooler.dense",)), calibration=pairs.calibration, seed=0)
+    assert str(caught.value) == "adapter method 'eva' has no target that sees every token of a pair; add others"
 
 
 def test_eva_ends_where_its_components_are_never_found(opened: Opened, pairs: Any) -> None:
@@ -167,6 +198,14 @@ def test_adalora_ends_with_as_many_ranks_as_asked(opened: Opened, train: Train, 
         if name.endswith("lora_A.weight")
     }
     assert exported == {name: rank for name, rank in open_entries.items() if rank}
+
+
+def test_adalora_decides_late_where_steps_are_left_out(opened: Opened, train: Train) -> None:
+    attached = attach(opened(), AdaLora(r=2, init_r=5, start=0.1, end=0.6), seed=0)
+    train(attached, steps=20, last=6)
+    assert sum((e != 0).sum() for e in entries(attached)) > 13 * 2
+    train(attached, steps=20, first=16)
+    assert sum((e != 0).sum() for e in entries(attached)) == 13 * 2
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -283,8 +322,6 @@ def test_the_ranks_that_sora_exports_are_its_open_gates(opened: Opened, train: T
 def test_an_adapter_whose_gates_are_all_closed_can_be_opened(
     opened: Opened, pairs: Any, classifier: Path, tmp_path: Path
 ) -> None:
-    from peft import PeftModel
-
     attached = attach(opened(), Sora(r=4, threshold=100.0), seed=0)
     attached.parameter_groups(1e-3, 0.0)
     attached.after_step(1, 1, 1e-3)
