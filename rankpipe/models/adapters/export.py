@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 PREFIX = "base_model.model."
-"""What peft puts before the name of a weight in its files."""
+"""What peft puts before a name in a network, in its files and in its own view of the network."""
 
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """By the name of a linear layer, B (D_out, r) and A (r, D_in): its weight's update is B A."""

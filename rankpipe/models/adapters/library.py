@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import EvaConfig, LoraConfig, PeftConfig, PeftModel, RandLoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, RandLoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.eva import initialize_lora_eva_weights
 from torch import Tensor, nn
 
 from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import Attached, Start
 from rankpipe.models.adapters.export import PREFIX, Factors, write, write_lora
-from rankpipe.models.adapters.settings import Adapter, Dora, Eva, Lora, Olora, Pissa, RandLora
+from rankpipe.models.adapters.settings import Adapter, Dora, Lora, Olora, Pissa, RandLora
 
 NAME = "default"
 """What peft calls an adapter that has been given no name."""
-
-MOST_BATCHES = 200
-"""Calibration batches, repeated ones among them, after which EVA's components must have been found."""
 
 
 class Adapted(Attached):
@@ -166,13 +161,13 @@ def dora(network: nn.Module, settings: Dora, start: Start) -> Decomposed:
 
 def pissa(network: nn.Module, settings: Pissa, start: Start) -> Residual:
     """PiSSA, by the whole singular value decomposition."""
-    _check_rank(network, settings.r, start, sides=2)
+    _check_rank(network, settings.r, start)
     return Residual(network, start, lora_config(settings, start, init_lora_weights="pissa"))
 
 
 def olora(network: nn.Module, settings: Olora, start: Start) -> Residual:
     """OLoRA."""
-    _check_rank(network, settings.r, start, sides=2)
+    _check_rank(network, settings.r, start)
     return Residual(network, start, lora_config(settings, start, init_lora_weights="olora"))
 
 
@@ -189,32 +184,6 @@ def randlora(network: nn.Module, settings: RandLora, start: Start) -> FullRank:
     return FullRank(network, start, config)
 
 
-def eva(network: nn.Module, settings: Eva, start: Start) -> Adapted:
-    """EVA, on the layers that see every token: those that see one vector of a pair, as a pooler does, have too few."""
-    if start.calibration is None:
-        raise UsageError("adapter method 'eva' looks at training pairs first, and attach was given no calibration")
-    components = round(settings.r * settings.rho)
-    device = next(network.parameters()).device
-    batches = [
-        {name: value.to(device) for name, value in batch.items()}
-        for batch in start.calibration()
-        if batch["attention_mask"].sum() >= components
-    ]
-    if not batches:
-        raise UsageError(
-            f"adapter method 'eva' with r {settings.r} and rho {settings.rho:g} looks for {components} components, so "
-            "calibration batches must have as many tokens, and none has; lower r, or take larger batches"
-        )
-    start = replace(start, targets=_seen_by_token(network, start.targets, batches[0]))
-    if not start.targets:
-        raise UsageError("adapter method 'eva' has no target that sees every token of a pair; add others")
-    _check_rank(network, components, start, sides=1)
-    chosen = EvaConfig(rho=settings.rho, tau=settings.tau)
-    adapted = Adapted(network, start, lora_config(settings, start, init_lora_weights="eva", eva_config=chosen))
-    initialize_lora_eva_weights(adapted.tuned, _Repeated(batches), show_progress_bar=False)  # type: ignore[arg-type]
-    return adapted
-
-
 def lora_config(settings: Adapter, start: Start, **more: Any) -> LoraConfig:
     """What peft is told of a method of LoRA's family."""
     return LoraConfig(
@@ -226,48 +195,11 @@ def lora_config(settings: Adapter, start: Start, **more: Any) -> LoraConfig:
     )
 
 
-def _check_rank(network: nn.Module, rank: int, start: Start, *, sides: int) -> None:
-    """Refuse more ranks than a layer has inputs (one side of its weight), or than inputs and outputs (both)."""
+def _check_rank(network: nn.Module, rank: int, start: Start) -> None:
+    """Refuse more ranks than the weight of a layer has."""
     for name in start.targets:
-        weight = network.get_parameter(f"{name}.weight")
-        if rank > (most := min(weight.shape[2 - sides :])):
-            shape = tuple(weight.shape)
-            raise UsageError(f"{rank} ranks are more than {name} has room for, whose weight is {shape}; at most {most}")
-
-
-def _seen_by_token(network: nn.Module, targets: Sequence[str], batch: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Those of the layers that get a vector for every token."""
-    found: list[str] = []
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if inputs[0].ndim == 3:
-                found.append(name)
-
-        return look
-
-    hooks = [network.get_submodule(name).register_forward_pre_hook(hook(name)) for name in targets]
-    try:
-        with torch.no_grad():
-            network(**batch)
-    finally:
-        for one in hooks:
-            one.remove()
-    return tuple(name for name in targets if name in found)
-
-
-class _Repeated:
-    """Batches as peft goes through them, again and again until it has found what it looks for; at last it is stopped."""
-
-    def __init__(self, batches: list[dict[str, Tensor]]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for number in range(MOST_BATCHES):
-            yield self.batches[number % len(self.batches)]
-        raise UsageError(
-            f"adapter method 'eva' has not found its components in {MOST_BATCHES} batches; lower tau, or take more pairs"
-        )
+        shape = tuple(network.get_parameter(f"{name}.weight").shape)
+        if rank > min(shape):
+            raise UsageError(
+                f"{rank} ranks are more than {name} has room for, whose weight is {shape}; at most {min(shape)}"
+            )

@@ -95,9 +95,9 @@ METHODS = (
         tier="F",
         source='Paischer et al., "One Initialization to Rule them All: Fine-tuning via Explained Variance Adaptation", '
         "2024, arXiv:2410.07170",
-        code="peft",
+        code="rankpipe",
         settings=of.Eva,
-        build="rankpipe.models.adapters.library:eva",
+        build="rankpipe.models.adapters.eva:eva",
         export="lora",
         reason="begins at what training pairs look like inside the network, and gives ranks where they vary most",
     ),

@@ -74,15 +74,13 @@ class Olora(Adapter):
 class Eva(Adapter):
     """LoRA whose first factor begins at the principal components of what a layer sees of the training pairs.
 
-    The ranks are shared out: r for each layer on average, more where more components explain the inputs.
+    The ranks are shared out, r for each layer on average: more where more components explain the inputs.
 
-    rho  a layer gets at most rho * r components
-    tau  cosine between a component and that of the batch before, from which on it counts as found
+    rho  a layer gets at most rho * r ranks
     """
 
     method: Literal["eva"] = "eva"
     rho: Annotated[float, Strict(), Ge(1)] = 2.0
-    tau: Smoothing = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, config=ADAPTER_SETTINGS)
