@@ -16,7 +16,6 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import Start
 from rankpipe.models.adapters.export import Factors
 from rankpipe.models.adapters.library import NAME, Adapted, lora_config
@@ -120,29 +119,20 @@ class Gated(Cored):
     def __init__(self, network: nn.Module, start: Start, config: LoraConfig, settings: Sora) -> None:
         super().__init__(network, start, config)
         self.settings = settings
-        self.full_rate: float | None = None
 
     def gates(self) -> list[Tensor]:
         """(r,) gates of each layer."""
         return [layer.lora_gate[NAME] for _, layer in self.layers()]
-
-    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Gates are a group of their own, without decay: the threshold draws them towards zero."""
-        self.full_rate = learning_rate
-        return super().parameter_groups(learning_rate, weight_decay)
 
     def penalty(self) -> Tensor | None:
         """The mean size of all gates, by its weight."""
         return self.settings.l1 * torch.cat(self.gates()).abs().mean() if self.settings.l1 else None
 
     def after_step(self, step: int, steps: int, learning_rate: float) -> None:
-        """The proximal step: g <- S_t(g), with t in proportion to the learning rate."""
-        if self.full_rate is None:
-            raise UsageError("after_step is called before parameter_groups, which says what the full learning rate is")
-        threshold = self.settings.threshold * learning_rate / self.full_rate
+        """The proximal step: g <- S_t(g)."""
         with torch.no_grad():
             for gate in self.gates():
-                gate.copy_(soft_threshold(gate, threshold))
+                gate.copy_(soft_threshold(gate, self.settings.threshold))
 
     def factors(self) -> Factors:
         """The ranks whose gates are open."""
@@ -151,7 +141,7 @@ class Gated(Cored):
         return {name: (b[:, kept], a[kept]) for (name, (b, a)), kept in zip(pairs, opened, strict=True)}
 
     def _part(self, name: str) -> str:
-        return "gate" if ".lora_gate." in name else "adapter"
+        return "gate" if ".lora_gate." in name else "adapter"  # without decay: the threshold draws gates towards zero
 
 
 def dylora(network: nn.Module, settings: DyLora, start: Start) -> Dynamic:

@@ -6,7 +6,7 @@ tokens, in one pass; peft looks for the same ones batch by batch until they no l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ def eva(network: nn.Module, settings: Eva, start: Start) -> Adapted:
     if start.calibration is None:
         raise UsageError("adapter method 'eva' looks at training pairs first, and attach was given no calibration")
     most = round(settings.r * settings.rho)
-    found = principal_components(network, start.targets, start.calibration(), most)
+    found = principal_components(network, start.targets, _first(settings.pairs, start.calibration()), most)
     budget, there = settings.r * len(found), sum(len(one.shares) for one in found.values())
     if there < budget:
         raise UsageError(
@@ -94,6 +94,15 @@ def shared_ranks(shares: Mapping[str, Tensor], budget: int) -> dict[str, int]:
     for _, _, name in sorted(every)[:budget]:
         ranks[name] += 1
     return ranks
+
+
+def _first(count: int, batches: Iterable[Mapping[str, Tensor]]) -> Iterator[Mapping[str, Tensor]]:
+    """Batches that hold so many pairs together."""
+    for batch in batches:
+        yield {name: value[:count] for name, value in batch.items()}
+        count -= len(batch["input_ids"])
+        if count <= 0:
+            return
 
 
 class _Sums:

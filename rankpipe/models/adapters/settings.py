@@ -76,11 +76,13 @@ class Eva(Adapter):
 
     The ranks are shared out, r for each layer on average: more where more components explain the inputs.
 
-    rho  a layer gets at most rho * r ranks
+    rho    a layer gets at most rho * r ranks
+    pairs  training pairs that are looked at
     """
 
     method: Literal["eva"] = "eva"
     rho: Annotated[float, Strict(), Ge(1)] = 2.0
+    pairs: Whole = 256
 
 
 @dataclass(frozen=True, kw_only=True, config=ADAPTER_SETTINGS)
@@ -161,8 +163,7 @@ class DyLora(Adapter):
 class Sora(Adapter):
     """LoRA with a gate for every rank, drawn towards zero: what a layer does not need closes, and is not exported.
 
-    threshold  by how much a step draws a gate towards zero while the learning rate is at its full height; it falls
-               with the learning rate
+    threshold  by how much every step draws a gate towards zero
     l1         weight of the mean size of the gates in the loss
     """
 
