@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rankpipe import store
 from rankpipe.errors import StoreError
 from rankpipe.index.ann_kinds import OVERSAMPLES, WIDE, Approximate, Effort, faiss_threads, import_faiss
-from rankpipe.index.dense import FlatIndex, Nearest, checked_queries, exact_scores
+from rankpipe.index.dense import FlatIndex, Nearest, checked_queries, joined, nothing, ranked
 from rankpipe.index.vectors import Vectors
 
 FORMAT = 1
@@ -93,9 +93,9 @@ class ApproximateIndex:
         """
         queries = checked_queries(queries, self.vectors)
         if not len(self.vectors.values) or not len(queries):
-            return _nothing(len(queries), plain=self.vectors.plain)
+            return nothing(len(queries), plain=self.vectors.plain)
         rank = partial(_ranked, vectors=self.vectors, k=k, tie_order=tie_order)
-        parts: list[tuple[NDArray, ...]] = []
+        parts: list[Nearest] = []
         with ThreadPoolExecutor(max_workers=threads) as pool:
             for begin in range(0, len(queries), QUERIES):
                 asked = queries[begin : begin + QUERIES]
@@ -103,9 +103,7 @@ class ApproximateIndex:
                 with faiss_threads(threads):
                     proposed = self.kind.candidates(self.index, asked, self._count(k), self.effort)
                 parts += pool.map(rank, np.split(asked, cuts), np.split(proposed, cuts))
-        counts, documents, scores, passages = (np.concatenate(column) for column in zip(*parts, strict=True))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Nearest(offsets, documents, scores, None if self.vectors.plain else passages)
+        return joined(parts, plain=self.vectors.plain)
 
     def _count(self, k: int) -> int:
         """How many vectors are proposed: for every document wanted, as many as a document has on average."""
@@ -223,11 +221,6 @@ def _first(ladder: tuple[int, ...], reached: Callable[[int], bool]) -> int:
     return next((step for step in ladder[:-1] if reached(step)), ladder[-1])
 
 
-def _nothing(queries: int, *, plain: bool) -> Nearest:
-    passages = None if plain else np.empty(0, np.int32)
-    return Nearest(np.zeros(queries + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), passages)
-
-
 def _ranked(
     queries: NDArray[np.float32],
     proposed: NDArray[np.int64],
@@ -235,18 +228,12 @@ def _ranked(
     vectors: Vectors,
     k: int,
     tie_order: NDArray[np.int32],
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.int32]]:
-    """Score the documents of the proposed vectors (Q, n): how many each query keeps, which, their scores and windows."""
+) -> Nearest:
+    """The best k of the documents that have the proposed vectors (Q, n)."""
     rows, columns = np.nonzero(proposed >= 0)
     places = proposed[rows, columns]
     if not vectors.plain:
         places = np.searchsorted(vectors.offsets, places, side="right") - 1
         both = np.unique(rows * len(vectors.rows) + places)
         rows, places = np.divmod(both, len(vectors.rows))
-    scores, windows = exact_scores(queries, rows, places, vectors)
-    documents = vectors.rows[places]
-    order = np.lexsort((tie_order[documents], -scores, rows))
-    counts = np.bincount(rows, minlength=len(queries))
-    ranks = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = order[ranks < k]
-    return np.minimum(counts, k), documents[kept], scores[kept], windows[kept]
+    return ranked(queries, rows, places, vectors=vectors, k=k, tie_order=tie_order)

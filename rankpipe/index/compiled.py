@@ -8,20 +8,24 @@ version and the processor, so stale code is never run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import cache
 from typing import Any
 
 from numba import njit
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code that runs without the interpreter's lock."""
+def compiled(function: Callable[..., Any], *, fastmath: Set[str] = frozenset()) -> Callable[..., Any]:
+    """The function as machine code that runs without the interpreter's lock.
+
+    fastmath names what LLVM may do to sums of floats, such as reassoc: add in another order.
+    """
+    options = {"nogil": True, "fastmath": set(fastmath)}
     try:
-        return njit(function, cache=True, nogil=True)
+        return njit(function, cache=True, **options)
     except RuntimeError:
         _say_that_nothing_is_kept()
-        return njit(function, nogil=True)
+        return njit(function, **options)
 
 
 @cache

@@ -8,22 +8,28 @@ else is asked; ties at the cut fall as the corpus orders them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from rankpipe.errors import UsageError
+from rankpipe.index.compiled import compiled
+from rankpipe.index.selection import Kept
 from rankpipe.index.vectors import Vectors
 
-QUERIES = 256
+QUERIES = 512
 """Queries that are multiplied at once."""
-BLOCK = 1 << 14
+BLOCK = 1 << 13
 """Vectors that are multiplied at once: with QUERIES, 16 MiB of scores."""
+LONGER = 8
+"""So many times BLOCK at most where there are fewer queries."""
+FEW = 16
+"""Up to so many queries are multiplied by a loop that reads every vector once; BLAS rearranges the vectors first."""
 
 
 class Nearest(NamedTuple):
@@ -66,23 +72,35 @@ class FlatIndex:
             parts = [
                 part
                 for begin in range(0, len(queries), QUERIES)
-                for part in self._search_block(queries[begin : begin + QUERIES], k, tie_order, pool)
+                for part in self._search(queries[begin : begin + QUERIES], k, tie_order, pool, threads)
             ]
-        return _joined(parts, plain=self.vectors.plain)
+        return joined(parts, plain=self.vectors.plain)
 
-    def _search_block(
-        self, queries: NDArray[np.float32], k: int, tie_order: NDArray[np.int32], pool: ThreadPoolExecutor
-    ) -> list[_Answer]:
+    def _search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        tie_order: NDArray[np.int32],
+        pool: ThreadPoolExecutor,
+        threads: int,
+    ) -> list[Nearest]:
+        """What is found for at most QUERIES queries, in as many parts as there are threads."""
         vectors = self.vectors
-        slacks = (2 * rounding(queries, vectors)).tolist()
-        kept = [_Kept.empty(k) for _ in queries]
-        for begin, end in vectors.blocks(BLOCK):
+        cuts = [len(queries) * thread // threads for thread in range(1, threads)]
+        kept = [Kept.nothing(slacks, k) for slacks in np.split(2 * rounding(queries, vectors), cuts)]
+        room = np.empty(0, np.float32)  # for scores, used again: memory that is new takes as long as half the product
+        for begin, end in vectors.blocks(BLOCK * max(1, min(LONGER, QUERIES // len(queries)))):
             spans = vectors.offsets[begin : end + 1] - vectors.offsets[begin]
             block = vectors.values[vectors.offsets[begin] : vectors.offsets[end]].astype(np.float32, copy=False)
-            take = partial(_kept, spans=spans, first=begin, plain=vectors.plain, k=k)
-            kept = list(pool.map(take, kept, queries @ block.T, slacks))
-        finish = partial(_finished, vectors=vectors, k=k, tie_order=tie_order)
-        return list(pool.map(finish, kept, queries, slacks))
+            if room.size < len(queries) * len(block):
+                room = np.empty(len(queries) * len(block), np.float32)
+            scores = room[: len(queries) * len(block)].reshape(len(queries), len(block))
+            _multiply(queries, block, scores, pool, threads)
+            keep = partial(Kept.after, spans=spans, first=begin, plain=vectors.plain, k=k)
+            kept = list(pool.map(keep, kept, np.split(scores, cuts)))
+        rank = partial(ranked, vectors=vectors, k=k, tie_order=tie_order)
+        rows, places = zip(*(pool.map(partial(Kept.pairs, k=k), kept)), strict=True)
+        return list(pool.map(rank, np.split(queries, cuts), rows, places))
 
 
 def checked_queries(queries: NDArray[np.float32], vectors: Vectors) -> NDArray[np.float32]:
@@ -128,88 +146,84 @@ def _gathered(
     return np.arange(len(places)), starts, values[taken].astype(np.float32)
 
 
-class _Kept(NamedTuple):
-    """Documents that may be among a query's best k: the first `filled` of scores and places; all others score below."""
-
-    scores: NDArray[np.float32]
-    places: NDArray[np.int64]
-    filled: int
-    floor: float
-
-    @classmethod
-    def empty(cls, k: int) -> _Kept:
-        size = 4 * k + 64
-        return cls(np.empty(size, np.float32), np.empty(size, np.int64), 0, -np.inf)
-
-
-class _Answer(NamedTuple):
-    documents: NDArray[np.int32]
-    scores: NDArray[np.float32]
-    passages: NDArray[np.int32]
-
-
-def _kept(
-    kept: _Kept, scores: NDArray[np.float32], slack: float, *, spans: NDArray[np.int64], first: int, plain: bool, k: int
-) -> _Kept:
-    return _Kept(*_keep(*kept, scores, spans, first, plain, k, slack))
-
-
-def _finished(
-    kept: _Kept, query: NDArray[np.float32], slack: float, *, vectors: Vectors, k: int, tie_order: NDArray[np.int32]
-) -> _Answer:
-    count, _ = _compacted(kept.scores, kept.places, kept.filled, k, slack)
-    places = kept.places[:count]
-    scores, windows = exact_scores(query[None], np.zeros(count, np.int64), places, vectors)
+def ranked(
+    queries: NDArray[np.float32],
+    rows: NDArray[np.integer],
+    places: NDArray[np.integer],
+    *,
+    vectors: Vectors,
+    k: int,
+    tie_order: NDArray[np.int32],
+) -> Nearest:
+    """The best k of given documents, different ones for every query: those at `places` for queries[rows]; exact scores."""
+    scores, windows = exact_scores(queries, rows, places, vectors)
     documents = vectors.rows[places]
-    order = np.lexsort((tie_order[documents], -scores))[:k]
-    return _Answer(documents[order], scores[order], windows[order])
+    order = np.lexsort((tie_order[documents], -scores, rows))
+    counts = np.bincount(rows, minlength=len(queries))
+    ranks = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    best = order[ranks < k]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, k))])
+    return Nearest(offsets, documents[best], scores[best], None if vectors.plain else windows[best])
 
 
-def _joined(parts: list[_Answer], *, plain: bool) -> Nearest:
-    offsets = np.cumsum([0, *(len(part.documents) for part in parts)], dtype=np.int64)
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    if not columns:
-        columns = [np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int32)]
-    documents, scores, passages = columns
-    return Nearest(offsets, documents, scores, None if plain else passages)
+def nothing(queries: int, *, plain: bool) -> Nearest:
+    """No documents, for so many queries."""
+    passages = None if plain else np.empty(0, np.int32)
+    return Nearest(np.zeros(queries + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), passages)
 
 
-@njit(cache=True, nogil=True)
-def _keep(kept_scores, kept_places, count, floor, scores, spans, first, plain, k, slack):
-    """Add a block's documents that reach the floor, raising it whenever the room is used up; more room if that fails.
-
-    spans are the documents' windows among the scores, first is the place of the first document.
-    """
-    for document in range(spans.size - 1):
-        best = scores[document] if plain else scores[spans[document] : spans[document + 1]].max()
-        if best >= floor:
-            if count == kept_scores.size:
-                count, floor = _compacted(kept_scores, kept_places, count, k, slack)
-                if 2 * count > kept_scores.size:
-                    kept_scores = np.concatenate((kept_scores, np.empty_like(kept_scores)))
-                    kept_places = np.concatenate((kept_places, np.empty_like(kept_places)))
-                if best < floor:
-                    continue
-            kept_scores[count], kept_places[count] = best, first + document
-            count += 1
-    return kept_scores, kept_places, count, floor
+def joined(parts: Sequence[Nearest], *, plain: bool) -> Nearest:
+    """What was found for different queries, in turn."""
+    parts = [nothing(0, plain=plain), *parts]
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Nearest(
+        np.concatenate([[0], np.cumsum(counts)]),
+        np.concatenate([part.documents for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+        None if plain else np.concatenate([part.passages for part in parts if part.passages is not None]),
+    )
 
 
-@njit(cache=True, nogil=True)
-def _compacted(scores, places, count, k, slack):
-    """Move the documents that may be among the best k to the front; how many there are, and the score they reach."""
-    if count <= k:
-        return count, -np.inf
-    floor = np.partition(scores[:count], count - k)[count - k] - slack
-    kept = 0
-    for entry in range(count):
-        if scores[entry] >= floor:
-            scores[kept], places[kept] = scores[entry], places[entry]
-            kept += 1
-    return kept, floor
+def _multiply(
+    queries: NDArray[np.float32],
+    block: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    pool: ThreadPoolExecutor,
+    threads: int,
+) -> None:
+    """Write the dot products of queries and a block's vectors into scores (Q, n)."""
+    if len(queries) <= FEW:
+        cuts = [len(block) * thread // threads for thread in range(threads + 1)]
+        list(pool.map(partial(_multiply_few, queries, block, scores), cuts[:-1], cuts[1:]))
+    else:
+        np.matmul(queries, block.T, out=scores)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+@partial(compiled, fastmath={"reassoc", "contract"})
+def _multiply_few(queries, block, scores, begin, end):
+    """Write the products of queries and vectors begin..end - 1 of a block, four queries at a time."""
+    fours = queries.shape[0] // 4 * 4
+    for place in range(begin, end):
+        vector = block[place]
+        for query in range(0, fours, 4):
+            one, two, three, four = queries[query], queries[query + 1], queries[query + 2], queries[query + 3]
+            first = second = third = fourth = np.float32(0)
+            for dimension in range(vector.size):
+                value = vector[dimension]
+                first += one[dimension] * value
+                second += two[dimension] * value
+                third += three[dimension] * value
+                fourth += four[dimension] * value
+            scores[query, place], scores[query + 1, place] = first, second
+            scores[query + 2, place], scores[query + 3, place] = third, fourth
+        for query in range(fours, queries.shape[0]):
+            total = np.float32(0)
+            for dimension in range(vector.size):
+                total += queries[query, dimension] * vector[dimension]
+            scores[query, place] = total
+
+
+@partial(compiled, fastmath={"reassoc", "contract"})
 def _score_pairs(queries, rows, places, offsets, values, scores, windows):
     """Best dot product of a query with the windows of a document, in float64, and which window that is."""
     for pair in range(places.size):
