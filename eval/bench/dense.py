@@ -1,6 +1,11 @@
 """Dense indexes beside faiss.IndexFlatIP and beside each other: speed, recall, memory; and what sq8 costs in nDCG@10.
 
-    RANKPIPE_DATA=... python eval/bench/dense.py [--vectors 1000000] [--kinds hnsw ivf-pq sq8 binary] [--threads 2]
+    RANKPIPE_DATA=... python eval/bench/dense.py --folder FOLDER --repeats 0    makes all there is to measure
+    RANKPIPE_DATA=... python eval/bench/dense.py --folder FOLDER --output eval/results/dense-indexes.json
+    [--vectors 1000000] [--kinds hnsw ivf-pq sq8 binary] [--threads 2]
+
+The vectors and indexes of a million take an hour to make and 6 GB; they stay in the folder, so what is measured can
+have the machine to itself for some minutes.
 
 Documents are made, from a seed, around real ones, since no collection of a million is encoded in an afternoon: those of
 scifact and nfcorpus are encoded by minilm (into the store, once); a made document lies at a random place, up to 70% of
@@ -8,18 +13,21 @@ the way, from a real one to one of its 16 nearest, with noise of length .3 added
 dense and sparse regions as in real collections, but more near neighbours: read the figures as those of this mixture.
 Queries are the real ones of both data sets, which no index has seen when its effort was tuned.
 
-Search is timed in turns, all queries as one batch, top 100; shown is the median, and that of the paired ratios.
+Search is timed in turns, top 100, with all queries in one batch, and with some in batches of 8 and of 1; shown is the
+median, and that of the paired ratios. numpy and FAISS bring a BLAS each, which the result names: where the variable
+OPENBLAS_CORETYPE is set, they may be held to other kernels than the machine's best.
 Recall is that of the real queries, beside the one that was measured on the sample when the index was built.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +35,15 @@ import faiss
 import numpy as np
 from interleaved import interleaved
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from rankpipe import Dataset, Pipeline, Queries, evaluate
+from rankpipe.evaluation.manifest import machine, versions
 from rankpipe.index.ann import build, open_folder, recall_of
-from rankpipe.index.ann_kinds import Approximate, Binary, Hnsw, IvfPq, Sq8, faiss_threads
+from rankpipe.index.ann_kinds import Approximate, Binary, Hnsw, IvfPq, Sq8
 from rankpipe.index.dense import FlatIndex
 from rankpipe.index.vectors import Block, Vectors
+from rankpipe.index.vectors import build as write
 from rankpipe.models.runtime import Runtime
 from rankpipe.stages.dense import Dense
 
@@ -41,10 +52,14 @@ MODEL = "minilm"
 K = 100
 NEIGHBOURS, REACH, NOISE = 16, 0.7, 0.3
 KINDS: dict[str, type[Approximate]] = {"hnsw": Hnsw, "ivf-pq": IvfPq, "sq8": Sq8, "binary": Binary}
+BATCHES = {1: 8, 8: 32}
+"""Queries of a batch, and how many of the queries are asked in such batches."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where vectors and indexes are kept")
+    parser.add_argument("--output", type=Path, help="file for the figures, as JSON")
     parser.add_argument("--vectors", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--kinds", nargs="*", choices=tuple(KINDS), default=tuple(KINDS))
@@ -53,12 +68,70 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with Runtime(threads=options.threads).active():
+    folder = options.folder / f"{options.vectors}-{options.queries}-{options.target_recall}-{options.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with Runtime(threads=options.threads).active(), threadpool_limits(options.threads):
+        effectiveness = {name: kept(folder / f"{name}.json", partial(effective, name)) for name in DATASETS}
+        vectors, queries = made(folder, options)
+        indexes = {
+            name: built(folder / name, KINDS[name](target_recall=options.target_recall), vectors)
+            for name in options.kinds
+        }
+        figures = measured(vectors, queries, folder, indexes, options) if options.repeats else {}
+    figures = {
+        "vectors": len(vectors.values),
+        "dimensions": vectors.dimensions,
+        "bytes": vectors.values.nbytes,
+        "queries": len(queries),
+        "k": K,
+        **figures,
+        "effectiveness": effectiveness,
+        "most_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        "threads": options.threads,
+        "blas": [
+            {
+                "file": Path(pool["filepath"]).name,
+                **{name: pool[name] for name in ("version", "architecture", "num_threads")},
+            }
+            for pool in threadpool_info()
+            if pool["user_api"] == "blas"
+        ],
+        "machine": machine(),
+        "versions": versions(),
+    }
+    print(json.dumps(figures, indent=1))
+    if options.output and options.repeats:
+        options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What a JSON file says; it is made and written if it is not there."""
+    if not path.exists():
+        content = json.dumps(make(), indent=1)
+        path.write_text(content, encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def made(folder: Path, options: Any) -> tuple[Vectors, NDArray[np.float32]]:
+    """The vectors, memory-mapped as those of a pipeline are, and the queries; both are kept in the folder."""
+    if not (folder / "queries.npy").exists():
         real, queries = encoded(options.queries, options.seed)
-        for name in DATASETS:
-            print(effectiveness(name), flush=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            measure(Path(scratch), mixture(real, options.vectors, options.seed), queries, options)
+        values = mixture(real, options.vectors, options.seed)
+
+        def taken(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
+            advance(len(rows))
+            return Block(values[rows], np.arange(len(rows) + 1), 0)
+
+        (folder / "vectors").mkdir(exist_ok=True)
+        write(
+            folder / "vectors",
+            np.arange(len(values), dtype=np.int32),
+            taken,
+            dimensions=real.shape[1],
+            precision="float32",
+        )
+        np.save(folder / "queries.npy", queries)
+    return Vectors.open(folder / "vectors"), np.load(folder / "queries.npy")
 
 
 def encoded(queries: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -71,19 +144,19 @@ def encoded(queries: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.fl
     return np.concatenate(parts), stage.encoders()[1].queries([texts[row] for row in chosen])
 
 
-def effectiveness(name: str) -> str:
-    """nDCG@10 and R@100 of every kind on a data set, with what its index measured."""
+def effective(name: str) -> dict[str, dict[str, float]]:
+    """nDCG@10 and R@100 of every kind on a data set."""
     dataset = Dataset.load(name)
     asked = dataset.queries("test")
     vectors = Dense(model=MODEL).encoders()[1].queries(asked.texts)
     queries = Queries(ids=asked.ids, texts=asked.texts, vectors=vectors)
-    parts = [f"{name}, {dataset.corpus.size:,} documents, {len(queries)} queries: nDCG@10 / R@100"]
+    found = {}
     for kind in ("flat", *KINDS):
         stage = Dense(model=MODEL, k=1000, index={"kind": kind})  # type: ignore[arg-type]
         run = Pipeline(stages=(stage,), corpus=dataset.corpus).run(queries)
         result = evaluate(run, dataset.qrels("test"), ["nDCG@10", "R@100"])
-        parts.append(f"{kind} {result['nDCG@10']:.4f} / {result['R@100']:.4f}")
-    return "   ".join(parts)
+        found[kind] = {measure: round(result[measure], 4) for measure in ("nDCG@10", "R@100")}
+    return found
 
 
 def mixture(real: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
@@ -107,52 +180,61 @@ def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def measure(scratch: Path, values: NDArray[np.float32], queries: NDArray[np.float32], options: Any) -> None:
-    """Build all kinds over the same vectors, time them in turns, and print a table."""
-    vectors = Vectors.of(
-        np.arange(len(values), dtype=np.int32), Block(values, np.arange(len(values) + 1, dtype=np.int64), 0)
-    )
-    ties = np.arange(len(values), dtype=np.int32)
-    by_hand = faiss.IndexFlatIP(values.shape[1])
-    by_hand.add(values)
-    flat = FlatIndex(vectors)
+def built(folder: Path, kind: Approximate, vectors: Vectors) -> float:
+    """Build an index over the vectors into the folder, if it is not there; seconds that took."""
 
-    def search_by_hand() -> None:
-        with faiss_threads(options.threads):
-            by_hand.search(queries, K)
-
-    def searcher(index: Any) -> Callable[[], object]:
-        return lambda: index.search(queries, K, ties, threads=options.threads)
-
-    work: dict[str, Callable[[], object]] = {"IndexFlatIP": search_by_hand, "flat": searcher(flat)}
-    notes: dict[str, str] = {}
-    exact = flat.search(queries, K, ties, threads=options.threads)
-    print(
-        f"\n{len(values):,} vectors of {values.shape[1]}, {values.nbytes >> 20:,} MiB; {len(queries)} queries, top {K}"
-    )
-    for name in options.kinds:
-        kind = KINDS[name](target_recall=options.target_recall)
-        folder = scratch / name
-        folder.mkdir()
+    def make() -> float:
+        folder.mkdir(exist_ok=True)
         start = time.perf_counter()
         build(folder, kind, vectors)
-        seconds = time.perf_counter() - start
-        index = open_folder(folder, kind, vectors)
-        header = index.header
-        assert header is not None
-        work[name] = searcher(index)
-        recall = recall_of(index.search(queries, K, ties, threads=options.threads), exact)
-        notes[name] = (
-            f"recall@100 {recall:.3f} (sample {header.recall:.3f})   {header.bytes >> 20:,} MiB   built in {seconds:.0f} s"
-            f"   oversample {header.effort.oversample}, probes {header.effort.probes}"
-        )
-        print(f"  {name}: {notes[name]}", flush=True)
+        return round(time.perf_counter() - start, 1)
+
+    return kept(folder.with_suffix(".json"), make)
+
+
+def measured(
+    vectors: Vectors, queries: NDArray[np.float32], folder: Path, seconds_built: dict[str, float], options: Any
+) -> dict[str, Any]:
+    """Facts of the indexes, queries a second of each and of flat ones, and how many times as fast as flat each is."""
+    ties = np.arange(len(vectors.values), dtype=np.int32)
+    by_hand = faiss.IndexFlatIP(vectors.dimensions)
+    by_hand.add(vectors.values.astype(np.float32, copy=False))
+    kinds = {name: KINDS[name](target_recall=options.target_recall) for name in seconds_built}
+    indexes = {name: open_folder(folder / name, kind, vectors) for name, kind in kinds.items()}
+
+    def searcher(index: Any) -> Callable[[NDArray[np.float32]], Any]:
+        return lambda asked: index.search(asked, K, ties, threads=options.threads)
+
+    searches = {"IndexFlatIP": lambda asked: by_hand.search(asked, K), "flat": searcher(FlatIndex(vectors))}
+    searches |= {name: searcher(index) for name, index in indexes.items()}
+    exact, facts = searches["flat"](queries), {}
+    for name, index in indexes.items():
+        assert index.header is not None
+        facts[name] = {
+            "recall": round(recall_of(searches[name](queries), exact), 4),
+            "sample_recall": index.header.recall,
+            "effort": index.header.effort._asdict(),
+            "bytes": index.header.bytes,
+            "seconds_built": seconds_built[name],
+        }
+
+    def ask(search: Callable[[NDArray[np.float32]], object], size: int) -> None:
+        for begin in range(0, BATCHES.get(size, len(queries)), size):
+            search(queries[begin : begin + size])
+
+    sizes = (*BATCHES, len(queries))
+    work = {(name, size): partial(ask, search, size) for size in sizes for name, search in searches.items()}
     seconds = interleaved(work, options.repeats)
-    for name, times in seconds.items():
-        paired = [other / own for own, other in zip(times, seconds["flat"], strict=True)]
-        rate = len(queries) / statistics.median(times)
-        print(f"  {name:12} {rate:>8,.0f} queries/s   {statistics.median(paired):6.2f} x flat   {notes.get(name, '')}")
-    print(f"  most memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10:,} MiB")
+    rates, ratios = {}, {}
+    for size in sizes:
+        asked, flat = BATCHES.get(size, len(queries)), seconds["flat", size]
+        of_size = {name: seconds[name, size] for name in searches}
+        rates[size] = {name: round(asked / statistics.median(own), 1) for name, own in of_size.items()}
+        ratios[size] = {
+            name: round(statistics.median(one / other for one, other in zip(flat, own, strict=True)), 3)
+            for name, own in of_size.items()
+        }
+    return {"indexes": facts, "queries_per_second": rates, "times_as_fast_as_flat": ratios, "repeats": options.repeats}
 
 
 if __name__ == "__main__":

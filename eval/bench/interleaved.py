@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name")
 
 
-def interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def interleaved(work: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, list[float]]:
     """Seconds of each, measured in turns, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+    seconds: dict[Name, list[float]] = {name: [] for name in work}
     for turn in range(repeats + 1):
         for name, run in work.items():
             start = time.perf_counter()

@@ -63,6 +63,22 @@ def test_flat_equals_brute_force(vectors: Vectors, k: int, monkeypatch: pytest.M
         assert got == brute_force(vectors, query, k, ties)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_query_is_answered_alike_whatever_else_is_asked(precision: str, threads: int) -> None:
+    vectors = made(700, windows=2, distinct=300, precision=precision)
+    ties = np.random.default_rng(3).permutation(1401).astype(np.int32)
+    queries = np.random.default_rng(4).standard_normal((3 * dense.FEW, 24)).astype(np.float32)
+    index = FlatIndex(vectors)
+    alone = [index.search(query[None], 10, ties) for query in queries]
+    for count in (1, 2, 3, 4, 5, dense.FEW, dense.FEW + 1, len(queries)):  # by the loop, in fours and not, and by BLAS
+        found = index.search(queries[:count], 10, ties, threads=threads)
+        for column in ("documents", "scores", "passages"):
+            together = np.concatenate([getattr(one, column) for one in alone[:count]])
+            assert np.array_equal(getattr(found, column), together), (count, column)
+        assert np.diff(found.offsets).tolist() == [10] * count
+
+
 def test_more_equal_documents_than_the_room_for_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = made(3000, distinct=1)
     ties = np.arange(6001, dtype=np.int32)[::-1].copy()
