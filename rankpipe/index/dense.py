@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import UsageError
 from rankpipe.index.compiled import compiled
-from rankpipe.index.selection import Kept
+from rankpipe.index.selection import Contenders
 from rankpipe.index.vectors import Vectors
 
 QUERIES = 512
@@ -87,7 +87,7 @@ class FlatIndex:
         """What is found for at most QUERIES queries, in as many parts as there are threads."""
         vectors = self.vectors
         cuts = [len(queries) * thread // threads for thread in range(1, threads)]
-        kept = [Kept.nothing(slacks, k) for slacks in np.split(2 * rounding(queries, vectors), cuts)]
+        kept = [Contenders.nothing(slacks, k) for slacks in np.split(2 * rounding(queries, vectors), cuts)]
         room = np.empty(0, np.float32)  # for scores, used again: memory that is new takes as long as half the product
         for begin, end in vectors.blocks(BLOCK * max(1, min(LONGER, QUERIES // len(queries)))):
             spans = vectors.offsets[begin : end + 1] - vectors.offsets[begin]
@@ -96,10 +96,10 @@ class FlatIndex:
                 room = np.empty(len(queries) * len(block), np.float32)
             scores = room[: len(queries) * len(block)].reshape(len(queries), len(block))
             _multiply(queries, block, scores, pool, threads)
-            keep = partial(Kept.after, spans=spans, first=begin, plain=vectors.plain, k=k)
+            keep = partial(Contenders.after, spans=spans, first=begin, plain=vectors.plain, k=k)
             kept = list(pool.map(keep, kept, np.split(scores, cuts)))
         rank = partial(ranked, vectors=vectors, k=k, tie_order=tie_order)
-        rows, places = zip(*(pool.map(partial(Kept.pairs, k=k), kept)), strict=True)
+        rows, places = zip(*(pool.map(partial(Contenders.pairs, k=k), kept)), strict=True)
         return list(pool.map(rank, np.split(queries, cuts), rows, places))
 
 

@@ -17,8 +17,8 @@ GLANCE = np.uint64(64)
 """Scores that are compared at once. Unsigned: of other indices numba asks whether they are negative."""
 
 
-class Kept(NamedTuple):
-    """What Q queries have kept.
+class Contenders(NamedTuple):
+    """The documents in question for Q queries.
 
     counts          (Q,) documents
     floors          (Q,) scores that all further ones must reach
@@ -33,13 +33,15 @@ class Kept(NamedTuple):
     places: NDArray[np.int64]
 
     @classmethod
-    def nothing(cls, slacks: NDArray[np.float32], k: int) -> Kept:
+    def nothing(cls, slacks: NDArray[np.float32], k: int) -> Contenders:
         """Room for so many queries as there are slacks."""
         shape = (len(slacks), 4 * k + 2 * int(GLANCE))
         counts, floors = np.zeros(len(slacks), np.int64), np.full(len(slacks), -np.inf, np.float32)
         return cls(counts, floors, slacks, np.empty(shape, np.float32), np.empty(shape, np.int64))
 
-    def after(self, scores: NDArray[np.float32], spans: NDArray[np.int64], first: int, *, plain: bool, k: int) -> Kept:
+    def after(
+        self, scores: NDArray[np.float32], spans: NDArray[np.int64], first: int, *, plain: bool, k: int
+    ) -> Contenders:
         """With a block of documents as well, the first of them at place `first`; this one is used up.
 
         scores are those of windows, (Q, n); document d of the block has spans[d]:spans[d + 1] of them, one if plain.

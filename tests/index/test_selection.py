@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rankpipe.index.selection import Kept
+from rankpipe.index.selection import Contenders
 
 SLACK = 0.25
 DOCUMENTS = 1500
@@ -21,7 +21,7 @@ ORDERS = {
 
 def kept_places(scores: NDArray[np.float32], spans: NDArray[np.int64], size: int, k: int) -> list[list[int]]:
     """The places that each query has kept of documents, `size` of them in a block; spans as of the whole."""
-    kept = Kept.nothing(np.full(len(scores), SLACK, np.float32), k)
+    kept = Contenders.nothing(np.full(len(scores), SLACK, np.float32), k)
     plain = len(spans) - 1 == scores.shape[1]
     for first in range(0, len(spans) - 1, size):
         own = spans[first : first + size + 1]
