@@ -26,7 +26,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from rankpipe import Dataset, Pipeline, Queries, evaluate
 from rankpipe.evaluation.manifest import machine, versions
-from rankpipe.index.ann import build, open_folder, recall_of
+from rankpipe.index.ann import ApproximateIndex, build, open_folder, recall_of
 from rankpipe.index.ann_kinds import Approximate, Binary, Hnsw, IvfPq, Sq8
-from rankpipe.index.dense import FlatIndex
+from rankpipe.index.dense import DenseIndex, FlatIndex
 from rankpipe.index.vectors import Block, Vectors
 from rankpipe.index.vectors import build as write
 from rankpipe.models.runtime import Runtime
@@ -73,18 +73,18 @@ def main() -> None:
     with Runtime(threads=options.threads).active(), threadpool_limits(options.threads):
         effectiveness = {name: kept(folder / f"{name}.json", partial(effective, name)) for name in DATASETS}
         vectors, queries = made(folder, options)
-        indexes = {
-            name: built(folder / name, KINDS[name](target_recall=options.target_recall), vectors)
-            for name in options.kinds
-        }
-        figures = measured(vectors, queries, folder, indexes, options) if options.repeats else {}
+        kinds = {name: KINDS[name](target_recall=options.target_recall) for name in options.kinds}
+        indexes = {name: opened(folder / name, kind, vectors, queries, options.threads) for name, kind in kinds.items()}
+        searches = {"flat": FlatIndex(vectors), **{name: index for name, (index, _) in indexes.items()}}
+        speed = timed(searches, vectors, queries, options) if options.repeats else {}
     figures = {
         "vectors": len(vectors.values),
         "dimensions": vectors.dimensions,
         "bytes": vectors.values.nbytes,
         "queries": len(queries),
         "k": K,
-        **figures,
+        "indexes": {name: facts for name, (_, facts) in indexes.items()},
+        **speed,
         "effectiveness": effectiveness,
         "most_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
         "threads": options.threads,
@@ -180,8 +180,10 @@ def unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def built(folder: Path, kind: Approximate, vectors: Vectors) -> float:
-    """Build an index over the vectors into the folder, if it is not there; seconds that took."""
+def opened(
+    folder: Path, kind: Approximate, vectors: Vectors, queries: NDArray[np.float32], threads: int
+) -> tuple[ApproximateIndex, dict[str, Any]]:
+    """The index of a kind over the vectors, and its facts; it is built in the folder if it is not there."""
 
     def make() -> float:
         folder.mkdir(exist_ok=True)
@@ -189,34 +191,33 @@ def built(folder: Path, kind: Approximate, vectors: Vectors) -> float:
         build(folder, kind, vectors)
         return round(time.perf_counter() - start, 1)
 
-    return kept(folder.with_suffix(".json"), make)
+    def recall() -> float:
+        ties = np.zeros(len(vectors.values), np.int32)
+        exact = FlatIndex(vectors).search(queries, K, ties, threads=threads)
+        return round(recall_of(index.search(queries, K, ties, threads=threads), exact), 4)
+
+    seconds = kept(folder.with_name(f"{folder.name}-seconds.json"), make)
+    index = open_folder(folder, kind, vectors)
+    assert index.header is not None
+    return index, {
+        "recall": kept(folder.with_name(f"{folder.name}-recall.json"), recall),
+        "sample_recall": index.header.recall,
+        "effort": index.header.effort._asdict(),
+        "bytes": index.header.bytes,
+        "seconds_built": seconds,
+    }
 
 
-def measured(
-    vectors: Vectors, queries: NDArray[np.float32], folder: Path, seconds_built: dict[str, float], options: Any
+def timed(
+    indexes: Mapping[str, DenseIndex], vectors: Vectors, queries: NDArray[np.float32], options: Any
 ) -> dict[str, Any]:
-    """Facts of the indexes, queries a second of each and of flat ones, and how many times as fast as flat each is."""
+    """Queries a second by hand and of every index, and how many times as fast as flat each is."""
     ties = np.arange(len(vectors.values), dtype=np.int32)
     by_hand = faiss.IndexFlatIP(vectors.dimensions)
     by_hand.add(vectors.values.astype(np.float32, copy=False))
-    kinds = {name: KINDS[name](target_recall=options.target_recall) for name in seconds_built}
-    indexes = {name: open_folder(folder / name, kind, vectors) for name, kind in kinds.items()}
-
-    def searcher(index: Any) -> Callable[[NDArray[np.float32]], Any]:
-        return lambda asked: index.search(asked, K, ties, threads=options.threads)
-
-    searches = {"IndexFlatIP": lambda asked: by_hand.search(asked, K), "flat": searcher(FlatIndex(vectors))}
-    searches |= {name: searcher(index) for name, index in indexes.items()}
-    exact, facts = searches["flat"](queries), {}
+    searches: dict[str, Callable[[NDArray[np.float32]], Any]] = {"IndexFlatIP": partial(by_hand.search, k=K)}
     for name, index in indexes.items():
-        assert index.header is not None
-        facts[name] = {
-            "recall": round(recall_of(searches[name](queries), exact), 4),
-            "sample_recall": index.header.recall,
-            "effort": index.header.effort._asdict(),
-            "bytes": index.header.bytes,
-            "seconds_built": seconds_built[name],
-        }
+        searches[name] = partial(index.search, k=K, tie_order=ties, threads=options.threads)
 
     def ask(search: Callable[[NDArray[np.float32]], object], size: int) -> None:
         for begin in range(0, BATCHES.get(size, len(queries)), size):
@@ -234,7 +235,7 @@ def measured(
             name: round(statistics.median(one / other for one, other in zip(flat, own, strict=True)), 3)
             for name, own in of_size.items()
         }
-    return {"indexes": facts, "queries_per_second": rates, "times_as_fast_as_flat": ratios, "repeats": options.repeats}
+    return {"queries_per_second": rates, "times_as_fast_as_flat": ratios, "repeats": options.repeats}
 
 
 if __name__ == "__main__":
