@@ -16,6 +16,7 @@ from dataclasses import field
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
+from annotated_types import MinLen
 from pydantic import ConfigDict, Strict
 from pydantic.dataclasses import dataclass
 
@@ -36,7 +37,7 @@ SETTINGS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrar
 BESIDE_FILE = "relative to the YAML file, where there is such a path"
 """Marks a text setting that may be a path: where the file's folder has such a path, that is what is meant."""
 
-Reference = Annotated[str, BESIDE_FILE]
+Reference = Annotated[str, BESIDE_FILE, MinLen(1)]
 """A setting that names something known (an analyzer, a model) or is the path of a file or folder."""
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe import npy
 from rankpipe.data.text import id_problem, text_problem
 from rankpipe.errors import DataError, StoreError, UsageError
 
@@ -341,6 +342,6 @@ def _attribute(name: str) -> str:
 
 def _write_folder(folder: Path, segments: list[dict], arrays: Mapping[str, NDArray]) -> None:
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        npy.save(folder / f"{name}.npy", array)
     text = json.dumps({"format": FORMAT, "segments": segments}, indent=1)
     (folder / "corpus.json").write_text(text + os.linesep, encoding="utf-8")

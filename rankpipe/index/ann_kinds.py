@@ -78,8 +78,10 @@ class Approximate(ABC):
         return (0,)
 
     def write(self, index: Any, path: str) -> None:
-        """Write a FAISS index to a file."""
-        import_faiss().write_index(index, path)
+        """Write a FAISS index to a file; FAISS by itself does not notice a disk that is full at the end."""
+        faiss = import_faiss()
+        with open(path, "wb") as file:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
     def read(self, path: str) -> Any:
         """A FAISS index from a file, memory-mapped as far as FAISS can."""
@@ -128,7 +130,9 @@ class Binary(Approximate):
 
     def write(self, index: Any, path: str) -> None:
         """Write an index of bits to a file."""
-        import_faiss().write_index_binary(index, path)
+        faiss = import_faiss()
+        with open(path, "wb") as file:
+            faiss.write_index_binary(index, faiss.PyCallbackIOWriter(file.write))
 
     def read(self, path: str) -> Any:
         """An index of bits from a file."""

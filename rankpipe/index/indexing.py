@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe import npy
 from rankpipe.errors import DataError, UsageError
 from rankpipe.index.bm25 import length_bytes
 from rankpipe.index.compiled import compiled
@@ -60,9 +61,9 @@ def build(folder: Path, texts: Iterable[str], analyzer: Analyzer, *, rows: NDArr
     at = _all_rows(rows, blocks.texts)
     by_row = np.zeros(at[-1] + 1 if at.size else 0, np.int32)
     by_row[at] = np.concatenate(lengths)
-    np.save(folder / "lengths.npy", by_row)
+    npy.save(folder / "lengths.npy", by_row)
     codebook = np.unique(np.concatenate([np.empty(0, np.uint32), *(np.unique(b.payload) for b in blocks.blocks)]))
-    np.save(folder / "codebook.npy", codebook)
+    npy.save(folder / "codebook.npy", codebook)
     terms, size = blocks.write(tokeniser.terms, np.uint16 if codebook.size <= 1 << 16 else np.uint32, codebook)
     filled, total = int(np.count_nonzero(by_row)), int(by_row.sum(dtype=np.int64))
     write_header(folder, Header("counts", analyzer.fingerprint, by_row.size, filled, total, terms, size))
@@ -167,7 +168,7 @@ class _Blocks:
     def _spill(self, number: int) -> None:
         paths = self._files(number)
         for path, part in zip(paths, self.blocks[number], strict=True):
-            np.save(path, part)
+            npy.save(path, part)
         self.blocks[number] = Block(*(np.load(path, mmap_mode="r").view(np.ndarray) for path in paths))
 
     def write(self, terms: Iterable[str], dtype: type, codebook: NDArray[np.uint32] | None) -> tuple[int, int]:
@@ -180,7 +181,7 @@ class _Blocks:
             frequencies[: block.starts.size - 1] += np.diff(block.starts)
         starts = np.concatenate([[0], np.cumsum(frequencies[order])])
         for name, values in (("letters", letters), ("letter_starts", letter_starts), ("starts", starts)):
-            np.save(self.folder / f"{name}.npy", values)
+            npy.save(self.folder / f"{name}.npy", values)
         coded = _coder(dtype, codebook)
         with (
             growing_array(self.folder / "documents.npy", np.int32, starts[-1]) as documents_file,

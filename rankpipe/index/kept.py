@@ -22,7 +22,7 @@ from rankpipe.errors import StoreError
 from rankpipe.index.vectors import SHARD, Block, Encode, Precision, Vectors, gathered, merged
 from rankpipe.progress import counted
 
-KIND = "candidates"
+KIND = "candidate-vectors"
 
 
 class Kept:

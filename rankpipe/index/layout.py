@@ -26,6 +26,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from rankpipe import npy
 from rankpipe.errors import StoreError
 
 FORMAT = "rankpipe inverted index"
@@ -76,8 +77,7 @@ def write_header(folder: Path, header: Header) -> None:
 def growing_array(path: Path, dtype: DTypeLike, size: int) -> Iterator[BinaryIO]:
     """A .npy file of one dimension, open for writing its items in order."""
     with path.open("wb") as file:
-        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (int(size),)})
+        npy.begin(file, dtype, (int(size),))
         yield file
 
 

@@ -7,13 +7,16 @@ shard-NNNNN.json, which describes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe import npy
+from rankpipe.errors import StoreError
 from rankpipe.progress import counted
 from rankpipe.store import replacing
 
@@ -46,7 +49,7 @@ def write(folder: Path, number: int, shard: Shard) -> None:
     """Write a shard; its description last, which says that it is finished."""
     for name, values in shard.arrays.items():
         with replacing(_array(folder, number, name), "wb") as file:
-            np.save(file, values, allow_pickle=False)
+            npy.write(file, values)
     with replacing(_json(folder, number)) as file:
         json.dump(shard.described, file)
 
@@ -57,13 +60,26 @@ def finished(folder: Path) -> list[int]:
 
 
 def described(folder: Path, number: int) -> dict[str, Any]:
-    """The description of a finished shard."""
-    return json.loads(_json(folder, number).read_text(encoding="utf-8"))
+    """The description of a finished shard. Raises StoreError for a damaged one, which is then made anew next time."""
+    with _whole(folder, number):
+        return dict(json.loads(_json(folder, number).read_text(encoding="utf-8")))
 
 
 def array(folder: Path, number: int, name: str) -> NDArray:
-    """An array of a finished shard, memory-mapped."""
-    return np.load(_array(folder, number, name), mmap_mode="r", allow_pickle=False)
+    """An array of a finished shard, memory-mapped. Raises StoreError as `described`."""
+    with _whole(folder, number):
+        return np.load(_array(folder, number, name), mmap_mode="r", allow_pickle=False)
+
+
+@contextmanager
+def _whole(folder: Path, number: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        _json(folder, number).unlink(missing_ok=True)  # now it is not finished any more
+        raise StoreError(
+            f"{_json(folder, number)}, or what it describes, is damaged; the next run makes it anew"
+        ) from error
 
 
 def remove(folder: Path) -> None:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe import npy
 from rankpipe.errors import StoreError
 from rankpipe.index import shards
 from rankpipe.store import replacing
@@ -94,11 +95,11 @@ def _join(folder: Path, rows: NDArray[np.int32], count: int, dimensions: int, pr
     counts = [shards.array(folder, number, "counts") for number in range(count)]
     windows = sum(one["windows"] for one in described)
     with replacing(folder / "vectors.npy", "wb") as file:
-        _write_array_header(file, (windows, dimensions), precision)
+        npy.begin(file, precision, (windows, dimensions))
         for number in range(count):
             file.write(shards.array(folder, number, "vectors").data)
-    np.save(folder / "offsets.npy", np.concatenate([[0], *counts]).cumsum().astype(np.int64))
-    np.save(folder / "rows.npy", rows.astype(np.int32))
+    npy.save(folder / "offsets.npy", np.concatenate([[0], *counts]).cumsum().astype(np.int64))
+    npy.save(folder / "rows.npy", rows.astype(np.int32))
     truncated, norm = sum(one["truncated"] for one in described), max((one["norm"] for one in described), default=0.0)
     _write_header(folder, Header(dimensions, len(rows), windows, truncated, norm))
 
@@ -106,11 +107,6 @@ def _join(folder: Path, rows: NDArray[np.int32], count: int, dimensions: int, pr
 def _write_header(folder: Path, header: Header) -> None:
     with replacing(folder / HEADER) as file:
         json.dump({"format": FORMAT, **asdict(header)}, file)
-
-
-def _write_array_header(file: IO[bytes], shape: tuple[int, int], precision: Precision) -> None:
-    descr = np.lib.format.dtype_to_descr(np.dtype(precision))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
 def kept_in(precision: Precision, values: NDArray[np.float32]) -> NDArray[np.float32 | np.float16]:
@@ -174,7 +170,7 @@ class Vectors:
     def save(self, folder: Path) -> None:
         """Write them into an empty folder, where `open` finds them."""
         for name, array in (("rows", self.rows), ("offsets", self.offsets), ("vectors", self.values)):
-            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            npy.save(folder / f"{name}.npy", array)
         _write_header(folder, Header(self.dimensions, len(self.rows), len(self.values), self.truncated, self.norm))
 
     @property

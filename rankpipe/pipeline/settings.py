@@ -41,7 +41,7 @@ PHRASES = {
     "less_than_equal": "must be at most {le}",
     "multiple_of": "must be a multiple of {multiple_of}",
     "literal_error": "must be {expected}",
-    "string_too_short": "must have at least {min_length} characters",
+    "string_too_short": "must have {min_length} or more characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match the pattern {pattern}",
     "too_short": "must have at least {min_length}",
@@ -83,7 +83,7 @@ class Setting(NamedTuple):
         if _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str):
             return _value(node, (folder or Path()).__truediv__)
         if folder is not None and self.is_reference:
-            return _value(node, lambda text: str(folder / text) if os.path.exists(folder / text) else text)
+            return _value(node, lambda text: str(folder / text) if text and os.path.exists(folder / text) else text)
         return _value(node)
 
 

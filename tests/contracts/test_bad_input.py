@@ -69,6 +69,11 @@ BM25_AND_CUT = "stages:\n  - bm25\n  - cut: {k: 5}\n"
             id="an unknown analyzer",
         ),
         pytest.param(
+            "stages:\n  - dense: {model: ''}\n",
+            "2:20: 'dense' setting 'model' is '', must have 1 or more characters",
+            id="an empty name",
+        ),
+        pytest.param(
             "stages:\n  - bm25: {analyzer: my/tokenizer.json}\n",
             "2:22: 'bm25' setting 'analyzer' is 'my/tokenizer.json', must be a file, and there is none",
             id="a tokenizer that is not there",
@@ -311,39 +316,3 @@ def test_judgements_of_other_queries_are_refused(refused: Callable[..., None], t
 def test_a_surrogate_of_the_command_line_is_refused(refused: Callable[..., None]) -> None:
     message = "error: query 'q1': lone surrogate U+DCFF at character 4, which no Unicode text holds"
     refused(["search", "bm25", "cat\udcff", "--dataset", "pets"], message)
-
-
-# -- the store ----------------------------------------------------------------------------------------------------------
-
-
-def flip_a_bit(content: bytes) -> bytes:
-    """The same bytes, but for one bit in the middle."""
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("file", "damage", "reason"),
-    [
-        ("inverted/*/documents.npy", flip_a_bit, "the content of documents.npy is not what was written"),
-        ("inverted/*/payload.npy", flip_a_bit, "the content of payload.npy is not what was written"),
-        ("inverted/*/starts.npy", lambda content: content[:-1], "starts.npy has {now} bytes, not {before}"),
-        ("corpora/*/segment-1-1.arrow", flip_a_bit, "the content of segment-1-1.arrow is not what was written"),
-        ("corpora/*/tie_order.npy", lambda content: b"", "tie_order.npy has {now} bytes, not {before}"),
-        ("corpora/*/manifest.json", lambda content: b"{", "the content of manifest.json is not what was written"),
-    ],
-)
-def test_a_damaged_artefact_is_set_aside_and_built_anew(
-    rankpipe: Command, pets: Path, store: Path, file: str, damage: Callable[[bytes], bytes], reason: str
-) -> None:
-    search = ("search", "bm25", "cat", "--dataset", pets)
-    before = rankpipe(*search)
-    damaged = next(store.glob(file))
-    whole, folder = damaged.read_bytes(), damaged.parent
-    damaged.write_bytes(damage(whole))
-    reason = reason.format(now=len(damage(whole)), before=len(whole))
-    status, out, err = rankpipe(*search)
-    assert (status, out) == (1, "")
-    assert err.startswith(f"error: {folder} is damaged: {reason}; it is set aside as .damaged-{folder.name}-")
-    assert err.endswith(", and the next run builds it anew\n")
-    assert rankpipe(*search) == before

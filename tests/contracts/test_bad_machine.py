@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,51 @@ def test_a_full_disk_leaves_nothing_half_written(rankpipe: Command, pets: Path, 
     assert rankpipe(*run).status == 0
 
 
+@posix_only
+@pytest.mark.parametrize(("stage", "kind"), [("dense", "vectors"), ("sparse", "sparse")])
+def test_a_disk_that_fills_up_while_encoding_is_said(
+    request: pytest.FixtureRequest, rankpipe: Command, pets: Path, tmp_path: Path, store: Path, stage: str, kind: str
+) -> None:
+    model = request.getfixturevalue("tiny_masked_lm" if stage == "sparse" else "tiny_encoder")(tmp_path / "model")
+    (tmp_path / "p.yaml").write_text(f"stages: [{stage}: {{model: {model}}}]")
+    assert rankpipe("index", "bm25", "--dataset", pets).status == 0  # the corpus is there
+    index = ["index", str(tmp_path / "p.yaml"), "--dataset", str(pets)]
+    done = subprocess.run([sys.executable, "-c", LIMITED, "150", *index], capture_output=True, text=True)
+    said = f"error: cannot write {kind} to the store {store}: File too large; {ADVICE}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert leftovers(tmp_path) == []
+    assert rankpipe(*index).status == 0
+
+
 # -- runs that are stopped ----------------------------------------------------------------------------------------------
+
+
+ENCODING = """
+import os, signal, sys, time
+from pathlib import Path
+from rankpipe.models import bi_encoder, sparse_encoder
+from rankpipe.cli import main
+
+for kind in (bi_encoder.BiEncoder, sparse_encoder.SparseEncoder):
+    def documents(self, *more, encode=kind.documents):
+        if marker := os.environ.get("WAIT"):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            Path(marker).touch()
+            time.sleep(300)
+        return encode(self, *more)
+    kind.documents = documents
+sys.argv[0] = "rankpipe"
+main()
+"""
+"""`rankpipe`, which stops where it begins to encode documents."""
 
 
 class Started:
     """`rankpipe run` in a process of its own, stopped in the middle of its work."""
 
-    def __init__(self, folder: Path, at: str) -> None:
-        self.folder = folder
-        (folder / "p.yaml").write_text(f"stages:\n  - bm25\n  - wait: {{at: {at}}}\n")
+    def __init__(self, folder: Path, stages: str, program: Sequence[str] = ("-m", "rankpipe")) -> None:
+        self.folder, self._program = folder, program
+        (folder / "p.yaml").write_text(f"stages: {stages}\n")
         self.process = self._start(WAIT=str(folder / "marker"))
         wait_for(folder / "marker", self.process)
 
@@ -157,7 +193,7 @@ class Started:
         installed = Path(__file__).parent / "installed"
         paths = os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.Popen(
-            [sys.executable, "-m", "rankpipe", "run", "p.yaml", "--dataset", "pets", "--output", "out"],
+            [sys.executable, *self._program, "run", "p.yaml", "--dataset", "pets", "--output", "out"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -184,7 +220,7 @@ class Started:
 @posix_only
 @pytest.mark.parametrize("at", ["build", "run"])
 def test_ctrl_c_leaves_nothing_and_the_next_run_works(pets: Path, tmp_path: Path, at: str) -> None:
-    started = Started(tmp_path, at)
+    started = Started(tmp_path, f"[bm25, wait: {{at: {at}}}]")
     assert started.stopped_by(signal.SIGINT) == (130, "", "interrupted\n")
     assert leftovers(tmp_path) == []
     assert not (tmp_path / "out").exists()
@@ -194,11 +230,27 @@ def test_ctrl_c_leaves_nothing_and_the_next_run_works(pets: Path, tmp_path: Path
 @posix_only
 @pytest.mark.parametrize("at", ["build", "run"])
 def test_kill_9_leaves_no_results_and_the_next_run_works(pets: Path, tmp_path: Path, at: str) -> None:
-    started = Started(tmp_path, at)
+    started = Started(tmp_path, f"[bm25, wait: {{at: {at}}}]")
     assert started.stopped_by(signal.SIGKILL) == (-signal.SIGKILL, "", "")
     assert not (tmp_path / "out").exists()
     whole = [path for path in (tmp_path / "store" / "waiting").iterdir() if not path.name.startswith(".")]
     assert len(whole) == (0 if at == "build" else 1)
+    started.works_now()
+
+
+@posix_only
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stage", ["dense", "rescore", "sparse"])
+def test_encoding_that_is_stopped_leaves_no_results_and_the_next_run_works(
+    request: pytest.FixtureRequest, pets: Path, tmp_path: Path, stage: str, number: int
+) -> None:
+    request.getfixturevalue("tiny_masked_lm" if stage == "sparse" else "tiny_encoder")(tmp_path / "model")
+    first = "bm25, " if stage == "rescore" else ""
+    started = Started(tmp_path, f"[{first}{stage}: {{model: ./model}}]", ("-c", ENCODING))
+    ended = (130, "", "interrupted\n") if number == signal.SIGINT else (-signal.SIGKILL, "", "")
+    assert started.stopped_by(number) == ended
+    assert not (tmp_path / "out").exists()
+    assert leftovers(tmp_path) == []
     started.works_now()
 
 

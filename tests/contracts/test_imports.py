@@ -17,7 +17,7 @@ ROOMS = [
     {"errors"},
     {"machine"},
     {"progress"},
-    {"store"},
+    {"store", "npy"},
     {"data"},
     {"index"},
     {"run", "trec"},

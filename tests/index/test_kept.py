@@ -55,7 +55,7 @@ def taken(vectors: Kept, *rows: int) -> Vectors:
 
 def sizes(store: Path) -> list[int]:
     """Documents of every part in the store."""
-    folders = (store / "candidates").glob("*/[!.]*")
+    folders = (store / "candidate-vectors").glob("*/[!.]*")
     return sorted(len(np.load(folder / "rows.npy")) for folder in folders)
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_part_is_set_aside_and_encoded_anew(store: Path) -> None:
     vectors = opened(Encoder())
     taken(vectors, *range(4))
     taken(vectors, 6)
-    [file] = [file for file in store.glob("candidates/*/*/vectors.npy") if len(np.load(file)) == 1]
+    [file] = [file for file in store.glob("candidate-vectors/*/*/vectors.npy") if len(np.load(file)) == 1]
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(StoreError, match=r"vectors.npy has 139 bytes, not 140; it is set aside as"):
         opened(Encoder())
@@ -159,7 +159,7 @@ def test_where_nothing_can_be_kept_it_is_said_once_and_the_work_goes_on(
         taken(vectors, *rows)
     assert encoder.asked == [[1, 2], [3], [0, 4, 5, 6], [7, 8, 9, 10], [11]]
     assert capsys.readouterr().err == (
-        f"note: encoded candidates are not kept: cannot write candidates to the store {tmp_path / 'file'}: "
+        f"note: encoded candidates are not kept: cannot write candidate-vectors to the store {tmp_path / 'file'}: "
         "Not a directory; set RANKPIPE_HOME to another folder\n"
     )
     monkeypatch.setenv("RANKPIPE_HOME", str(tmp_path / "store"))

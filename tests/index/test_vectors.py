@@ -67,6 +67,24 @@ def test_finished_shards_are_not_encoded_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*shard*"))
 
 
+@pytest.mark.parametrize("name", ["shard-00001.json", "shard-00001-vectors.npy", "shard-00001-counts.npy"])
+def test_a_damaged_shard_is_said_and_made_anew(tmp_path: Path, name: str) -> None:
+    def stops(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
+        if rows[0] == 11:
+            raise KeyboardInterrupt
+        return encoded(rows, advance)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, ROWS, stops, dimensions=4, precision="float32", shard=3)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    with pytest.raises(StoreError) as caught:
+        build(tmp_path, ROWS, encoded, dimensions=4, precision="float32", shard=3)
+    shard = tmp_path / "shard-00001.json"
+    assert str(caught.value) == f"{shard}, or what it describes, is damaged; the next run makes it anew"
+    build(tmp_path, ROWS, encoded, dimensions=4, precision="float32", shard=3)
+    assert np.array_equal(Vectors.open(tmp_path).values, encoded(ROWS, lambda _: None).vectors)
+
+
 def test_a_build_that_was_killed_while_joining_only_joins(tmp_path: Path) -> None:
     folder = tmp_path / "v"
     whole = written(folder)

@@ -334,7 +334,7 @@ def test_a_killed_rescoring_goes_on_where_it_stopped(model: str, store: Path) ->
     lines = [first.stdout.readline() for _ in range(2)]
     assert lines == ["encoding 0 1 2 3\n", "encoding 4 5 6 7\n"], first.communicate()[1]
     until = time.monotonic() + 60
-    while len(list(store.glob("candidates/*/[!.]*"))) < 2 and time.monotonic() < until:
+    while len(list(store.glob("candidate-vectors/*/[!.]*"))) < 2 and time.monotonic() < until:
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL)
     first.communicate()
