@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rankpipe.run import Run
     from rankpipe.stage import Chain, Stage
     from rankpipe.stages.bm25 import BM25
+    from rankpipe.stages.cross_encoder import CrossEncoder
     from rankpipe.stages.cut import Cut
     from rankpipe.stages.dense import Dense
     from rankpipe.stages.fuse import Fuse
@@ -30,6 +31,7 @@ _MODULES = {
     "BM25": "rankpipe.stages.bm25",
     "Chain": "rankpipe.stage",
     "Corpus": "rankpipe.data",
+    "CrossEncoder": "rankpipe.stages.cross_encoder",
     "Cut": "rankpipe.stages.cut",
     "Dataset": "rankpipe.data",
     "Dense": "rankpipe.stages.dense",
@@ -52,6 +54,7 @@ __all__ = [
     "BM25",
     "Chain",
     "Corpus",
+    "CrossEncoder",
     "Cut",
     "Dataset",
     "Dense",

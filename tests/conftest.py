@@ -244,6 +244,43 @@ def write_tiny_masked_lm(
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_cross_encoder() -> Callable[..., Path]:
+    """`tiny_cross_encoder(folder, ...)` writes a sequence classifier with random weights; see write_tiny_cross_encoder.
+
+    The test is skipped where torch is not installed.
+    """
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="needs the extra 'dense'")
+    return write_tiny_cross_encoder
+
+
+def write_tiny_cross_encoder(
+    folder: Path, *, seed: int = 0, hidden: int = 32, labels: Sequence[str] = ("relevant",)
+) -> Path:
+    """Write a BERT of two layers with a head over classes and its tokenizer, and give the folder."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=_write_tokenizer(folder),
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        id2label=dict(enumerate(labels)),
+    )
+    network = BertForSequenceClassification(config)
+    save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", {**config.to_dict(), "architectures": ["BertForSequenceClassification"]})
+    return folder
+
+
 SPARSE_MODULES = "sentence_transformers.sparse_encoder.models"
 """Where models of sentence-transformers say that modules of sparse encoders stand."""
 

@@ -25,6 +25,9 @@ QUERY_ROWS = 8
 QUERY_STEP = 16
 """A batch of queries is as long as a multiple of so many tokens."""
 
+SHAPE_ROWS = 4
+"""A padded batch has a multiple of so many rows: fewer are filled up."""
+
 
 def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArray[np.int64]]:
     """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
@@ -49,6 +52,12 @@ def distinct(tokens: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], ND
     return np.unique(which, return_index=True)[1], which
 
 
+def padded_length(length: int, longest: int | None) -> int:
+    """Tokens that a sequence is padded to: a multiple of QUERY_STEP, within what the network has positions for."""
+    steps = -(-length // QUERY_STEP) * QUERY_STEP
+    return max(length, min(steps, longest or steps))
+
+
 def query_batches(
     tokens: Sequence[NDArray[np.int64]], longest: int | None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
@@ -56,17 +65,37 @@ def query_batches(
 
     longest  tokens that the network has positions for, None for no limit
     """
-
-    def rounded(length: int) -> int:
-        steps = -(-length // QUERY_STEP) * QUERY_STEP
-        return max(length, min(steps, longest or steps))
-
-    lengths = np.array([rounded(len(one)) for one in tokens], np.int64)
+    lengths = np.array([padded_length(len(one), longest) for one in tokens], np.int64)
     for length in np.unique(lengths).tolist():
         rows = np.flatnonzero(lengths == length)
         for begin in range(0, len(rows), QUERY_ROWS):
             part = rows[begin : begin + QUERY_ROWS]
             yield part, np.resize(part, QUERY_ROWS), length  # resize repeats them
+
+
+def packed_batches(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of sequences of these sizes, the longest first, so many at once that their sum is within the budget."""
+    order = np.argsort(-sizes, kind="stable")
+    begin, total = 0, 0
+    for place, size in enumerate(sizes[order].tolist()):
+        if total and total + size > budget:
+            yield order[begin:place]
+            begin, total = place, 0
+        total += size
+    if total:
+        yield order[begin:]
+
+
+def padded_batches(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
+
+    Those of a batch have the same size when it is rounded up to QUERY_STEP.
+    """
+    rounded = -(-sizes // QUERY_STEP)
+    for size in np.unique(rounded)[::-1]:
+        rows = np.flatnonzero(rounded == size)
+        most = max(budget // (int(size) * QUERY_STEP) // SHAPE_ROWS, 1) * SHAPE_ROWS
+        yield from (rows[begin : begin + most] for begin in range(0, len(rows), most))
 
 
 def padded(tokens: Sequence[NDArray[np.int64]], padding: int, length: int = 0) -> tuple[Tensor, Tensor]:

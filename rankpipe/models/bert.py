@@ -8,6 +8,8 @@ vectors closer to those of float32 than a network that is bfloat16 throughout.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +23,8 @@ FUSED = {
     "relu": ("relu", ""),
 }
 """Activations that oneDNN computes while it writes a product, by their names in config.json."""
+FEWEST = 16
+"""Rows of a product: with fewer, how a row is rounded can depend on how many they are."""
 
 
 def _packs() -> bool:
@@ -104,6 +108,8 @@ class FastBert:
             )
             for layer in network.encoder.layer
         ]
+        last = network.encoder.layer[-1].attention.self
+        self._last_query, self._last_key_value = linear.of(last.query), linear.of(last.key, last.value)
 
     @staticmethod
     def fits(network: Any, dtype: torch.dtype) -> bool:
@@ -128,11 +134,67 @@ class FastBert:
             states = self._layer(layer, states, allowed)
         return states
 
+    def firsts(self, ids: Tensor, types: Tensor, lengths: Sequence[int]) -> Tensor:
+        """(S, D) float32 hidden states of the first tokens of S sequences, without padding and what only it needs.
+
+        ids, types  (N,) tokens of the sequences end to end
+        lengths     tokens of each; it is faster where equal ones stand together
+
+        In the last layer the other tokens are looked at, and not computed any further. Products have at least FEWEST
+        rows, so that a sequence gets the same states to the last bit whatever stands beside it.
+        """
+        total, lengths = len(ids), [*lengths]
+        if total < FEWEST:
+            lengths += [1] * (FEWEST - total)
+            ids, types = (functional.pad(one, (0, FEWEST - total)) for one in (ids, types))
+        groups = [(length, len(list(equal))) for length, equal in groupby(lengths)]
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        states = self._embeddings(input_ids=ids[None], token_type_ids=types[None], position_ids=positions[None])[0]
+        for layer in self._layers[:-1]:
+            query, key, value = layer.query_key_value(states.to(self._dtype)).chunk(3, dim=1)
+            states = self._beyond(layer, states, self._attention(query, key, value, groups))
+        key, value = self._last_key_value(states.to(self._dtype)).chunk(2, dim=1)
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        states = filled(states[starts])
+        query = self._last_query(states.to(self._dtype))
+        found = self._attention(query, key, value, groups, firsts=True)
+        return self._beyond(self._layers[-1], states, filled(found))[: len(starts)]
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[tuple[int, int]], *, firsts: bool = False
+    ) -> Tensor:
+        """What tokens (N, D), or the first of every sequence, take from those of their own sequence.
+
+        groups  length, and how many sequences of that length follow
+        """
+
+        def heads(states: Tensor, begin: int, rows: int, length: int) -> Tensor:
+            part = states[begin : begin + rows * length]
+            return part.view(rows, length, self._heads, states.shape[1] // self._heads).transpose(1, 2)
+
+        parts, at, first = [], 0, 0
+        for length, rows in groups:
+            asking = heads(query, first, rows, 1) if firsts else heads(query, at, rows, length)
+            found = functional.scaled_dot_product_attention(
+                asking, heads(key, at, rows, length), heads(value, at, rows, length)
+            )
+            parts.append(found.transpose(1, 2).reshape(-1, query.shape[1]))
+            at, first = at + rows * length, first + rows
+        return torch.cat(parts)
+
+    def _beyond(self, layer: Layer, states: Tensor, found: Tensor) -> Tensor:
+        """What a layer makes of states, which are overwritten, and of what attention found for them."""
+        states = layer.attended_norm(states.add_(layer.attended(found)))
+        return layer.outer_norm(states.add_(layer.outer(layer.inner(states.to(self._dtype)))))
+
     def _layer(self, layer: Layer, states: Tensor, allowed: Tensor | None) -> Tensor:
         rows, length, width = states.shape
         projected = layer.query_key_value(states.to(self._dtype))
         split = projected.view(rows, length, 3, self._heads, width // self._heads).permute(2, 0, 3, 1, 4)
         found = functional.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=allowed)
-        attended = layer.attended(found.transpose(1, 2).reshape(rows, length, width))
-        states = layer.attended_norm(states.add_(attended))
-        return layer.outer_norm(states.add_(layer.outer(layer.inner(states.to(self._dtype)))))
+        return self._beyond(layer, states, found.transpose(1, 2).reshape(rows, length, width))
+
+
+def filled(states: Tensor) -> Tensor:
+    """States (S, D), with rows of zeros behind them where there are fewer than FEWEST."""
+    return functional.pad(states, (0, 0, 0, max(FEWEST - len(states), 0)))

@@ -60,11 +60,11 @@ def open_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.M
 
     Raises ModelError for weights that are missing, damaged or pickled, and for a network that is not an encoder.
     """
-    kind = _encoder_kind(folder, known=ENCODER_ONLY)
-    network, lacking = _opened(folder, ENCODER_ONLY.get(kind, "AutoModel"), "an encoder", dtype)
+    kind = network_kind(folder, known=ENCODER_ONLY)
+    network, lacking = opened(folder, ENCODER_ONLY.get(kind, "AutoModel"), "an encoder", dtype)
     lacking = [name for name in lacking if not name.startswith(NOT_NEEDED)]
     if lacking:
-        raise _lacks(folder, network, lacking)
+        raise lacks(folder, network, lacking)
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -83,15 +83,15 @@ def open_masked_lm(folder: Path, device: torch.device, dtype: torch.dtype) -> nn
 
     Raises ModelError as open_encoder, and for weights without a head: it would be drawn at random.
     """
-    _encoder_kind(folder)
-    network, lacking = _opened(folder, "AutoModelForMaskedLM", "a masked language model", dtype)
+    network_kind(folder)
+    network, lacking = opened(folder, "AutoModelForMaskedLM", "a masked language model", dtype)
     if lacking and not any(name.startswith(f"{network.base_model_prefix}.") for name in lacking):
         raise ModelError(
             f"model folder {folder} has no masked-language-model head: {lacking[0]} is not in its safetensors; take a "
             "model made for sparse retrieval, such as SPLADE"
         )
     if lacking:
-        raise _lacks(folder, network, lacking)
+        raise lacks(folder, network, lacking)
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -100,11 +100,11 @@ def opened_for_training(folder: Path) -> tuple[Any, list[str]]:
 
     Raises ModelError for weights that are damaged or pickled.
     """
-    _encoder_kind(folder)
-    return _opened(folder, "AutoModelForSequenceClassification", "a sequence classifier", torch.float32, num_labels=1)
+    network_kind(folder)
+    return opened(folder, "AutoModelForSequenceClassification", "a sequence classifier", torch.float32, num_labels=1)
 
 
-def _encoder_kind(folder: Path, known: Container[str] = ()) -> str:
+def network_kind(folder: Path, known: Container[str] = ()) -> str:
     """The model type of a folder whose weights can be read. An encoder with a decoder is refused unless it is known."""
     config = network_config(folder)
     kind = config["model_type"]
@@ -121,8 +121,10 @@ def _encoder_kind(folder: Path, known: Container[str] = ()) -> str:
     return kind
 
 
-def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **options: Any) -> tuple[Any, list[str]]:
+def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings: Any) -> tuple[Any, list[str]]:
     """The network that a class of transformers makes of a folder, and the weights that the folder does not have.
+
+    settings  that stand above those of config.json
 
     Raises ModelError for weights of other shapes than config.json describes, and for more layers.
     """
@@ -136,7 +138,7 @@ def _opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **options:
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
-                **options,
+                **settings,
             )
     except Exception as error:  # a strange configuration fails in nearly any way
         own = "; it needs code of its own, which is not run" if network_config(folder).get("auto_map") else ""
@@ -160,7 +162,8 @@ def _surplus(network: Any, unexpected: Iterable[str]) -> list[str]:
     return [name for name in sorted(unexpected) if like(name) in known]
 
 
-def _lacks(folder: Path, network: nn.Module, lacking: Sequence[str]) -> ModelError:
+def lacks(folder: Path, network: nn.Module, lacking: Sequence[str]) -> ModelError:
+    """The error for a network whose folder does not have these weights."""
     return ModelError(
         f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__}, which its config.json describes, "
         f"are not in its safetensors; the first is {lacking[0]}"

@@ -23,6 +23,7 @@ Tokens = NDArray[np.int64]
 class PairReader:
     """A model's tokenizer, and its template of a pair.
 
+    tokenizer  as transformers opens it
     typed   whether the tokenizer tells query and document apart by token types; if not, all types are 0, and a network
             that takes no types must not be given any
     around  tokens of a pair that belong to neither text
@@ -35,7 +36,7 @@ class PairReader:
 
         Raises ModelError for a tokenizer that has no template of a pair, UsageError for a max_length without room.
         """
-        opened = open_tokenizer(folder)
+        self.tokenizer = opened = open_tokenizer(folder)
         self._tokenizer = opened.backend_tokenizer
         self._from_left = opened.truncation_side == "left"
         self._lower_case = lower_case
@@ -59,13 +60,14 @@ class PairReader:
     def joined(self, query: Tokens, document: Tokens) -> tuple[Tokens, Tokens]:
         """(T,) tokens of a pair, and their types; at most max_length of them."""
         lengths = shares(len(query), len(document), self.room)
-        query, document = (self._cut(text, size) for text, size in zip((query, document), lengths, strict=True))
+        query, document = (self.cut(text, size) for text, size in zip((query, document), lengths, strict=True))
         before, between, after = self._pieces
         ids = np.concatenate([before, query, between, document, after])
         sizes = (len(before), len(query), len(between), len(document), len(after))
         return ids, np.repeat(self._types, sizes)
 
-    def _cut(self, text: Tokens, size: int) -> Tokens:
+    def cut(self, text: Tokens, size: int) -> Tokens:
+        """The tokens of a text that are kept where it has more than `size`."""
         if len(text) <= size:
             return text
         return text[len(text) - size :] if self._from_left else text[:size]

@@ -78,8 +78,8 @@ def read_recipe(folder: Path, *, pooling: PoolingMode | None = None, similarity:
     if not (folder / "modules.json").is_file():
         config = read_json(folder / "config.json")
         if pooling is None:
-            causal = _architecture(config).endswith(("ForCausalLM", "LMHeadModel"))
-            kind = "a causal language model" if causal else f"a plain {_architecture(config)}"
+            causal = architecture(config).endswith(("ForCausalLM", "LMHeadModel"))
+            kind = "a causal language model" if causal else f"a plain {architecture(config)}"
             raise ModelError(
                 f"model folder {folder} is {kind} without modules.json, so it does not say how its tokens become one "
                 f"vector; choose the setting 'pooling' ({', '.join(POOLING_MODES)}), or take a model made for retrieval"
@@ -144,9 +144,9 @@ def _read_modules(folder: Path) -> Recipe:
     pooled = read_json(modules[1][1] / "config.json")
     return Recipe(
         transformer=transformer,
-        pooling=_modes(modules[1][1] / "config.json", pooled),
+        pooling=pooling_modes(modules[1][1] / "config.json", pooled),
         include_prompt=bool(pooled.get("include_prompt", True)),
-        heads=tuple(_head(kind, place) for kind, place in modules[2:]),
+        heads=tuple(read_head(kind, place) for kind, place in modules[2:]),
         max_length=stated_length(transformer, network_config(transformer), settings),
         lower_case=bool(settings.get("do_lower_case")),
     )
@@ -166,7 +166,8 @@ def transformer_settings(transformer: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
-def _modes(path: Path, pooled: Mapping[str, Any]) -> tuple[str, ...]:
+def pooling_modes(path: Path, pooled: Mapping[str, Any]) -> tuple[str, ...]:
+    """Modes that a Pooling module's config.json names. Raises ModelError for one that is not known."""
     stated = pooled.get("pooling_mode")
     if stated is None:
         stated = [mode for key, mode in LEGACY_POOLING.items() if pooled.get(key)] or ["mean"]
@@ -176,13 +177,15 @@ def _modes(path: Path, pooled: Mapping[str, Any]) -> tuple[str, ...]:
     return modes
 
 
-def _head(kind: str, place: Path) -> Head:
+def read_head(kind: str, place: Path, output: str = "sentence_embedding") -> Head:
+    """A module behind pooling, Normalize or Dense. Raises ModelError for a Dense layer that gives something else."""
     if kind == "Normalize":
         return Head()
     config = read_json(place / "config.json")
-    inputs = {config.get("module_input_name", "sentence_embedding"), config.get("module_output_name")}
-    if inputs - {"sentence_embedding", None}:
-        raise ModelError(f"{place / 'config.json'}: a Dense layer over {sorted(map(str, inputs))} is not supported")
+    takes = config.get("module_input_name", "sentence_embedding")
+    gives = config.get("module_output_name") or takes
+    if (takes, gives) != ("sentence_embedding", output):
+        raise ModelError(f"{place / 'config.json'}: a Dense layer from {takes} to {gives} is not supported here")
     activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
     return Head(place, activation, bool(config.get("use_residual", False)))
 
@@ -212,6 +215,7 @@ def _with_prompts(recipe: Recipe, folder: Path, similarity: Similarity | None) -
     return replace(recipe, query_prompt=query, document_prompt=document, similarity=similarity or named)
 
 
-def _architecture(config: Mapping[str, Any]) -> str:
+def architecture(config: Mapping[str, Any]) -> str:
+    """Name of the network's class, as far as config.json says it."""
     names = config.get("architectures") or [config.get("model_type", "network")]
     return str(names[0])

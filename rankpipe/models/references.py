@@ -25,7 +25,8 @@ WEIGHTS = "*.safetensors"
 LOADED = (
     *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("vocab.txt", "merges.txt", "*.model", "*.safetensors.index.json", WEIGHTS),
+    *("vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "adapter_config.json"),
+    *("*.safetensors.index.json", WEIGHTS),
 )
 """Files of a model's folder, or of a folder right inside it, that its vectors depend on."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -72,6 +73,11 @@ def need_extra(user: str, packages: Sequence[str], named: str, extra: str) -> No
 def model_digest(folder: Path) -> str:
     """Digest of all that loading reads: weights, configurations, tokenizer. Equal digests, equal models."""
     return key_digest({path.relative_to(folder).as_posix(): file_digest(path) for path in _loaded(folder)})
+
+
+def weights_digest(folder: Path) -> str:
+    """Digest of the weights of a folder's network alone."""
+    return key_digest({path.name: file_digest(path) for path in sorted(folder.glob(WEIGHTS))})
 
 
 def check_weights(folder: Path) -> None:

@@ -24,6 +24,7 @@ GROUP = "rankpipe.stages"
 BUILT_IN = {
     "bm25": "rankpipe.stages.bm25:BM25",
     "chain": "rankpipe.stage:Chain",
+    "cross-encoder": "rankpipe.stages.cross_encoder:CrossEncoder",
     "cut": "rankpipe.stages.cut:Cut",
     "dense": "rankpipe.stages.dense:Dense",
     "fuse": "rankpipe.stages.fuse:Fuse",

@@ -27,7 +27,8 @@ from rankpipe.stages.bm25 import BM25
 
 TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}" / "tiny-encoder")
 TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
-NEED_TORCH = ("dense", "rescore", "sparse")
+TINY_CROSS_ENCODER = str(Path(TINY_ENCODER).with_name("tiny-cross-encoder"))
+NEED_TORCH = ("cross-encoder", "dense", "rescore", "sparse")
 """Stages that are tested where the extra 'dense' is installed."""
 LUCENE = "bm25, lucene"
 """The engine lucene keeps the contract as well: tested with `-m slow`, where the extra 'lucene' is installed."""
@@ -36,6 +37,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "bm25": {"k": 5},
     LUCENE: {"k": 5, "engine": "lucene"},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
+    "cross-encoder": {"model": TINY_CROSS_ENCODER, "depth": 3},
     "cut": {"k": 2},
     "dense": {"model": TINY_ENCODER, "k": 5},
     "fuse": {"branches": (BM25(k=4), BM25(k=5, k1=1.2)), "method": "convex", "weights": (0.7, 0.3)},
@@ -134,7 +136,12 @@ def models(request: pytest.FixtureRequest) -> Iterator[None]:
     if not find_spec("torch"):
         yield
         return
-    for fixture, folder in (("tiny_encoder", TINY_ENCODER), ("tiny_masked_lm", TINY_MASKED_LM)):
+    fixtures = {
+        "tiny_encoder": TINY_ENCODER,
+        "tiny_masked_lm": TINY_MASKED_LM,
+        "tiny_cross_encoder": TINY_CROSS_ENCODER,
+    }
+    for fixture, folder in fixtures.items():
         write: Callable[[Path], Path] = request.getfixturevalue(fixture)
         write(Path(folder))
     yield
