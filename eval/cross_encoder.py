@@ -1,0 +1,308 @@
+"""Cross-encoders on scifact and nfcorpus: the hybrid's first hundred re-ranked, by method of tuning.
+
+    RANKPIPE_DATA=FOLDER python eval/cross_encoder.py --methods full lora --models FOLDER --output eval/results/cross-encoder
+
+For each data set, one network is warmed up: the hybrid's scores are distilled into all-MiniLM-L6-v2 over judged
+queries, titles and sentences (eval/recipes/cross-encoder-warm.yaml). Each method then tunes that network on the judgements of
+the train split. Every choice is made on development queries: dev, or where there is none a fifth of train that is held
+out; the weight of the first stage is chosen there too. Test queries are for reporting.
+
+`--protocol full`: three seeds, a hundred candidates of every test query, and what was not trained on: cranfield and
+vaswani behind the hybrid, TREC DL 2019 behind BM25. `--protocol reduced`: one seed, fewer steps, 100 test queries.
+
+Trained networks stand in --models and are used again; a finished cell (one method, seed and data set) is a small file
+in --output and is not run again. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from rankpipe.stages.cross_encoder import CrossEncoder
+from rich.console import Console
+
+from rankpipe import Dataset, Pipeline, Queries, Run
+from rankpipe.errors import RankpipeError
+from rankpipe.evaluation.comparison import Comparison, compare
+from rankpipe.evaluation.experiment import evaluate_on, given_run
+from rankpipe.evaluation.manifest import versions
+from rankpipe.evaluation.result import Result
+from rankpipe.machine import machine
+from rankpipe.stages.interpolate import Interpolate
+from rankpipe.store import key_digest, replacing
+from rankpipe.training.queries import held_out, judged_queries
+
+MEASURE = "nDCG@10"
+WARM = Path(__file__).parent / "recipes" / "cross-encoder-warm.yaml"
+ADAPTERS = ("lora", "dora", "pissa", "olora", "eva", "adalora", "randlora", "dylora", "sora")
+METHODS = ("full", *ADAPTERS)
+LEARNING_RATE = {"full": 2e-5, "adapter": 2e-4}
+WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
+"""Of the first stage, tried on development queries."""
+LIMIT = 3600
+"""Seconds that one training may take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How much is done.
+
+    steps      of tuning on judgements, at most
+    depth      candidates that are re-ranked
+    test       test queries, drawn by a seed; None: all
+    seeds      of the training
+    elsewhere  whether collections that were not trained on are measured, with the first seed
+    """
+
+    steps: int
+    depth: int
+    test: int | None
+    seeds: int
+    elsewhere: bool
+
+
+PROTOCOLS = {
+    "full": Protocol(steps=300, depth=100, test=None, seeds=3, elsewhere=True),
+    "reduced": Protocol(steps=100, depth=50, test=100, seeds=1, elsewhere=False),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cells that are not there yet and write the table; give the exit status."""
+    options = _parser().parse_args(arguments)
+    protocol, say = PROTOCOLS[options.protocol], Console(stderr=True).print
+    cells, failed = [], False
+    for name in options.datasets:
+        for method in options.methods:
+            for seed in range(options.seeds or protocol.seeds):
+                file = options.output / options.protocol / name / f"{method}-{seed}.json"
+                try:
+                    cells.append(_cell(file, name, method, seed, options, say))
+                except (RankpipeError, subprocess.SubprocessError) as error:
+                    say(f"{file}: failed: {error}", markup=False)
+                    failed = True
+    if cells:
+        command = shlex.join(["python", "eval/cross_encoder.py", *(sys.argv[1:] if arguments is None else arguments)])
+        text = f"# Cross-encoders, protocol {options.protocol}\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
+        _write(options.output / options.protocol / "table.md", text + "\n")
+        print(text)
+    return int(failed)
+
+
+def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any) -> dict[str, Any]:
+    protocol = PROTOCOLS[options.protocol]
+    warm = (options.models / name / "warm").resolve()
+    recipe = _recipe(method, seed, protocol, warm)
+    told = recipe.replace(str(warm), "warm")  # where the folder stands is of no interest to others
+    key = key_digest({"warm": WARM.read_text(), "recipe": told, "protocol": vars(protocol)})
+    if file.exists() and (found := json.loads(file.read_text()))["key"] == key:
+        say(f"{file}: finished before", markup=False)
+        return found
+    dataset = Dataset.load(name)
+    _train(WARM, name, warm, say)
+    folder = options.models / name / f"{options.protocol}-{method}-{seed}"
+    written = folder.with_suffix(".yaml")
+    _write(written, recipe)
+    memory = _train(written, name, folder, say)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    warmed = json.loads((warm / "manifest.json").read_text())
+    say(f"{file}: measuring", markup=False)
+    content = {
+        "key": key,
+        "dataset": name,
+        "method": method,
+        "seed": seed,
+        "protocol": vars(protocol),
+        "recipe": told,
+        "trained_parameters": manifest["trained_parameters"],
+        "seconds": {"warm": warmed["seconds"]["training"], "tuning": manifest["seconds"]["training"]},
+        "most_memory_mib": memory or None,
+        "intruder_dimensions": manifest["intruder_dimensions"],
+        "curve": {"warm": warmed["curve"], "tuning": manifest["curve"]},
+        "versions": versions(),
+        "machine": machine(),
+        **_measured(
+            CrossEncoder(model=str(folder), depth=protocol.depth, rest="drop"),
+            dataset,
+            seed,
+            protocol,
+            options.dl19_run,
+        ),
+    }
+    _write(file, "{\n" + ",\n".join(f'"{one}": {json.dumps(value)}' for one, value in content.items()) + "\n}\n")
+    return content
+
+
+def _recipe(method: str, seed: int, protocol: Protocol, warm: Path) -> str:
+    adapter = "" if method == "full" else f"adapter: {{method: {method}}}\n"
+    rate = LEARNING_RATE["full" if method == "full" else "adapter"]
+    return (
+        f"train: cross-encoder\nmodel: {warm}\n{adapter}dropout: 0.0\nmax_length: 160\n"
+        "candidates: {pipeline: hybrid, depth: 100}\n"
+        "phases:\n"
+        f"  - labels: {{loss: softmax, batch: 4, group: 8, steps: {protocol.steps}, learning_rate: {rate}}}\n"
+        f"development: {{queries: 100, depth: 40, every: {protocol.steps // 3}, patience: 3}}\n"
+        f"seed: {seed}\n"
+    )
+
+
+def _train(recipe: Path, dataset: str, output: Path, say: Any) -> int:
+    """Train if the folder is not there; MiB that it took at most, 0 if it was there."""
+    if (output / "manifest.json").exists():
+        return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{output}: training", markup=False)
+    words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
+    subprocess.run(words, check=True, timeout=LIMIT)  # killed, it goes on where it was, the next time
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+
+
+def _measured(
+    stage: CrossEncoder, dataset: Dataset, seed: int, protocol: Protocol, bm25: Path | None
+) -> dict[str, Any]:
+    """nDCG@10 of the first stage, of the network alone and of both, on test and on what was not trained on."""
+    first, alone = _reranked(stage, dataset, _development(dataset, seed))
+    split = "dev" if "dev" in dataset.splits else "train"
+    chosen = {weight: _value(_mixed(alone, weight), dataset, split) for weight in WEIGHTS}
+    weight = max(WEIGHTS, key=lambda one: chosen[one])
+    queries = dataset.queries("test")
+    if protocol.test is not None:
+        drawn = np.random.default_rng(0).permutation(len(queries))[: protocol.test]
+        queries = queries.select(np.sort(drawn))
+    parts = [("test", dataset, *_reranked(stage, dataset, queries))]
+    if protocol.elsewhere and seed == 0:
+        parts += _elsewhere(stage, bm25)
+    return {
+        "weight": weight,
+        "development": {"first": _value(first, dataset, split), "by_weight": chosen},
+        "results": {
+            name: {
+                kind: _by_query(run, one, "test")
+                for kind, run in (("first", before), ("alone", after), ("mixed", _mixed(after, weight)))
+            }
+            for name, one, before, after in parts
+        },
+    }
+
+
+def _development(dataset: Dataset, seed: int) -> Queries:
+    """Development queries, as training has them."""
+    if "dev" in dataset.splits:
+        queries = dataset.queries("dev")
+        return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:150]))
+    return held_out(judged_queries(dataset, "train")[0], 0.2, seed)[1]
+
+
+def _elsewhere(stage: CrossEncoder, bm25: Path | None) -> Iterator[tuple[str, Dataset, Run, Run]]:
+    for name in ("cranfield", "vaswani"):
+        dataset = Dataset.load(name)
+        yield (name, dataset, *_reranked(stage, dataset, dataset.queries("test")))
+    if bm25 is not None:
+        dataset = Dataset.load("msmarco-dl19")
+        given = given_run(bm25, dataset, ties="rank").top(stage.depth)
+        yield "msmarco-dl19", dataset, given, Pipeline(stages=(stage,)).rerank(given)
+
+
+def _reranked(stage: CrossEncoder, dataset: Dataset, queries: Queries) -> tuple[Run, Run]:
+    """The hybrid's first candidates, and the network's order of them."""
+    first = Pipeline.load("hybrid", corpus=dataset.corpus).run(queries).top(stage.depth)
+    return first, Pipeline(stages=(stage,)).rerank(first)
+
+
+def _mixed(alone: Run, weight: float) -> Run:
+    return Interpolate(with_="run", weight=weight)(alone)
+
+
+def _by_query(run: Run, dataset: Dataset, split: str) -> dict[str, float]:
+    """nDCG@10 of the run's queries that are judged."""
+    values = evaluate_on(run, dataset, split, measures=[MEASURE]).per_query[MEASURE]
+    return {query_id: round(value, 6) for query_id, value in values.items() if query_id in run.queries}
+
+
+def _value(run: Run, dataset: Dataset, split: str) -> float:
+    return fmean(_by_query(run, dataset, split).values())
+
+
+def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One row per data set and method: means over the seeds; p of the paired t-test of mixed against first stage."""
+    yield "| data set | method | seeds | hybrid | alone | mixed | p | trained weights | minutes | MiB | intruders | elsewhere |"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+    for name, method in dict.fromkeys((one["dataset"], one["method"]) for one in cells):
+        rows = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
+        test = [one["results"]["test"] for one in rows]
+        first, alone, mixed = (_over_seeds([one[kind] for one in test]) for kind in ("first", "alone", "mixed"))
+        found = _comparison(first, mixed)
+        elsewhere = [
+            f"{other} {_mean(values['first']):.4f} → {_mean(values['mixed']):.4f}"
+            for other, values in rows[0]["results"].items()
+            if other != "test"
+        ]
+        minutes = fmean(one["seconds"]["warm"] + one["seconds"]["tuning"] for one in rows) / 60
+        memory = max((one["most_memory_mib"] or 0 for one in rows), default=0)
+        intruders = fmean(sum(one["intruder_dimensions"].values()) for one in rows)
+        yield (
+            f"| {name} | {method} | {len(rows)} | {_mean(first):.4f} | {_mean(alone):.4f} | {_mean(mixed):.4f} "
+            f"| {found.t_p:.3f} | {rows[0]['trained_parameters']:,} | {minutes:.0f} | {memory or ''} "
+            f"| {intruders:.0f} | {'; '.join(elsewhere)} |"
+        )
+    yield "\nWhat more minutes buy: nDCG@10 on development queries, the network alone.\n"
+    for name in dict.fromkeys(one["dataset"] for one in cells):
+        one = next(one for one in cells if one["dataset"] == name)
+        yield f"- {name}, warming up: " + _curve(one["curve"]["warm"])
+        for method in dict.fromkeys(one["method"] for one in cells if one["dataset"] == name):
+            tuned = next(one for one in cells if (one["dataset"], one["method"]) == (name, method))
+            yield f"- {name}, then {method}: " + _curve(tuned["curve"]["tuning"])
+
+
+def _curve(points: Sequence[Mapping[str, Any]]) -> str:
+    measured = [(point["seconds"] / 60, point[MEASURE]) for point in points if point.get(MEASURE) is not None]
+    return ", ".join(f"{minutes:.0f} min {value:.4f}" for minutes, value in measured)
+
+
+def _over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {query_id: fmean(one[query_id] for one in seeds) for query_id in seeds[0]}
+
+
+def _comparison(first: Mapping[str, float], mixed: Mapping[str, float]) -> Comparison:
+    results = {
+        kind: Result({MEASURE: _mean(values)}, {MEASURE: dict(values)}, ())
+        for kind, values in (("first", first), ("mixed", mixed))
+    }
+    return compare(results)[0]
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return fmean(values.values())
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=["scifact", "nfcorpus"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["full", "lora"])
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="full")
+    parser.add_argument("--seeds", type=int, help="of a training; by default as many as the protocol has")
+    parser.add_argument("--models", type=Path, required=True, help="folder for trained networks")
+    parser.add_argument("--dl19-run", type=Path, help="BM25's run file of TREC DL 2019; without it, that is left out")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
