@@ -29,7 +29,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from rankpipe.stages.cross_encoder import CrossEncoder
 from rich.console import Console
 
 from rankpipe import Dataset, Pipeline, Queries, Run
@@ -39,6 +38,7 @@ from rankpipe.evaluation.experiment import evaluate_on, given_run
 from rankpipe.evaluation.manifest import versions
 from rankpipe.evaluation.result import Result
 from rankpipe.machine import machine
+from rankpipe.stages.cross_encoder import CrossEncoder
 from rankpipe.stages.interpolate import Interpolate
 from rankpipe.store import key_digest, replacing
 from rankpipe.training.queries import held_out, judged_queries

@@ -232,7 +232,7 @@ def test_a_learned_prompt_is_refused(tmp_path: Path, base: Path, refused: Refuse
     adapter = tmp_path / "adapter"
     network = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     get_peft_model(network, PromptTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=2)).save_pretrained(
-        adapter
+        str(adapter)
     )
     assert refused(lambda: opened(base, adapter)) == (
         f"adapter {adapter} learned a prompt, which cannot be merged into a network"

@@ -100,8 +100,10 @@ def saved(
         processor_kwargs={} if chat is None else {"chat_template": CHATS[chat]},
         processing_kwargs={} if options is None else {"chat_template": options},
     )
-    numbers = [transformer.tokenizer.convert_tokens_to_ids(token) for token in ("yes", "no")]
-    model = CrossEncoder(modules=[transformer, LogitScore(*numbers[: 1 if single else 2])], device="cpu", **more)
+    tokenizer: Any = transformer.tokenizer
+    yes, no = (tokenizer.convert_tokens_to_ids(token) for token in ("yes", "no"))
+    modules: list[Any] = [transformer, LogitScore(yes) if single else LogitScore(yes, no)]
+    model = CrossEncoder(modules=modules, device="cpu", **more)
     model.save_pretrained(str(folder), create_model_card=False)
     return CrossEncoder(str(folder), device="cpu", local_files_only=True)
 
