@@ -212,7 +212,7 @@ def test_layers_that_the_network_does_not_have_are_named(tmp_path: Path, base: P
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "target_modules": ["q_proj"]}))
     message = refused(lambda: opened(base, adapter))
-    assert message.startswith(f"adapter {adapter} does not fit the network {base}: Target modules ")
+    assert message.startswith(f"adapter {adapter} does not fit the network {base}: No modules were targeted ")
     path.write_text(json.dumps({**content, "target_modules": ["query"]}))
     assert refused(lambda: opened(base, adapter)) == (
         f"adapter {adapter} does not fit the network {base}: it has no place for "
