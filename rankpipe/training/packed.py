@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 ROWS = 8
@@ -82,15 +82,23 @@ class PackedBert:
         """States after a layer, (T, D), or with `firsts` those of the first tokens alone, (S, D)."""
         attention = layer.attention
         drop = attention.self.dropout.p if attention.self.training else 0.0
-        key, value = attention.self.key(states), attention.self.value(states)
+        key, value = self._linear(attention.self.key, states), self._linear(attention.self.value, states)
         if firsts is not None:
             states = states[firsts]
-        query = attention.self.query(states)
+        query = self._linear(attention.self.query, states)
         found = torch.cat([self._attended(block, query, key, value, drop, firsts is not None) for block in blocks])
         output = attention.output
-        states = output.LayerNorm(output.dropout(output.dense(found)) + states)
-        inner = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(states))
-        return layer.output.LayerNorm(layer.output.dropout(layer.output.dense(inner)) + states)
+        states = output.LayerNorm(output.dropout(self._linear(output.dense, found)) + states)
+        inner = layer.intermediate.intermediate_act_fn(self._linear(layer.intermediate.dense, states))
+        return layer.output.LayerNorm(layer.output.dropout(self._linear(layer.output.dense, inner)) + states)
+
+    def _linear(self, layer: nn.Module, states: Tensor) -> Tensor:
+        """What a linear layer gives, adapted or not."""
+        if isinstance(layer, nn.Linear):
+            return layer(states)
+        from rankpipe.models.adapters.fused import applied  # brings peft, which adapters alone need
+
+        return applied(layer, states)
 
     def _attended(
         self, block: Block, query: Tensor, key: Tensor, value: Tensor, drop: float, only_firsts: bool

@@ -26,6 +26,8 @@ from rankpipe.training.scoring import PairScorer
 
 STEP_TOKENS = {"cpu": 32_768, "mps": 32_768, "cuda": 131_072}
 """Tokens of groups whose activations are kept together until their gradients are computed, by the kind of device."""
+CALIBRATED = 32
+"""Steps whose pairs an adapter may look at before it is trained."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of scores, targets and presence (N, G): a value per group (N,)."""
@@ -135,8 +137,8 @@ class Trainer:
         return HeldOutLoss(material.held, lambda groups: float(self._losses(groups, loss).mean()))
 
     def _calibration(self) -> Iterator[dict[str, Tensor]]:
-        """The pairs of the first phase's steps, as the network takes them."""
-        for step in range(1, self._recipe.phases[0].steps + 1):
+        """The pairs of the first phase's first steps, as the network takes them."""
+        for step in range(1, min(CALIBRATED, self._recipe.phases[0].steps) + 1):
             groups = self._material.groups[0].step(step)
             yield self._scores.given(self._pairs(groups))
 
