@@ -6,7 +6,7 @@ Whatever the method (LoRA, DoRA, RandLoRA, ...), peft loads and merges it, so th
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     path = folder / WEIGHTS
     try:
         with safe_open(path, "np") as file:
-            return {name.removeprefix(PREFIX): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return {_in_network(name): tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or cut short: {error}") from None
 
@@ -87,7 +87,7 @@ def merged(network: Any, folder: Path, base: Path, lacking: Sequence[str]) -> An
             }
             if surplus := sorted(known.keys() - expected.keys()):
                 raise ModelError(f"{misfit}: it has no place for {surplus[0]}")
-            if missing := sorted(expected.keys() - known.keys()):
+            if missing := sorted(name for name in expected.keys() - known.keys() if not _shared(name, known)):
                 raise ModelError(f"{misfit}: {missing[0]} is not in {WEIGHTS}")
             for name, shape in sorted(known.items()):
                 if shape != expected[name]:
@@ -97,6 +97,17 @@ def merged(network: Any, folder: Path, base: Path, lacking: Sequence[str]) -> An
         raise
     except Exception as error:  # peft's errors are of many kinds
         raise ModelError(f"{misfit}: {explained(error)}") from error
+
+
+def _in_network(name: str) -> str:
+    """A tensor's name in the network; DoRA's lengths of rows, which peft finds by either of two, get the one it writes."""
+    name = name.removeprefix(PREFIX)
+    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
+
+
+def _shared(name: str, known: Container[str]) -> bool:
+    """Whether all layers have this tensor in common, as RandLoRA's random matrices, and the file has it for them all."""
+    return f"base_model.{name.rpartition('.')[2]}" in known
 
 
 def _config(folder: Path) -> Any:

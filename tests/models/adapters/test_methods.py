@@ -53,25 +53,33 @@ TRAINED = {
 
 TEXTS = [["apple tree", "the car"], ["a road", "sweet fruit"], ["query", "passage: the tree"], ["x", "the"]]
 
-PLAIN = """
+OPENING = """
 import json, sys
-import torch
+import numpy, torch
 from peft import PeftModel
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification
 
+from rankpipe.models.cross_encoder import CrossEncoderScorer
+from rankpipe.models.pair_recipe import PairSettings
+from rankpipe.models.runtime import Runtime
+
 base, texts, folders = json.loads(sys.stdin.read())
+queries, documents = map(list, zip(*texts))
+rows = numpy.arange(len(texts)).repeat(2).reshape(-1, 2)
 scores = {}
 for name, folder in folders.items():
     model = CrossEncoder(folder, device="cpu")
     theirs = model.predict(texts, activation_fn=torch.nn.Identity()).tolist()
-    tokens = model.tokenizer(*map(list, zip(*texts)), padding=True, return_tensors="pt")
+    tokens = model.tokenizer(queries, documents, padding=True, return_tensors="pt")
     network = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base), folder).eval()
     with torch.no_grad():
-        scores[name] = theirs, network(**tokens).logits[:, 0].tolist()
+        pefts = network(**tokens).logits[:, 0].tolist()
+    ours = CrossEncoderScorer(base, PairSettings(), Runtime(dtype="float32"), adapter=folder)
+    scores[name] = theirs, pefts, ours.score(queries, documents, rows).scores.tolist()
 print(json.dumps(scores))
 """
-"""A process without rankpipe: scores by sentence-transformers, and by transformers and peft."""
+"""A process of its own: scores by sentence-transformers, by transformers and peft, and by what `cross-encoder` runs."""
 
 
 class Tuned(NamedTuple):
@@ -187,10 +195,10 @@ def test_a_resumed_training_goes_on_to_the_same_bits(
 
 
 @pytest.fixture(scope="module")
-def plain_scores(
+def opened_scores(
     tuned: Callable[[str], Tuned], classifier: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[list[float]]]:
-    """Scores of TEXTS by method, as a process without rankpipe gets them of the exported adapters, in two ways."""
+    """Scores of TEXTS by method, as another process gets them of the exported adapters, in three ways."""
     from sentence_transformers import CrossEncoder
 
     root = tmp_path_factory.mktemp("exported")
@@ -201,13 +209,13 @@ def plain_scores(
         shutil.copytree(root / "files", root / name)
         tuned(name).attached.export(root / name, str(classifier))
     told = json.dumps([str(classifier), TEXTS, {name: str(root / name) for name in NAMES}])
-    done = subprocess.run([sys.executable, "-c", PLAIN], input=told, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", OPENING], input=told, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sentence_transformers_and_peft_open_what_was_exported(
-    tuned: Callable[[str], Tuned], classifier: Path, plain_scores: dict[str, list[list[float]]], name: str
+def test_sentence_transformers_peft_and_the_stage_open_what_was_exported(
+    tuned: Callable[[str], Tuned], classifier: Path, opened_scores: dict[str, list[list[float]]], name: str
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -217,7 +225,7 @@ def test_sentence_transformers_and_peft_open_what_was_exported(
     )
     with torch.no_grad():
         scores = tuned(name).attached.network.eval()(**tokens).logits[:, 0]
-    assert (torch.tensor(plain_scores[name]) - scores).abs().max() < 1e-5
+    assert (torch.tensor(opened_scores[name]) - scores).abs().max() < 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
