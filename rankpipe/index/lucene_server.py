@@ -135,6 +135,8 @@ class Server:
             self._reader.close()
         self._reader = self._opened = None
         folder = os.path.abspath(index) if os.path.exists(index) else self._prebuilt(index)
+        if not os.path.isdir(folder) or not any(name.startswith("segments") for name in os.listdir(folder)):
+            raise Refused(f"{folder} is no index of Lucene's, which is a folder with a file segments_1 or later")
         paths, directories = self._class("java.nio.file.Paths"), self._class("org.apache.lucene.store.FSDirectory")
         try:
             directory = directories.open(paths.get(folder))
