@@ -233,18 +233,18 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
     """Give a hidden folder beside `path` for work that takes long: empty, or as a killed process with this key left it.
 
-    It goes when the block ends without an error. One process works in it at a time. Raises RankpipeError where it
-    cannot be written, or another process works in it.
+    It goes when the block ends without an error. Raises RankpipeError where it cannot be made, or where another process
+    works in it.
     """
     path = Path(os.path.abspath(path))
     folder = path.with_name(f".unfinished-{path.name[:100]}-{key_digest(key)[:12]}")
     with _writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, wait=False) as ours:
-            if not ours:
-                raise RankpipeError(f"another process works on {path}, in {folder}")
-            yield folder
-            shutil.rmtree(folder)
+    with _locked(folder, wait=False) as ours:
+        if not ours:
+            raise RankpipeError(f"another process works on {path}, in {folder}")
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exchange(aside: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe import store
+from rankpipe import npy, store
 from rankpipe.data import Queries
 from rankpipe.evaluation.manifest import described, facts
 from rankpipe.pipeline import Pipeline
@@ -77,8 +77,8 @@ def _run(folder: Path, pipeline: Pipeline, queries: Queries, depth: int) -> None
     documents: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     scores: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
     floor: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
-    parts = [queries.select(slice(start, start + BATCH)) for start in range(0, len(queries), BATCH)]
-    for part in tracked(parts, len(queries), "queries"):
+    batches = [queries.select(slice(start, start + BATCH)) for start in range(0, len(queries), BATCH)]
+    for part in tracked(batches, len(queries), "queries"):
         run = pipeline.run(part, progress=False)
         lowest = np.zeros(len(run), np.float32)
         some = run.counts > 0
@@ -89,7 +89,6 @@ def _run(folder: Path, pipeline: Pipeline, queries: Queries, depth: int) -> None
         documents.append(first.documents)
         scores.append(first.scores)
     offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *counts]))]).astype(np.int64)
-    np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "documents.npy", np.concatenate(documents))
-    np.save(folder / "scores.npy", np.concatenate(scores))
-    np.save(folder / "floor.npy", np.concatenate(floor))
+    npy.save(folder / "offsets.npy", offsets)
+    for name, parts in (("documents", documents), ("scores", scores), ("floor", floor)):
+        npy.save(folder / f"{name}.npy", np.concatenate(parts))

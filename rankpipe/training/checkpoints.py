@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,8 +39,12 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], sta
         for old in _all(folder):
             if old != final:
                 shutil.rmtree(old)
-    except OSError as error:
-        raise RankpipeError(f"cannot write a checkpoint into {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).removeprefix("Error while serializing: I/O error: ")
+        raise RankpipeError(
+            f"cannot write a checkpoint into {folder}: {reason}; the one before is whole, and the same command goes on "
+            "from it"
+        ) from error
 
 
 def last_checkpoint(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

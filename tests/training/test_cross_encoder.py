@@ -215,3 +215,27 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert list(tmp_path.glob(".unfinished-*")) == []
+
+
+FULL_DISK = """
+import resource, signal, sys
+from rankpipe.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing on fails as it does on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.argv[0] = "rankpipe"
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    recipe = recipe_file("  - labels: {group: 4, steps: 2, learning_rate: 1.0e-3}")
+    command = ["train", str(recipe), "--dataset", str(garden), "--output", str(tmp_path / "out")]
+    full = subprocess.run([sys.executable, "-c", FULL_DISK, *command], capture_output=True, text=True)
+    (folder,) = tmp_path.glob(".unfinished-out-*")
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith(f"error: cannot write a checkpoint into {folder}: File too large")
+    assert rankpipe(*command).status == 0
+    assert not folder.exists()
