@@ -67,7 +67,7 @@ class _Gathering:
         avoid = drawing.other_texts(dataset, recipe.split)
         if development is not None:
             avoid |= {drawing.plain_text(text) for text in development.texts}
-        pool = None if train is None else self._pool(train)
+        pool = None if train is None else self._pool(self._enough(train))
         groups: list[Groups] = []
         held: list[Group] = []
         for number, phase in enumerate(recipe.phases):
@@ -109,8 +109,8 @@ class _Gathering:
         else:
             development = dataset.queries(split)
         if len(development) > recipe.development.queries:
-            chosen = np.random.default_rng([recipe.seed, 7]).permutation(len(development))[: recipe.development.queries]
-            development = development.select(np.sort(chosen))
+            drawn = _drawn(len(development), recipe.development.queries, (recipe.seed, 7))
+            development = development.select(drawn)
         self.account["development"] = {
             "split": split,
             "queries": len(development),
@@ -118,6 +118,20 @@ class _Gathering:
             "depth": recipe.reranked,
         }
         return train, development
+
+    def _enough(self, train: Queries) -> Queries:
+        """Judged queries, so many as the phases can take at most: a pipeline runs over no more of them."""
+        needed = 0
+        for phase in self.recipe.phases:
+            groups = phase.steps * phase.batch
+            if isinstance(phase, Labels):
+                needed = max(needed, groups)
+            elif isinstance(phase, Distil) and "judged" in phase.queries:
+                needed = max(needed, math.ceil(groups / len(phase.queries)))
+        if len(train) <= needed:
+            return train
+        self.account["judged"]["left_over"] = len(train) - needed
+        return train.select(_drawn(len(train), needed, (self.recipe.seed, 8)))
 
     def _pool(self, queries: Queries) -> Pool:
         return candidates(self.pipeline, queries, self.recipe.candidates.depth)
@@ -202,3 +216,8 @@ class _Gathering:
                     f"labels: {account['queries']:,} queries, {account['relevant']:,} relevant documents, "
                     f"{account['hard_negatives']:,} hard negatives to draw from"
                 )
+
+
+def _drawn(count: int, wanted: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    """Rows of `wanted` of `count` queries, in their order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:wanted])

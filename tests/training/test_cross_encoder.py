@@ -239,3 +239,15 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     assert full.stderr.splitlines()[-1].startswith(f"error: cannot write a checkpoint into {folder}: File too large")
     assert rankpipe(*command).status == 0
     assert not folder.exists()
+
+
+def test_no_more_queries_are_run_than_the_steps_can_take(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    phases = "  - labels: {batch: 2, group: 4, steps: 3, learning_rate: 1.0e-3}"
+    recipe = recipe_file(phases, more="development: {queries: 2, depth: 5}")
+    assert rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out").status == 0
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["examples"]
+    # three of twelve have the text of a query of another split; 3 steps take 6 of the other nine
+    assert (told["judged"]["queries"], told["judged"]["left_over"]) == (9, 3)
+    assert told["phases"][0]["queries"] == 6
