@@ -20,6 +20,8 @@ torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from rankpipe import BM25, CrossEncoder, Dataset, Pipeline, Runtime, evaluate  # noqa: E402
+
 Command = Callable[..., Any]
 Write = Callable[..., Path]
 
@@ -251,3 +253,32 @@ def test_no_more_queries_are_run_than_the_steps_can_take(
     # three of twelve have the text of a query of another split; 3 steps take 6 of the other nine
     assert (told["judged"]["queries"], told["judged"]["left_over"]) == (9, 3)
     assert told["phases"][0]["queries"] == 6
+
+
+def test_the_stage_opens_folder_and_adapter_and_gives_the_scores_of_sentence_transformers(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    from sentence_transformers import CrossEncoder as Theirs
+
+    output = tmp_path / "out"
+    recipe = recipe_file(PHASES, more=f"{DEVELOPMENT}\nadapter: {{method: lora, r: 4}}")
+    assert rankpipe("train", recipe, "--dataset", garden, "--output", output).status == 0
+    dataset = Dataset.load(garden)
+    first = BM25(k=8).on(dataset.corpus).run(dataset.queries("test"))
+    texts = dataset.corpus.joined_texts(first.documents)
+    queries = [first.queries.texts[row] for row in first.query_rows]
+    expected = Theirs(str(output), device="cpu").predict(list(zip(queries, texts, strict=True)))
+    wanted = first.rescored(expected).to_dict()
+    stages = (
+        CrossEncoder(model=str(output)),
+        CrossEncoder(model=str(tmp_path / "encoder"), adapter=str(output / "adapter"), max_length=48),
+    )
+    for stage in stages:
+        found = Pipeline(stages=(stage,), runtime=Runtime(dtype="float32")).rerank(first).to_dict()
+        for query_id, scores in wanted.items():
+            assert found[query_id] == pytest.approx(scores, abs=1e-5)
+    # development was measured with these scores, too
+    manifest = json.loads((output / "manifest.json").read_text())
+    candidates = BM25().on(dataset.corpus).run(dataset.queries("dev")).top(5)
+    again = Pipeline(stages=(stages[0],), runtime=Runtime(dtype="float32")).rerank(candidates)
+    assert evaluate(again, dataset.qrels("dev"), ["nDCG@10"])["nDCG@10"] == pytest.approx(manifest["best"]["value"])

@@ -90,3 +90,19 @@ def test_other_networks_are_called_as_they_are(network: Any) -> None:
     assert not PackedBert.fits(network)
     network.config.is_decoder = False
     assert not PackedBert.fits(network.bert)
+
+
+@pytest.mark.parametrize("adapter", [None, Lora(r=4)])
+def test_in_bfloat16_weights_and_gradients_stay_in_float32(network: Any, adapter: Any) -> None:
+    attach(network, adapter, drawn=["classifier.weight", "classifier.bias"], seed=0)
+    network.float()
+    given = pairs(12, 4, 40)
+    packed, own = (PairScorer(network, device=CPU, dtype=torch.bfloat16, batch_tokens=None) for _ in range(2))
+    own._packed = None
+    exact = scorers(network)[0](given)
+    for scorer in (packed, own):
+        found, gradients_of = gradients(network, scorer, given)
+        assert found.dtype == torch.float32
+        assert {one.dtype for one in gradients_of.values()} == {torch.float32}
+        torch.testing.assert_close(found, exact.detach(), rtol=0.1, atol=0.1)
+        assert not torch.equal(found, exact)
