@@ -105,7 +105,7 @@ class Progress:
 def train(plan: Plan, trained: Attached, folder: Path, *, notify: Callable[[str], None]) -> Progress:
     """Run all phases; the network is left with the best weights. Checkpoints stand in `folder`.
 
-    Raises RankpipeError for a loss or gradient that is not finite: weights are then still those of the last checkpoint.
+    Raises RankpipeError for a loss or a gradient that is not finite.
     """
     return _Loop(plan, trained, folder, notify).run()
 
@@ -126,10 +126,7 @@ class _Loop:
         self._lines = _Lines(self._notify)
         while self._progress.phase < len(self._plan.phases):
             self._phase(self._progress.phase, self._plan.phases[self._progress.phase])
-            self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
-            if self._best:
-                self._trained.load_state_dict(self._best)
-            self._resumed = {}
+            self._go_to_next()
         self._progress.seconds = perf_counter() - self._started
         return self._progress
 
@@ -139,21 +136,28 @@ class _Loop:
             restore_optimizer(optimizer, state)
         before = sum(one.steps for one in self._plan.phases[:number])
         self._lines.begin(phase, self._progress.step)
-        for step in range(self._progress.step + 1, phase.steps + 1):
+        ended = False
+        while not ended:
+            step = self._progress.step + 1
             self._step(number, phase, step, before, optimizer)
             self._progress.step = step
-            ended = False
-            if step % self._plan.every == 0 or step == phase.steps:
-                ended = self._measured(phase, step)
-            if ended and step < phase.steps:
+            last = step == phase.steps
+            measured = last or step % self._plan.every == 0
+            ended = (self._measured(phase, step) or last) if measured else False
+            if ended and not last:
                 self._progress.stopped.append(phase.name)
                 self._notify(
                     f"{phase.name}: no better {self._plan.measured} in {self._plan.patience} measurements; stopped"
                 )
-            if step % self._plan.checkpoint == 0 or step % self._plan.every == 0 or step == phase.steps or ended:
-                self._checkpoint(before + step, optimizer)
-            if ended:
-                return
+            if measured or step % self._plan.checkpoint == 0:
+                self._checkpoint(before + step, optimizer, ended=ended)
+
+    def _go_to_next(self) -> None:
+        """Leave a phase that has ended; the next one begins with the best weights."""
+        self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
+        self._resumed = {}
+        if self._best:
+            self._trained.load_state_dict(self._best)
 
     def _step(self, number: int, phase: PhasePlan, step: int, before: int, optimizer: torch.optim.Optimizer) -> None:
         torch.manual_seed(int(np.random.SeedSequence([self._plan.seed, number, step]).generate_state(1)[0]))
@@ -172,9 +176,10 @@ class _Loop:
             what = (
                 f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4g}, and its gradient {norm}"
             )
+            kept = f"the last checkpoint is kept in {self._folder}; " if any(self._folder.iterdir()) else ""
             raise RankpipeError(
-                f"phase '{phase.name}', step {step} of {phase.steps}: {what} at learning rate {rate:.3g}; weights of "
-                f"the last checkpoint are kept in {self._folder}. Choose a lower learning_rate or a longer warm_up"
+                f"phase '{phase.name}', step {step} of {phase.steps}: {what} at learning rate {rate:.3g}; {kept}choose a "
+                "lower learning_rate or a longer warm_up"
             )
         optimizer.step()
         self._trained.after_step(before + step, self._total, rate)
@@ -212,16 +217,13 @@ class _Loop:
         self._notify(f"{phase.name}: step {step:,} of {phase.steps:,}, loss {point['loss']:.4f}{said}")
         return ended
 
-    def _checkpoint(self, done: int, optimizer: torch.optim.Optimizer) -> None:
+    def _checkpoint(self, done: int, optimizer: torch.optim.Optimizer, *, ended: bool) -> None:
         self._progress.seconds = perf_counter() - self._started
         tensors = {
             **under("trained", self._trained.state_dict()),
             **under("best", self._best),
             **under("optimizer", optimizer_tensors(optimizer)),
         }
-        ended = self._progress.step == self._plan.phases[self._progress.phase].steps or (
-            self._plan.patience is not None and self._progress.waited >= self._plan.patience
-        )
         write_checkpoint(self._folder, done, tensors, {"ended": ended, **asdict(self._progress)})
 
     def _restore(self) -> None:
@@ -240,10 +242,7 @@ class _Loop:
         self._notify(f"going on after step {self._progress.step:,} of phase '{phase.name}'")
         self._resumed = tensors
         if ended:
-            self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
-            self._resumed = {}
-            if self._best:
-                self._trained.load_state_dict(self._best)
+            self._go_to_next()
 
 
 class _Lines:
