@@ -258,7 +258,7 @@ def tiny_cross_encoder() -> Callable[..., Path]:
 def write_tiny_cross_encoder(
     folder: Path, *, seed: int = 0, hidden: int = 32, labels: Sequence[str] = ("relevant",)
 ) -> Path:
-    """Write a BERT of two layers with a head over classes and its tokenizer, and give the folder."""
+    """Write a BERT of two layers with a head over classes and its tokenizer, which tells the texts of a pair apart."""
     import torch
     from safetensors.torch import save_file
     from transformers import BertConfig, BertForSequenceClassification
@@ -278,6 +278,9 @@ def write_tiny_cross_encoder(
     network = BertForSequenceClassification(config)
     save_file(network.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", {**config.to_dict(), "architectures": ["BertForSequenceClassification"]})
+    path = folder / "tokenizer_config.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    _write_json(path, {**told, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]})
     return folder
 
 
