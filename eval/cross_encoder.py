@@ -3,9 +3,10 @@
     RANKPIPE_DATA=FOLDER python eval/cross_encoder.py --methods full lora --models FOLDER --output eval/results/cross-encoder
 
 For each data set, one network is warmed up: the hybrid's scores are distilled into all-MiniLM-L6-v2 over judged
-queries, titles and sentences (eval/recipes/cross-encoder-warm.yaml). Each method then tunes that network on the judgements of
-the train split. Every choice is made on development queries: dev, or where there is none a fifth of train that is held
-out; the weight of the first stage is chosen there too. Test queries are for reporting.
+queries, titles and sentences (eval/recipes/cross-encoder-warm.yaml), by an adapter, which is kept in --output and merged
+where the network is not in --models. Each method then tunes that network on the judgements of the train split; `none`
+leaves it as it is. Every choice is made on development queries: dev, or where there is none a fifth of train that is
+held out; the weight of the first stage is chosen there too. Test queries are for reporting.
 
 `--protocol full`: three seeds, a hundred candidates of every test query, and what was not trained on: cranfield and
 vaswani behind the hybrid, TREC DL 2019 behind BM25. `--protocol reduced`: one seed, fewer steps, 100 test queries.
@@ -20,6 +21,7 @@ import argparse
 import json
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from rankpipe import Dataset, Pipeline, Queries, Run
@@ -38,16 +41,21 @@ from rankpipe.evaluation.experiment import evaluate_on, given_run
 from rankpipe.evaluation.manifest import versions
 from rankpipe.evaluation.result import Result
 from rankpipe.machine import machine
+from rankpipe.models.adapter_folder import merged
+from rankpipe.models.references import resolve
 from rankpipe.stages.cross_encoder import CrossEncoder
 from rankpipe.stages.interpolate import Interpolate
-from rankpipe.store import key_digest, replacing
+from rankpipe.store import key_digest, replacing, replacing_folder
+from rankpipe.training.networks import open_cross_encoder, write_cross_encoder
 from rankpipe.training.queries import held_out, judged_queries
 
 MEASURE = "nDCG@10"
 WARM = Path(__file__).parent / "recipes" / "cross-encoder-warm.yaml"
 ADAPTERS = ("lora", "dora", "pissa", "olora", "eva", "adalora", "randlora", "dylora", "sora")
-METHODS = ("full", *ADAPTERS)
+METHODS = ("none", "full", *ADAPTERS)
 LEARNING_RATE = {"full": 2e-5, "adapter": 2e-4}
+MAX_LENGTH = 128
+"""Tokens of a pair that are read, by the warmed network and by those that are tuned."""
 WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
 """Of the first stage, tried on development queries."""
 LIMIT = 3600
@@ -60,6 +68,7 @@ class Protocol:
 
     steps      of tuning on judgements, at most
     depth      candidates that are re-ranked
+    chosen     development queries that the weight of the first stage is chosen on
     test       test queries, drawn by a seed; None: all
     seeds      of the training
     elsewhere  whether collections that were not trained on are measured, with the first seed
@@ -67,14 +76,15 @@ class Protocol:
 
     steps: int
     depth: int
+    chosen: int
     test: int | None
     seeds: int
     elsewhere: bool
 
 
 PROTOCOLS = {
-    "full": Protocol(steps=300, depth=100, test=None, seeds=3, elsewhere=True),
-    "reduced": Protocol(steps=100, depth=50, test=100, seeds=1, elsewhere=False),
+    "full": Protocol(steps=200, depth=100, chosen=100, test=None, seeds=3, elsewhere=True),
+    "reduced": Protocol(steps=60, depth=50, chosen=60, test=100, seeds=1, elsewhere=False),
 }
 
 
@@ -85,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cells, failed = [], False
     for name in options.datasets:
         for method in options.methods:
-            for seed in range(options.seeds or protocol.seeds):
+            for seed in range(1 if method == "none" else options.seeds or protocol.seeds):
                 file = options.output / options.protocol / name / f"{method}-{seed}.json"
                 try:
                     cells.append(_cell(file, name, method, seed, options, say))
@@ -102,21 +112,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any) -> dict[str, Any]:
     protocol = PROTOCOLS[options.protocol]
-    warm = (options.models / name / "warm").resolve()
-    recipe = _recipe(method, seed, protocol, warm)
+    warm, kept = (options.models / name / "warm").resolve(), options.output / "warm" / name
+    recipe = "" if method == "none" else _recipe(method, seed, protocol, warm)
     told = recipe.replace(str(warm), "warm")  # where the folder stands is of no interest to others
     key = key_digest({"warm": WARM.read_text(), "recipe": told, "protocol": vars(protocol)})
     if file.exists() and (found := json.loads(file.read_text()))["key"] == key:
         say(f"{file}: finished before", markup=False)
         return found
     dataset = Dataset.load(name)
-    _train(WARM, name, warm, say)
-    folder = options.models / name / f"{options.protocol}-{method}-{seed}"
-    written = folder.with_suffix(".yaml")
-    _write(written, recipe)
-    memory = _train(written, name, folder, say)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    warmed = json.loads((warm / "manifest.json").read_text())
+    memory = _warmed(name, warm, kept, say)
+    folder = warm
+    if method != "none":
+        folder = options.models / name / f"{options.protocol}-{method}-{seed}"
+        written = folder.with_suffix(".yaml")
+        _write(written, recipe)
+        memory = _train(written, name, folder, say)
+    manifest, warmed = (json.loads((one / "manifest.json").read_text()) for one in (folder, kept))
+    tuned = manifest if method != "none" else {"trained_parameters": 0, "seconds": {"training": 0}, "curve": []}
     say(f"{file}: measuring", markup=False)
     content = {
         "key": key,
@@ -125,11 +137,11 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
         "seed": seed,
         "protocol": vars(protocol),
         "recipe": told,
-        "trained_parameters": manifest["trained_parameters"],
-        "seconds": {"warm": warmed["seconds"]["training"], "tuning": manifest["seconds"]["training"]},
+        "trained_parameters": tuned["trained_parameters"],
+        "seconds": {"warm": warmed["seconds"]["training"], "tuning": tuned["seconds"]["training"]},
         "most_memory_mib": memory or None,
         "intruder_dimensions": manifest["intruder_dimensions"],
-        "curve": {"warm": warmed["curve"], "tuning": manifest["curve"]},
+        "curve": {"warm": warmed["curve"], "tuning": tuned["curve"]},
         "versions": versions(),
         "machine": machine(),
         **_measured(
@@ -148,13 +160,34 @@ def _recipe(method: str, seed: int, protocol: Protocol, warm: Path) -> str:
     adapter = "" if method == "full" else f"adapter: {{method: {method}}}\n"
     rate = LEARNING_RATE["full" if method == "full" else "adapter"]
     return (
-        f"train: cross-encoder\nmodel: {warm}\n{adapter}dropout: 0.0\nmax_length: 160\n"
+        f"train: cross-encoder\nmodel: {warm}\n{adapter}max_length: {MAX_LENGTH}\n"
         "candidates: {pipeline: hybrid, depth: 100}\n"
         "phases:\n"
         f"  - labels: {{loss: softmax, batch: 4, group: 8, steps: {protocol.steps}, learning_rate: {rate}}}\n"
-        f"development: {{queries: 100, depth: 40, every: {protocol.steps // 3}, patience: 3}}\n"
+        f"development: {{queries: 60, depth: 30, every: {protocol.steps // 2}, patience: null}}\n"
         f"seed: {seed}\n"
     )
+
+
+def _warmed(name: str, warm: Path, kept: Path, say: Any) -> int:
+    """See to it that the warmed network is in `warm`: trained, or minilm with the adapter that is kept; MiB that it took."""
+    if (warm / "manifest.json").exists():
+        memory = 0
+    elif not kept.exists():
+        memory = _train(WARM, name, warm, say)
+        with replacing_folder(kept) as place:
+            shutil.copytree(warm / "adapter", place / "adapter")
+            shutil.copy(warm / "manifest.json", place / "manifest.json")
+    else:
+        say(f"{warm}: minilm with the adapter {kept / 'adapter'}", markup=False)
+        base, memory = resolve("minilm"), 0
+        network, drawn = open_cross_encoder(base, 0, dropout=0.0, device=torch.device("cpu"))
+        whole = merged(network, kept / "adapter", base, drawn)
+        warm.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(warm) as place:
+            write_cross_encoder(whole, base, place, max_length=MAX_LENGTH)
+            shutil.copy(kept / "manifest.json", place / "manifest.json")
+    return memory
 
 
 def _train(recipe: Path, dataset: str, output: Path, say: Any) -> int:
@@ -172,7 +205,7 @@ def _measured(
     stage: CrossEncoder, dataset: Dataset, seed: int, protocol: Protocol, bm25: Path | None
 ) -> dict[str, Any]:
     """nDCG@10 of the first stage, of the network alone and of both, on test and on what was not trained on."""
-    first, alone = _reranked(stage, dataset, _development(dataset, seed))
+    first, alone = _reranked(stage, dataset, _development(dataset, seed, protocol.chosen))
     split = "dev" if "dev" in dataset.splits else "train"
     chosen = {weight: _value(_mixed(alone, weight), dataset, split) for weight in WEIGHTS}
     weight = max(WEIGHTS, key=lambda one: chosen[one])
@@ -196,12 +229,13 @@ def _measured(
     }
 
 
-def _development(dataset: Dataset, seed: int) -> Queries:
-    """Development queries, as training has them."""
+def _development(dataset: Dataset, seed: int, count: int) -> Queries:
+    """Development queries, of which training has some."""
     if "dev" in dataset.splits:
         queries = dataset.queries("dev")
-        return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:150]))
-    return held_out(judged_queries(dataset, "train")[0], 0.2, seed)[1]
+    else:  # those that training held out
+        queries = held_out(judged_queries(dataset, "train")[0], 0.2, seed)[1]
+    return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:count]))
 
 
 def _elsewhere(stage: CrossEncoder, bm25: Path | None) -> Iterator[tuple[str, Dataset, Run, Run]]:
@@ -295,7 +329,7 @@ def _write(path: Path, text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", default=["scifact", "nfcorpus"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["full", "lora"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["none", "full", "lora"])
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="full")
     parser.add_argument("--seeds", type=int, help="of a training; by default as many as the protocol has")
     parser.add_argument("--models", type=Path, required=True, help="folder for trained networks")

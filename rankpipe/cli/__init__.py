@@ -47,7 +47,7 @@ OutputOption = Annotated[Path | None, typer.Option(help="Folder for the results;
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that are there already.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the cores there are.")]
 DeviceOption = Annotated[str, typer.Option(help="Where networks run: auto, cpu, cuda, mps.")]
-DtypeOption = Annotated[str, typer.Option(help="Precision of networks: auto, float32, bfloat16, float16.")]
+DtypeOption = Annotated[str, typer.Option(help="Precision of networks: auto, float32, bfloat16, float16, int8.")]
 MeasuresOption = Annotated[
     list[str] | None, typer.Option("--measure", "-m", metavar="MEASURE", help="As nDCG@10; may be repeated.")
 ]

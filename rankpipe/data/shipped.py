@@ -1,4 +1,4 @@
-"""Where the files are that come with the package: pipelines, cards, the bundled queries and judgements."""
+"""Where the files are that come with the package: pipelines, cards, the bundled queries and judgements, adapters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rankpipe.errors import UsageError
 
 
 def shipped(name: str) -> Path:
-    """The folder `pipelines` or `datasets`: inside the installed package, or at the root of a source checkout."""
+    """The folder `pipelines`, `datasets` or `adapters`: inside the installed package, or at the root of a source checkout."""
     package = Path(__file__).resolve().parents[1]
     installed, checkout = package / "_shipped" / name, package.parent / name
     if installed.is_dir():

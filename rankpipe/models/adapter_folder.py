@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rankpipe.data.shipped import shipped
 from rankpipe.errors import ModelError, RankpipeError
 from rankpipe.models.references import explained, need_extra, read_json, resolve, weights_digest
 from rankpipe.models.tokens import quiet
@@ -25,13 +26,11 @@ HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 
 
 def find_adapter(reference: str) -> Path:
-    """The folder of an adapter: a path, or package:NAME/PATH. Raises ModelError for one without its two files."""
-    if reference.startswith("package:"):
-        folder = resolve(reference)
-    else:
-        folder = Path(reference).expanduser()
-        if not folder.is_dir():
-            raise ModelError(f"there is no adapter folder {reference!r}")
+    """The folder of an adapter: a path, the name of one that rankpipe ships, or package:NAME/PATH.
+
+    Raises ModelError for a folder without the adapter's two files.
+    """
+    folder = resolve(reference) if reference.startswith("package:") else _named(reference)
     if not (folder / CONFIG).is_file():
         raise ModelError(f"adapter folder {folder} has no {CONFIG}; it must be one that peft saved")
     if not (folder / WEIGHTS).is_file():
@@ -40,6 +39,21 @@ def find_adapter(reference: str) -> Path:
         )
         raise ModelError(f"adapter folder {folder} has no {WEIGHTS}{pickled}")
     return folder
+
+
+def _named(reference: str) -> Path:
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    if len(folder.parts) != 1:
+        raise ModelError(f"there is no adapter folder {reference!r}")
+    known = shipped("adapters")
+    if not (known / reference).is_dir():
+        names = ", ".join(sorted(path.name for path in known.iterdir() if path.is_dir()))
+        raise ModelError(
+            f"there is no adapter folder {reference!r}, and rankpipe ships none of that name; it ships {names}"
+        )
+    return known / reference
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

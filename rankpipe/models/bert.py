@@ -3,18 +3,20 @@
 Devlin, Chang, Lee and Toutanova, NAACL 2019, arXiv 1810.04805. Query, key and value are one product; sums and
 activations are written where they were read. In bfloat16, weights are packed once for oneDNN, the activation is
 computed while a product is written, and the residual stream and the layer norms stay in float32, which keeps the
-vectors closer to those of float32 than a network that is bfloat16 throughout.
+vectors closer to those of float32 than a network that is bfloat16 throughout. int8 is described in rankpipe.models.int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from rankpipe.models.int8 import Quantised
 
 FUSED = {
     "gelu": ("gelu", "none"),
@@ -76,24 +78,34 @@ class Plain(NamedTuple):
         return made.relu_() if self.activation == "relu" else made
 
 
+Linear: TypeAlias = Packed | Plain | Quantised
+"""Linear layers side by side, and an activation after them."""
+LINEAR: Mapping[torch.dtype, type[Linear]] = {
+    torch.float32: Plain,
+    torch.bfloat16: Packed,
+    torch.int8: Quantised,
+}
+"""How products are computed, by precision."""
+
+
 class Layer(NamedTuple):
     """One layer: attention and feed-forward, each followed by the residual sum and a layer norm."""
 
-    query_key_value: Packed | Plain
-    attended: Packed | Plain
+    query_key_value: Linear
+    attended: Linear
     attended_norm: nn.LayerNorm
-    inner: Packed | Plain
-    outer: Packed | Plain
+    inner: Linear
+    outer: Linear
     outer_norm: nn.LayerNorm
 
 
 class FastBert:
-    """The hidden states of a BertModel that was opened in float32, its products in float32 or bfloat16."""
+    """The hidden states of a BertModel that was opened in float32, its products in float32, bfloat16 or int8."""
 
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         """Take the weights of a BertModel."""
-        self._dtype = dtype
-        linear = Packed if dtype == torch.bfloat16 else Plain
+        self._dtype = torch.float32 if dtype == torch.int8 else dtype
+        linear = LINEAR[dtype]
         self._embeddings = network.embeddings
         self._heads = network.config.num_attention_heads
         activation, variant = FUSED[network.config.hidden_act]
@@ -118,7 +130,8 @@ class FastBert:
             type(network).__name__ == "BertModel"
             and network.config.hidden_act in FUSED
             and not network.config.is_decoder
-            and (dtype == torch.float32 or (dtype == torch.bfloat16 and _packs()))
+            and dtype in LINEAR
+            and (dtype != torch.bfloat16 or _packs())
         )
 
     def __call__(self, ids: Tensor, mask: Tensor, types: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.bert import FastBert
+from rankpipe.models.int8 import check_products, quantise
 from rankpipe.models.recipe import network_config
 from rankpipe.models.references import check_weights, explained
 from rankpipe.models.runtime import Runtime
@@ -44,7 +45,14 @@ def device_of(runtime: Runtime) -> torch.device:
 
 
 def dtype_of(runtime: Runtime, device: torch.device) -> torch.dtype:
-    """The precision of networks: as asked, or bfloat16 where the hardware computes with it, else float32."""
+    """The precision of networks: as asked, or bfloat16 where the hardware computes with it, else float32.
+
+    Raises UsageError for int8 where there are no products of 8-bit integers: on a GPU.
+    """
+    if runtime.dtype == "int8":
+        if device.type != "cpu":
+            raise UsageError(f"dtype int8 is for CPUs, and the device is {device}; choose auto, bfloat16 or float16")
+        check_products()
     if runtime.dtype != "auto":
         return getattr(torch, runtime.dtype)
     if device.type == "cuda":
@@ -74,7 +82,7 @@ def open_states(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple
     network = open_encoder(folder, device, torch.float32 if ours else dtype)
     if ours and FastBert.fits(network, dtype):
         return network, FastBert(network, dtype)
-    network = network.to(dtype) if ours else network
+    network = in_precision(network, dtype) if ours else network
     return network, lambda ids, mask: network(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
 
@@ -124,6 +132,7 @@ def network_kind(folder: Path, known: Container[str] = ()) -> str:
 def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings: Any) -> tuple[Any, list[str]]:
     """The network that a class of transformers makes of a folder, and the weights that the folder does not have.
 
+    dtype     int8 is computed with; weights are then loaded in float32
     settings  that stand above those of config.json
 
     Raises ModelError for weights of other shapes than config.json describes, and for more layers.
@@ -132,7 +141,7 @@ def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings:
         with quiet():
             network, found = getattr(transformers, opener).from_pretrained(
                 folder,
-                dtype=dtype,
+                dtype=torch.float32 if dtype == torch.int8 else dtype,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -149,7 +158,12 @@ def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings:
         raise ModelError(f"{whole}: {name} has the shape {tuple(has)}, and should have {tuple(described)}")
     if surplus := _surplus(network, found["unexpected_keys"]):
         raise ModelError(f"{whole}: {surplus[0]} is of a layer that config.json does not count")
-    return network, sorted(found["missing_keys"])
+    return in_precision(network, dtype), sorted(found["missing_keys"])
+
+
+def in_precision(network: Any, dtype: torch.dtype) -> Any:
+    """The network with its weights in a precision, of int8 those that products are computed with; it is changed."""
+    return quantise(network) if dtype == torch.int8 else network.to(dtype)
 
 
 def _surplus(network: Any, unexpected: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.adapter_folder import classes, merged
 from rankpipe.models.batching import SHAPE_ROWS, packed_batches, padded_batches, padded_length
 from rankpipe.models.bert import FastBert, filled
-from rankpipe.models.network import lacks, network_kind, opened
+from rankpipe.models.network import in_precision, lacks, network_kind, opened
 from rankpipe.models.pair_recipe import PairRecipe
 from rankpipe.models.pairs import Tokens
 from rankpipe.models.pooling import DenseLayer, normalised, pool
@@ -78,7 +78,7 @@ def open_pair_network(
     )
     if ours and FastBert.fits(network.bert, dtype):
         return FastClassifier(network, dtype)
-    return Classifier(network.to(dtype), recipe, device, tokenizer, typed=typed)
+    return Classifier(in_precision(network, dtype) if ours else network, recipe, device, tokenizer, typed=typed)
 
 
 def _open(recipe: PairRecipe, opener: str, what: str, dtype: torch.dtype, adapter: Path | None, **settings: Any) -> Any:
@@ -90,7 +90,7 @@ def _open(recipe: PairRecipe, opener: str, what: str, dtype: torch.dtype, adapte
     if recipe.kind == "encoder":
         lacking = [name for name in lacking if not name.startswith("pooler.")]
     if adapter is not None:
-        network = merged(network, adapter, folder, lacking).to(dtype)
+        network = in_precision(merged(network, adapter, folder, lacking), dtype)
     elif lacking and not any(name.startswith(f"{network.base_model_prefix}.") for name in lacking):
         raise ModelError(
             f"model folder {folder} has no head of {what}: {lacking[0]} is not in its safetensors; take a model that was "

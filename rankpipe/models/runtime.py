@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from rankpipe.errors import UsageError
 from rankpipe.machine import usable_cores
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 
 
@@ -21,7 +21,8 @@ class Runtime:
     """How the machine is used.
 
     device        where networks run: "auto" takes a GPU where there is one; else "cpu", "cuda", "cuda:1", "mps"
-    dtype         precision of networks: "auto" is bfloat16 where the hardware has it, else float32
+    dtype         precision of networks: "auto" is bfloat16 where the hardware has it, else float32; "int8" is for
+                  CPUs, and never what auto takes: it changes scores a little
     threads       threads of a stage at work; default: the cores this process may use
     batch_tokens  tokens in one batch of a network; default: chosen by device
     """

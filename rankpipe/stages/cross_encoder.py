@@ -35,7 +35,8 @@ class CrossEncoder(Stage):
     no, cross-encoders of sentence-transformers. None is what the model's own folder says.
 
     model         folder, hub name, alias or package: reference of the network
-    adapter       folder, or package: reference, of an adapter in peft's format that is merged into it
+    adapter       folder, package: reference, or name of one that rankpipe ships: an adapter in peft's format that is
+                  merged into it
     depth         candidates scored per query
     rest          what becomes of those below: "keep" leaves them below in their order, "drop" removes them
     scores        "logit", or "probability": the sigmoid of the logit, from 0 to 1

@@ -53,6 +53,8 @@ def train_cross_encoder(
     have, ModelError for a model that cannot be trained, RankpipeError for a loss that is not finite.
     """
     check_replaceable(output, force=force)
+    if runtime.dtype == "int8":
+        raise UsageError("dtype int8 is for networks that are trained already; choose auto, float32 or bfloat16")
     base = transformer_folder(resolve(recipe.model))
     limit = longest(network_config(base))
     if limit is not None and recipe.max_length > limit:

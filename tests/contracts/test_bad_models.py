@@ -178,7 +178,8 @@ def test_weights_that_are_no_numbers(
     (tmp_path / "p.yaml").write_text(STAGES[stage].replace("MODEL", str(folder)))
     search = ("search", tmp_path / "p.yaml", "cat", "--dataset", pets, "--dtype")
     what = "weights" if stage == "sparse" else "vectors"
-    for dtype, hint in (("float32", "its weights are damaged"), ("bfloat16", "choose dtype float32")):
+    less = "choose dtype float32"
+    for dtype, hint in (("float32", "its weights are damaged"), ("bfloat16", less), ("int8", less)):
         said = f"error: the network gave {what} that are not finite, in {dtype}; {hint}\n"
         assert rankpipe(*search, dtype) == (1, "", said)
 

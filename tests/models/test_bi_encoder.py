@@ -166,7 +166,7 @@ def test_shuffled_documents_have_the_same_vectors(
     assert np.array_equal(shuffled, encoder.documents(texts).vectors[order])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_equal_texts_have_equal_vectors(
     tmp_path: Path, tiny_encoder: Callable[..., Path], dtype: Any, texts: list[str]
 ) -> None:
@@ -180,18 +180,19 @@ def test_equal_texts_have_equal_vectors(
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
-def test_float32_equals_the_reference_and_bfloat16_keeps_its_direction(
+def test_float32_equals_the_reference_and_less_keeps_its_direction(
     tmp_path: Path, tiny_encoder: Callable[..., Path], activation: str, texts: list[str]
 ) -> None:
     # the first three are computed by rankpipe.models.bert, the last by transformers
     folder = tiny_encoder(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "hidden_act": activation}))
-    full, half = (opened(folder, Runtime(dtype=dtype)).documents(texts).vectors for dtype in ("float32", "bfloat16"))
-    assert (full * half).sum(axis=1).min() > 0.999
+    dtypes: list[Any] = ["float32", "bfloat16", "int8"]
+    full, half, eighth = (opened(folder, Runtime(dtype=dtype)).documents(texts).vectors for dtype in dtypes)
     theirs = reference(folder).encode(texts)
     assert np.allclose(theirs, full, atol=1e-5)
     assert (theirs * half).sum(axis=1).min() > 0.999
+    assert 0.99 < (theirs * eighth).sum(axis=1).min() < 0.999999
 
 
 def test_progress_counts_texts_not_windows(tmp_path: Path, tiny_encoder: Callable[..., Path], texts: list[str]) -> None:
@@ -338,7 +339,8 @@ def test_vectors_that_are_not_finite_are_an_error(tmp_path: Path, tiny_encoder: 
     weights = load_file(path)
     weights["encoder.layer.1.output.dense.bias"][:] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
-    hints: dict[Any, str] = {"float32": "its weights are damaged", "bfloat16": "choose dtype float32"}
+    less = "choose dtype float32"
+    hints: dict[Any, str] = {"float32": "its weights are damaged", "bfloat16": less, "int8": less}
     for dtype, hint in hints.items():
         with pytest.raises(RankpipeError) as caught:
             opened(tmp_path, Runtime(dtype=dtype)).documents(["car"])

@@ -181,7 +181,7 @@ def test_an_encoder_with_pooling_and_a_layer_of_scores_is_read(
 # -- a score depends on nothing else --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", ["BertForSequenceClassification", "RobertaForSequenceClassification"])
 def test_a_pair_has_the_same_score_whatever_is_scored_with_it(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], name: str, dtype: Any
@@ -203,15 +203,17 @@ def test_a_pair_has_the_same_score_whatever_is_scored_with_it(
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
-def test_bfloat16_stays_close_to_float32(
+def test_less_precision_stays_close_to_float32(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], activation: str
 ) -> None:
     # the first three are computed by rankpipe.models.bert where the processor can, the last by transformers
     folder = tiny_cross_encoder(tmp_path)
     told(folder, "config.json", hidden_act=activation)
-    full, half = (scores(opened(folder, Runtime(dtype=dtype)), texts) for dtype in ("float32", "bfloat16"))
+    dtypes: list[Any] = ["float32", "bfloat16", "int8"]
+    full, half, eighth = (scores(opened(folder, Runtime(dtype=dtype)), texts) for dtype in dtypes)
     assert np.abs(full - predicted(folder, texts)).max() < 1e-5
     assert 0.999 < np.corrcoef(full, half)[0, 1] < 1
+    assert 0.99 < np.corrcoef(full, eighth)[0, 1] < 1
 
 
 def test_progress_counts_pairs(tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str]) -> None:

@@ -65,7 +65,7 @@ def kind(
     )
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_query_is_encoded_the_same_whatever_is_asked_with_it(
     tmp_path: Path, kind: Kind, dtype: Any, texts: list[str]
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_query_is_encoded_the_same_whatever_is_asked_with_it(
         assert np.array_equal(kind.queries(encoder, [text])[0], together[place])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_equal_texts_are_encoded_the_same(tmp_path: Path, kind: Kind, dtype: Any, texts: list[str]) -> None:
     encoder = kind.open(kind.write(tmp_path), Runtime(dtype=dtype))
     found = kind.documents(encoder, [*texts, *texts[::-1], *texts[::2]])

@@ -20,7 +20,7 @@ def test_devices_are_named_as_torch_names_them(device: str) -> None:
     [
         ({"device": "tpu"}, "device is 'tpu', must be auto, cpu, mps, cuda or, of several, cuda:1"),
         ({"device": "cuda:"}, "device is 'cuda:', must be auto, cpu, mps, cuda or, of several, cuda:1"),
-        ({"dtype": "int4"}, "dtype is 'int4', must be one of auto, float32, bfloat16, float16"),
+        ({"dtype": "int4"}, "dtype is 'int4', must be one of auto, float32, bfloat16, float16, int8"),
         ({"threads": 0}, "threads is 0, must be at least 1"),
         ({"batch_tokens": -1}, "batch_tokens is -1, must be at least 1"),
     ],
