@@ -10,7 +10,7 @@ PLAIN  := $(VENV)/.ready
 .PHONY: demo test check slow format clean
 
 demo: $(PLAIN)
-	$(BIN)/python eval/beir.py --pipelines bm25 dense hybrid hybrid-rerank --datasets python-docs --output results/demo
+	$(BIN)/python eval/beir.py --pipelines bm25 dense hybrid hybrid-rerank hybrid-python-docs --datasets python-docs --output results/demo
 	@echo "results, query by query: results/demo/    the queries: datasets/python-docs/"
 
 test: $(READY)
@@ -32,7 +32,7 @@ format: $(READY)
 # constraints.txt pins what was tested, and keeps torch, where an extra needs it, from bringing CUDA along.
 $(PLAIN): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dense,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[train,demo]'
 	touch $@
 
 $(READY): pyproject.toml constraints.txt

