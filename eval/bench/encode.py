@@ -1,6 +1,6 @@
 """Documents a second of our encoder beside SentenceTransformer.encode at its defaults, in turn, in one process.
 
-    RANKPIPE_DATA=folder python eval/bench/encode.py [--dataset scifact] [--documents 512] [--repeats 5]
+    RANKPIPE_DATA=folder python eval/bench/encode.py [--dataset scifact] [--documents 512] [--repeats 5] [--dtype int8]
 
 Both get the same documents and the same number of threads. Also measures the GEMM rate of the machine in the encoder's
 precision, by a product of the shape that the feed-forward layers have, and prints which share of it the encoder
@@ -21,19 +21,25 @@ from sentence_transformers import SentenceTransformer
 from rankpipe import Dataset, Runtime
 from rankpipe.machine import usable_cores
 from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
+from rankpipe.models.int8 import Quantised
 from rankpipe.models.recipe import network_config
 from rankpipe.models.references import resolve
 
 
 def gemm_rate(dtype: str, repeats: int = 5) -> float:
-    """GFLOP/s of a product of 4,096 by 384 by 1,536, the best of some tries."""
-    states, weight = (torch.randn(rows, 384, dtype=getattr(torch, dtype)) for rows in (4096, 1536))
+    """GFLOP/s of a product of 4,096 by 384 by 1,536, the best of some tries; of int8 the product of integers alone."""
+    layer = torch.nn.Linear(384, 1536, bias=False)
+    if dtype == "int8":
+        states, product = torch.randint(0, 256, (4096, 384), dtype=torch.uint8), Quantised.of(layer).product
+    else:
+        layer = layer.to(getattr(torch, dtype))
+        states, product = torch.randn(4096, 384, dtype=layer.weight.dtype), layer
     best = float("inf")
     with torch.inference_mode():
         for _ in range(repeats + 1):
             started = perf_counter()
             for _ in range(10):
-                torch.nn.functional.linear(states, weight)
+                product(states)
             best = min(best, (perf_counter() - started) / 10)
     return 2 * 4096 * 384 * 1536 / best / 1e9
 
@@ -52,13 +58,14 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=512, help="evenly spread over the corpus")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", default="minilm")
+    parser.add_argument("--dtype", default="auto", help="of our network")
     options = parser.parse_args()
 
     corpus = Dataset.load(options.dataset).corpus
     rows = np.linspace(0, len(corpus) - 1, min(options.documents, len(corpus))).astype(np.int32)
     texts = corpus.joined_texts(rows)
     torch.set_num_threads(usable_cores())
-    ours = BiEncoder(options.model, EncoderSettings(), Runtime())
+    ours = BiEncoder(options.model, EncoderSettings(), Runtime(dtype=options.dtype))
     theirs = SentenceTransformer(str(resolve(options.model)), device=str(ours.device))
     cosines = (ours.documents(texts).vectors * theirs.encode(texts)).sum(axis=1)  # warms both up
 

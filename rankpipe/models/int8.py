@@ -71,15 +71,17 @@ class Quantised(NamedTuple):
         integers = np.empty(given.shape, np.uint8)
         scales = np.empty(len(given), np.float32)
         _to_integers(given, given.view(np.int32), integers, scales, scales.view(np.int32))
-        made = torch.ops.onednn.qlinear_pointwise(
-            *(torch.from_numpy(integers), 1.0, ZERO, self.weight, self.scales, self.zeros, None),
-            *(1.0, 0, torch.float32, "none", [], ""),
-        )
+        made = self.product(torch.from_numpy(integers))
         _to_numbers(made.numpy(), scales, self.bias)
         made = made.view(*states.shape[:-1], -1)
         if self.activation == "gelu":
             return torch.ops.aten.gelu_(made, approximate=self.variant)
         return made.relu_() if self.activation == "relu" else made
+
+    def product(self, integers: Tensor) -> Tensor:
+        """(N, K) uint8, ZERO standing for 0, to (N, M) float32: products with the integers of the weights, times scales."""
+        given = (integers, 1.0, ZERO, self.weight, self.scales, self.zeros, None)
+        return torch.ops.onednn.qlinear_pointwise(*given, 1.0, 0, torch.float32, "none", [], "")
 
 
 class QuantisedLinear(nn.Module):
