@@ -220,6 +220,9 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         try:
             os.chmod(aside, 0o777 & ~_umask())
             yield aside
+            for file in aside.rglob("*"):
+                if file.is_file() and not file.is_symlink():  # safetensors keeps others out of what it writes
+                    os.chmod(file, 0o666 & ~_umask())
             if path.is_dir() and not path.is_symlink():
                 _exchange(aside, path)
             else:

@@ -383,13 +383,15 @@ def test_a_written_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> No
     try:
         with replacing(tmp_path / "file", "wb") as file:
             file.write(b"x")
-        with replacing_folder(tmp_path / "folder"):
-            pass
+        with replacing_folder(tmp_path / "folder") as place:
+            inside = place / "model" / "weights"
+            inside.parent.mkdir()
+            inside.touch(mode=0o600)
         folder = artefact("index", KEY, make)
     finally:
         os.umask(before)
-    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "file", tmp_path / "folder", folder)]
-    assert modes == [0o640, 0o750, 0o750]
+    written = tmp_path / "file", tmp_path / "folder", folder, tmp_path / "folder" / "model" / "weights"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in written] == [0o640, 0o750, 0o750, 0o640]
 
 
 def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path: Path) -> None:
