@@ -1,6 +1,7 @@
-"""tune: choose how a fuse stage joins its branches, by a measure on judged queries that are not the test queries.
+"""tune: choose how fuse joins its branches, or how much interpolate leaves of an earlier stage's scores, by a measure on
+judged queries that are not the test queries.
 
-The branches are run once for each data set; then every setting joins the same runs. One setting is chosen for all data
+What is joined is run once for each data set; then every setting joins the same runs. One setting is chosen for all data
 sets together: the one with the highest mean of their means.
 """
 
@@ -10,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from rankpipe.data import Dataset
 from rankpipe.errors import UsageError
@@ -17,12 +19,18 @@ from rankpipe.evaluation.experiment import evaluate_on
 from rankpipe.evaluation.measures import read_measures
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
-from rankpipe.stage import Stage, apply, walk
+from rankpipe.stage import apply
 from rankpipe.stages.fuse import Fuse, Method
+from rankpipe.stages.interpolate import Interpolate
 from rankpipe.stages.normalise import Normalisation
+
+Joining: TypeAlias = Fuse | Interpolate
+"""A stage that makes one ranking of several."""
 
 STEP = 0.1
 """Distance between the weights that are tried for two branches; more branches get coarser steps."""
+SHARES = tuple(round(step / 20, 2) for step in range(1, 20))
+"""Of the earlier scores, that are tried for interpolate."""
 SMOOTHINGS = (10.0, 20.0, 40.0, 60.0, 100.0)
 """Of reciprocal rank fusion. Cormack, Clarke and Büttcher found 60, and little difference around it."""
 SHOWN = 5
@@ -42,9 +50,9 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
-    """A setting of the fuse stage and what it gave: the mean over the data sets, and the value on each."""
+    """A setting of the stage and what it gave: the mean over the data sets, and the value on each."""
 
-    stage: Fuse
+    stage: Joining
     mean: float
     values: tuple[float, ...]
 
@@ -55,7 +63,7 @@ class Tuning:
 
     tried   all settings, the best first; equal ones in the order they were tried, the plainer before
     before  what the pipeline's own setting gave
-    single  what each branch gave by itself: the mean, and the value on each data set
+    single  what is joined, by name, and what each gave by itself: the value on each data set
     """
 
     pipeline: Pipeline
@@ -63,16 +71,13 @@ class Tuning:
     judged: tuple[Judged, ...]
     tried: tuple[Tried, ...]
     before: Tried
-    single: tuple[tuple[float, ...], ...]
+    single: dict[str, tuple[float, ...]]
 
     def to_yaml(self, command: str) -> str:
         """The chosen pipeline as a file, the evidence in comments above it."""
         lines = [f"made by: {command}", f"measure: {self.measure}, mean over {', '.join(map(str, self.judged))}"]
         lines.append(f"chosen of {len(self.tried)} settings: {_numbers(self.tried[0].mean, self.tried[0].values)}")
-        lines += [
-            f"  branch {number} alone: {_numbers(_mean(values), values)}"
-            for number, values in enumerate(self.single, 1)
-        ]
+        lines += [f"  {name} alone: {_numbers(_mean(values), values)}" for name, values in self.single.items()]
         lines.append(f"  as it was before: {_numbers(self.before.mean, self.before.values)}")
         lines += [
             f"  next: {settings_text(one.stage)}: {_numbers(one.mean, one.values)}" for one in self.tried[1 : SHOWN + 1]
@@ -87,50 +92,57 @@ def tune(
     measure: str = "nDCG@10",
     notify: Callable[[str], None] | None = None,
 ) -> Tuning:
-    """Choose method, normalisation and weights of the pipeline's one fuse stage; its branches stay as they are.
+    """Choose the settings of the pipeline's last stage that joins rankings; all other stages stay as they are.
+
+    Of fuse they are method, normalisation and weights, of interpolate normalisation and weight. Stages behind it are not
+    run.
 
     judged  dev or train splits; one setting is chosen for all of them
 
-    Raises UsageError for a pipeline without a fuse stage or with several, and for a split that is called test: what is
-    chosen on test queries says nothing about others.
+    Raises UsageError for a pipeline without such a stage, and for a split that is called test: what is chosen on test
+    queries says nothing about others.
     """
     notify = notify or (lambda _: None)
     read_measures(measure)
-    fuse = _only_fuse(pipeline)
+    place, stage = _last_joining(pipeline)
     for one in judged:
         if one.split == "test":
             raise UsageError(f"{one}: settings are chosen on train or dev splits; a test split is for reporting")
     runs = []
     for one in judged:
-        notify(f"{one}: running {len(fuse.branches)} branches over {len(one.dataset.queries(one.split))} queries")
-        runs.append(_branch_runs(pipeline, fuse, one))
-    settings = list(dict.fromkeys(_settings(fuse)))
-    notify(f"trying {len(settings)} settings")
+        notify(f"{one}: running what {stage.type_name()} joins over {len(one.dataset.queries(one.split))} queries")
+        runs.append(_joined(pipeline, place, one))
+    settings = list(dict.fromkeys(_settings(stage)))
+    notify(f"trying {len(settings)} settings of {stage.type_name()}")
 
-    def measured(stage: Fuse) -> Tried:
+    def measured(stage: Joining) -> Tried:
         values = tuple(
-            _value(stage.fused(given, of_branches), one, measure)
-            for (given, of_branches), one in zip(runs, judged, strict=True)
+            _value(_join(stage, given, branches), one, measure)
+            for (given, branches), one in zip(runs, judged, strict=True)
         )
         return Tried(stage=stage, mean=_mean(values), values=values)
 
     tried = sorted(map(measured, settings), key=lambda one: -one.mean)
-    single = tuple(
-        tuple(_value(of_branches[number], one, measure) for (_, of_branches), one in zip(runs, judged, strict=True))
-        for number in range(len(fuse.branches))
-    )
+    parts = [_alone(stage, given, branches) for given, branches in runs]
+    single = {
+        name: tuple(_value(runs[name], one, measure) for runs, one in zip(parts, judged, strict=True))
+        for name in parts[0]
+    }
+    stages = (*pipeline.stages[:place], tried[0].stage, *pipeline.stages[place + 1 :])
     return Tuning(
-        pipeline=_with(pipeline, fuse, tried[0].stage),
+        pipeline=replace(pipeline, stages=stages),
         measure=measure,
         judged=tuple(judged),
         tried=tuple(tried),
-        before=measured(fuse),
+        before=measured(stage),
         single=single,
     )
 
 
-def settings_text(stage: Fuse) -> str:
+def settings_text(stage: Joining) -> str:
     """The settings that tuning chooses, on one line."""
+    if isinstance(stage, Interpolate):
+        return f"{stage.normalise}, weight {stage.weight:g}"
     parts = [stage.method]
     if stage.method == "reciprocal-rank":
         parts.append(f"smoothing {stage.smoothing:g}")
@@ -141,28 +153,57 @@ def settings_text(stage: Fuse) -> str:
     return ", ".join(parts)
 
 
-def _only_fuse(pipeline: Pipeline) -> Fuse:
-    found = [stage for stage in walk(pipeline) if isinstance(stage, Fuse)]
-    if len(found) != 1 or found[0] not in pipeline.stages:
-        raise UsageError(
-            f"tune chooses the settings of one fuse stage, which is a stage of the pipeline itself; there are {len(found)}"
-        )
-    return found[0]
+def _last_joining(pipeline: Pipeline) -> tuple[int, Joining]:
+    """Place and stage."""
+    for place, stage in reversed(list(enumerate(pipeline.stages))):
+        if isinstance(stage, (Fuse, Interpolate)):
+            return place, stage
+    names = ", ".join(stage.type_name() for stage in pipeline.stages)
+    raise UsageError(
+        "tune chooses the settings of the last stage of a pipeline that is fuse or interpolate; "
+        f"the stages of this one are {names}"
+    )
 
 
-def _branch_runs(pipeline: Pipeline, fuse: Fuse, judged: Judged) -> tuple[Run, list[Run]]:
-    """What the stages before the fuse stage give, and what each of its branches makes of that."""
+def _joined(pipeline: Pipeline, place: int, judged: Judged) -> tuple[Run, list[Run]]:
+    """What the stages before the one at a place give, and what each of its branches, if it has any, makes of that."""
     bound = pipeline.on(judged.dataset.corpus)
     bound.prepare()
     given = Run.empty(judged.dataset.queries(judged.split), judged.dataset.corpus)
     with bound.runtime.active():
-        for stage in pipeline.stages[: pipeline.stages.index(fuse)]:
+        for stage in pipeline.stages[:place]:
             given = apply(stage, given)
-        return given, [apply(branch, given) for branch in fuse.branches]
+        stage = pipeline.stages[place]
+        return given, [apply(branch, given) for branch in stage.branches] if isinstance(stage, Fuse) else []
 
 
-def _settings(fuse: Fuse) -> Iterator[Fuse]:
+def _join(stage: Joining, given: Run, branches: list[Run]) -> Run:
+    return stage.fused(given, branches) if isinstance(stage, Fuse) else apply(stage, given)
+
+
+def _alone(stage: Joining, given: Run, branches: Sequence[Run]) -> dict[str, Run]:
+    """What is joined, by name."""
+    if isinstance(stage, Fuse):
+        return {f"branch {number}": run for number, run in enumerate(branches, 1)}
+    earlier = apply(replace(stage, weight=1.0), given)
+    return {f"the scores of {stage.with_!r}": earlier, "the scores before interpolate": given}
+
+
+def _settings(stage: Joining) -> Iterator[Joining]:
     """All settings to try, the plainer first."""
+    return _ways_to_fuse(stage) if isinstance(stage, Fuse) else _ways_to_interpolate(stage)
+
+
+def _ways_to_interpolate(stage: Interpolate) -> Iterator[Interpolate]:
+    ways: list[Normalisation] = ["min-max", "z-score"]
+    for normalise in ways:
+        for weight in SHARES:
+            yield replace(stage, normalise=normalise, minimum=None, weight=weight)
+    if stage.minimum is not None:
+        yield from (replace(stage, weight=weight) for weight in SHARES)
+
+
+def _ways_to_fuse(fuse: Fuse) -> Iterator[Fuse]:
     plain = replace(fuse, method="reciprocal-rank", weights=None, smoothing=60.0, normalise="min-max", minimum=None)
     for smoothing in SMOOTHINGS:
         yield replace(plain, smoothing=smoothing)
@@ -193,11 +234,6 @@ def _value(run: Run, judged: Judged, measure: str) -> float:
     if isinstance(cutoff, int) and not judged.dataset.card.self_match:
         run = run.top(cutoff)  # the rest is not looked at
     return evaluate_on(run, judged.dataset, judged.split, measures=[measure])[measure]
-
-
-def _with(pipeline: Pipeline, old: Fuse, new: Stage) -> Pipeline:
-    stages = tuple(new if stage is old else stage for stage in pipeline.stages)
-    return replace(pipeline, stages=stages)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import ClassVar
 
-from rankpipe import BM25, Corpus, Cut, Dataset, Fuse, Pipeline, evaluate
+import pytest
+from pydantic.dataclasses import dataclass
+
+from rankpipe import BM25, Corpus, Cut, Dataset, Fuse, Interpolate, Pipeline, Run, evaluate
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.tuning import Judged, settings_text, tune
+from rankpipe.stage import SETTINGS, Part, Stage
 
 DOCUMENTS = [
     {"id": "d1", "title": "apples", "text": "pears pears cars"},
@@ -66,11 +70,49 @@ def test_test_queries_are_refused() -> None:
     assert str(raised.value) == ("own test: settings are chosen on train or dev splits; a test split is for reporting")
 
 
-def test_a_pipeline_without_a_fuse_stage_is_refused() -> None:
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Reversed(Stage):
+    """The last becomes the first."""
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+
+    def __call__(self, run: Run) -> Run:
+        return run.rescored(-run.scores)
+
+
+def mixed() -> Pipeline:
+    stages = BM25(fields=("text",), name="text"), Reversed(), Interpolate(with_="text", weight=0.5), Cut(k=3)
+    return Pipeline(stages=stages)
+
+
+def test_the_weight_of_interpolate_is_chosen() -> None:
+    data = dataset()
+    tuning = tune(mixed(), [Judged(dataset=data, split="dev")], measure="RR@10")
+    assert [settings_text(one.stage) for one in (tuning.before, *tuning.tried[:1])] == [
+        "min-max, weight 0.5",
+        "min-max, weight 0.55",  # the first that puts the text's order above its reverse
+    ]
+    assert len(tuning.tried) == 2 * 19
+    assert tuning.pipeline.stages == (*mixed().stages[:2], tuning.tried[0].stage, Cut(k=3))
+    assert tuning.single == {"the scores of 'text'": (1.0,), "the scores before interpolate": (pytest.approx(4 / 9),)}
+    run = Pipeline(stages=tuning.pipeline.stages[:3]).on(data.corpus).run(data.queries("dev"))
+    assert evaluate(run, data.qrels("dev"), "RR@10")["RR@10"] == tuning.tried[0].mean == 1.0
+    assert tuning.before.mean < 1.0
+
+
+def test_the_last_stage_that_joins_is_tuned() -> None:
+    stages = (*pipeline().stages[:1], Cut(k=3, name="cut"), Interpolate(with_="cut"))
+    tuning = tune(Pipeline(stages=stages), [Judged(dataset=dataset(), split="dev")])
+    assert tuning.pipeline.stages[:2] == stages[:2]
+    assert isinstance(tuning.pipeline.stages[2], Interpolate)
+
+
+def test_a_pipeline_that_joins_nothing_is_refused() -> None:
     with pytest.raises(UsageError) as raised:
-        tune(Pipeline(stages=(BM25(),)), [Judged(dataset=dataset(), split="dev")])
+        tune(Pipeline(stages=(BM25(), Cut(k=3))), [Judged(dataset=dataset(), split="dev")])
     assert str(raised.value) == (
-        "tune chooses the settings of one fuse stage, which is a stage of the pipeline itself; there are 0"
+        "tune chooses the settings of the last stage of a pipeline that is fuse or interpolate; "
+        "the stages of this one are bm25, cut"
     )
 
 
