@@ -243,7 +243,7 @@ def tune(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Choose how fuse or interpolate joins scores, on dev or train queries. Writes the choice down with the evidence."""
+    """Choose how scores are joined, on dev or train queries. Writes the choice down with the evidence."""
     from rankpipe.evaluation.tuning import Judged, settings_text
     from rankpipe.evaluation.tuning import tune as tune_pipeline
     from rankpipe.store import replacing
