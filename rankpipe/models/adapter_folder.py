@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import ModelError, RankpipeError
+from rankpipe.models.recipe import transformer_folder
 from rankpipe.models.references import explained, need_extra, read_json, resolve, weights_digest
 from rankpipe.models.tokens import quiet
 
@@ -43,11 +44,13 @@ def find_adapter(reference: str) -> Path:
 
 def _named(reference: str) -> Path:
     folder = Path(reference).expanduser()
+    known = shipped("adapters")
+    if (known / folder.name).is_dir() and len(folder.parts) == 1 and not (folder / CONFIG).is_file():
+        return known / folder.name  # where a folder of that name is something else: documents, for one
     if folder.is_dir():
         return folder
     if len(folder.parts) != 1:
         raise ModelError(f"there is no adapter folder {reference!r}")
-    known = shipped("adapters")
     if not (known / reference).is_dir():
         names = ", ".join(sorted(path.name for path in known.iterdir() if path.is_dir()))
         raise ModelError(
@@ -141,7 +144,7 @@ def _check_base(folder: Path, base: Path) -> None:
     if not isinstance(named, str):
         return
     try:
-        meant = resolve(named)
+        meant = transformer_folder(resolve(named))
     except RankpipeError:
         return  # not on this machine, so that it cannot be compared
     if weights_digest(meant) != weights_digest(base):

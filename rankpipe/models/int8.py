@@ -85,7 +85,12 @@ class Quantised(NamedTuple):
 
 
 class QuantisedLinear(nn.Module):
-    """A linear layer in 8-bit integers, in the place of one in float32."""
+    """A linear layer in 8-bit integers, in the place of one in float32.
+
+    weight  none: T5 asks its layers for the precision of theirs
+    """
+
+    weight = None
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()

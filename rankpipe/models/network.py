@@ -158,12 +158,24 @@ def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings:
         raise ModelError(f"{whole}: {name} has the shape {tuple(has)}, and should have {tuple(described)}")
     if surplus := _surplus(network, found["unexpected_keys"]):
         raise ModelError(f"{whole}: {surplus[0]} is of a layer that config.json does not count")
-    return in_precision(network, dtype), sorted(found["missing_keys"])
+    return quantise(network) if dtype == torch.int8 else network, sorted(found["missing_keys"])
 
 
 def in_precision(network: Any, dtype: torch.dtype) -> Any:
-    """The network with its weights in a precision, of int8 those that products are computed with; it is changed."""
-    return quantise(network) if dtype == torch.int8 else network.to(dtype)
+    """A network that was opened in float32 in another precision, as if it had been opened in it; it is changed.
+
+    What is not a weight stays in float32, such as the frequencies of rotary positions, and so do the weights that the
+    network's class needs in it.
+    """
+    if dtype == torch.int8:
+        return quantise(network)
+    needed = tuple(getattr(network, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:
+        needed += tuple(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, parameter in network.named_parameters():
+        if not any(part in needed for part in name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    return network
 
 
 def _surplus(network: Any, unexpected: Iterable[str]) -> list[str]:

@@ -108,6 +108,12 @@ def longest(config: Mapping[str, Any]) -> int | None:
     return positions - (int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in OFFSET_POSITIONS else 0)
 
 
+def transformer_folder(folder: Path) -> Path:
+    """Where the network and its tokenizer stand in a model's folder: that of the first module, if modules are listed."""
+    modules = folder / "modules.json"
+    return listed_modules(modules)[0][1] if modules.is_file() else folder
+
+
 def listed_modules(path: Path) -> list[tuple[str, Path]]:
     """Kind and folder of every module of a modules.json. Raises ModelError for a file that is none."""
     try:

@@ -22,14 +22,14 @@ from rankpipe.errors import UsageError
 from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
 from rankpipe.machine import machine
 from rankpipe.models.network import device_of, dtype_of, thread_limit
-from rankpipe.models.recipe import longest, network_config
+from rankpipe.models.recipe import longest, network_config, transformer_folder
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.store import check_replaceable, replacing_folder, unfinished
 from rankpipe.training.loop import Progress, train
 from rankpipe.training.material import gather
-from rankpipe.training.networks import transformer_folder, write_cross_encoder
+from rankpipe.training.networks import write_adapter_settings, write_cross_encoder
 from rankpipe.training.recipe import CrossEncoderRecipe
 from rankpipe.training.trainer import Trainer
 
@@ -53,8 +53,9 @@ def train_cross_encoder(
     have, ModelError for a model that cannot be trained, RankpipeError for a loss that is not finite.
     """
     check_replaceable(output, force=force)
-    if runtime.dtype == "int8":
-        raise UsageError("dtype int8 is for networks that are trained already; choose auto, float32 or bfloat16")
+    if runtime.dtype in ("int8", "float16"):
+        why = "is for networks that are trained already" if runtime.dtype == "int8" else "loses small gradients"
+        raise UsageError(f"dtype {runtime.dtype} {why}; choose auto, float32 or bfloat16")
     base = transformer_folder(resolve(recipe.model))
     limit = longest(network_config(base))
     if limit is not None and recipe.max_length > limit:
@@ -104,6 +105,7 @@ def train_cross_encoder(
             write_cross_encoder(merged, base, place, max_length=recipe.max_length)
             if recipe.adapter is not None:
                 trainer.trained.export(place / "adapter", recipe.model)
+                write_adapter_settings(base, place / "adapter", max_length=recipe.max_length)
             lines = "".join(json.dumps(point) + "\n" for point in progress.curve)
             (place / "curve.jsonl").write_text(lines, encoding="utf-8")
             (place / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")

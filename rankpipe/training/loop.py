@@ -64,6 +64,7 @@ class Plan:
     """What the loop is to do.
 
     measure     judges the network as it is: the higher, the better; None: the last weights are kept
+    begun       whether the network is judged before the first step, too: its weights may be the best
     measured    name of that
     every       steps from one measurement to the next; there is one at the end of a phase as well
     patience    measurements without a better one that end a phase
@@ -72,6 +73,7 @@ class Plan:
 
     phases: Sequence[PhasePlan]
     measure: Callable[[], float] | None
+    begun: bool
     measured: str
     every: int
     patience: int | None
@@ -124,6 +126,8 @@ class _Loop:
         self._restore()
         self._started = perf_counter() - self._progress.seconds
         self._lines = _Lines(self._notify)
+        if self._plan.begun and not self._progress.curve:
+            self._measured_at_first()
         while self._progress.phase < len(self._plan.phases):
             self._phase(self._progress.phase, self._plan.phases[self._progress.phase])
             self._go_to_next()
@@ -188,6 +192,26 @@ class _Loop:
         self._progress.losses = total + loss, count + 1
         self._lines.step(step, loss, rate)
 
+    def _measured_at_first(self) -> None:
+        """The first point of the curve, before any step."""
+        if (measure := self._plan.measure) is None:
+            return
+        self._trained.network.eval()
+        with torch.inference_mode():
+            value = measure()
+        name, measured = self._plan.phases[0].name, self._plan.measured
+        self._kept(value, name, 0)
+        self._progress.curve.append({"phase": name, "step": 0, measured: value, "seconds": self._seconds()})
+        self._notify(f"{name}: before the first step, {measured} {value:.4f}")
+
+    def _kept(self, value: float, phase: str, step: int) -> None:
+        """Keep the weights as the best ones."""
+        self._progress.best, self._progress.best_at, self._progress.waited = value, (phase, step), 0
+        self._best = {name: tensor.clone() for name, tensor in self._trained.state_dict().items()}
+
+    def _seconds(self) -> float:
+        return round(perf_counter() - self._started, 1)
+
     def _measured(self, phase: PhasePlan, step: int) -> bool:
         """Add a point to the curve, keep the weights if they are the best; whether the phase has waited long enough."""
         progress = self._progress
@@ -206,12 +230,11 @@ class _Loop:
                 value = self._plan.measure()
             point[self._plan.measured] = value
             if progress.best is None or value > progress.best:
-                progress.best, progress.best_at, progress.waited = value, (phase.name, step), 0
-                self._best = {name: tensor.clone() for name, tensor in self._trained.state_dict().items()}
+                self._kept(value, phase.name, step)
             else:
                 progress.waited += 1
                 ended = self._plan.patience is not None and progress.waited >= self._plan.patience
-        point["seconds"] = round(perf_counter() - self._started, 1)
+        point["seconds"] = self._seconds()
         progress.curve.append(point)
         said = f", {self._plan.measured} {point[self._plan.measured]:.4f}" if self._plan.measured in point else ""
         self._notify(f"{phase.name}: step {step:,} of {phase.steps:,}, loss {point['loss']:.4f}{said}")

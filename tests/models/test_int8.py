@@ -12,13 +12,22 @@ pytest.importorskip("transformers", reason="needs the extra 'dense'")
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2Model, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5EncoderModel,
+)
 
 from rankpipe import Runtime
 from rankpipe.errors import UsageError
 from rankpipe.models import int8
 from rankpipe.models.int8 import Quantised, QuantisedLinear, quantise
-from rankpipe.models.network import dtype_of
+from rankpipe.models.network import dtype_of, in_precision
 
 
 def layer(inputs: int, outputs: int, seed: int = 0, **settings: Any) -> nn.Linear:
@@ -95,8 +104,14 @@ def test_a_row_is_the_same_to_the_last_bit_in_every_company() -> None:
 
 def test_a_network_keeps_its_head() -> None:
     torch.manual_seed(0)
-    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = RobertaConfig(vocab_size=50, max_position_embeddings=40, num_labels=1, **settings)
+    settings: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    config = RobertaConfig(vocab_size=50, max_position_embeddings=40, **settings)
+    config.num_labels = 1
     network = RobertaForSequenceClassification(config).eval()
     ids = torch.randint(5, 50, (4, 12))
     with torch.inference_mode():
@@ -108,6 +123,16 @@ def test_a_network_keeps_its_head() -> None:
     assert type(network.classifier.dense) is nn.Linear
     difference = float((before - after).norm() / before.norm())
     assert 1e-5 < difference < 0.03
+
+
+def test_layers_that_are_asked_for_their_weights_have_none() -> None:
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=20, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4)
+    network, ids = T5EncoderModel(config).eval(), torch.tensor([[3, 4, 5, 1]])
+    with torch.inference_mode():
+        before = network(ids).last_hidden_state
+        after = quantise(network)(ids).last_hidden_state
+    assert 1e-5 < float((before - after).norm() / before.norm()) < 0.05
 
 
 def test_a_network_without_linear_layers_is_refused() -> None:
@@ -134,9 +159,21 @@ def test_auto_never_takes_it() -> None:
     assert dtype_of(Runtime(), torch.device("cpu")) != torch.int8
 
 
-def test_nothing_is_trained_in_it(tmp_path: Path, rankpipe: Callable[..., Any], pets: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "why"), [("int8", "is for networks that are trained already"), ("float16", "loses small gradients")]
+)
+def test_nothing_is_trained_in_it(
+    tmp_path: Path, rankpipe: Callable[..., Any], pets: Path, dtype: str, why: str
+) -> None:
     done = rankpipe(
-        *("train", "cross-encoder-distilled", "--dataset", pets, "--output", tmp_path / "out", "--dtype", "int8")
+        *("train", "cross-encoder-distilled", "--dataset", pets, "--output", tmp_path / "out", "--dtype", dtype)
     )
-    said = "error: dtype int8 is for networks that are trained already; choose auto, float32 or bfloat16\n"
+    said = f"error: dtype {dtype} {why}; choose auto, float32 or bfloat16\n"
     assert (done.status, done.err) == (2, said)
+
+
+def test_what_is_no_weight_stays_in_float32() -> None:
+    settings: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = in_precision(LlamaModel(LlamaConfig(vocab_size=9, intermediate_size=16, **settings)), torch.bfloat16)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    assert network.rotary_emb.inv_freq.dtype == torch.float32  # of positions, which bfloat16 cannot tell apart

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rankpipe import BM25, Corpus, Pipeline
+from rankpipe import BM25, Corpus, CrossEncoder, Pipeline
 from rankpipe.data import Queries
 from rankpipe.training import candidates as module
 from rankpipe.training.candidates import candidates
@@ -32,6 +32,16 @@ def test_candidates_are_the_first_of_the_ranking_and_the_floor_its_last_score(pi
     assert scores.tolist() == run.scores[:3].tolist()
     assert pool.floor.tolist() == [run.scores[5], 0, run.scores[6]]
     assert pool.run(pipeline, 2).to_dict() == run.top(2).to_dict()
+
+
+def test_what_a_cross_encoder_counted_makes_no_other_candidates(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path]
+) -> None:
+    stage = CrossEncoder(model=str(tiny_cross_encoder(tmp_path)))
+    pipeline = Pipeline(stages=(BM25(k=6), stage), corpus=CORPUS)
+    first = candidates(pipeline, QUERIES, 3)
+    assert stage.facts(CORPUS)["pairs"] > 0
+    assert candidates(pipeline, QUERIES, 3).digest == first.digest
 
 
 def test_candidates_are_kept_by_what_made_them(

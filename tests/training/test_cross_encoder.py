@@ -20,7 +20,11 @@ torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from rankpipe import BM25, CrossEncoder, Dataset, Pipeline, Runtime, evaluate  # noqa: E402
+from rankpipe import BM25, CrossEncoder, Dataset, Pipeline, Qrels, Runtime, evaluate  # noqa: E402
+from rankpipe.training.material import gather  # noqa: E402
+from rankpipe.training.queries import judged_queries  # noqa: E402
+from rankpipe.training.recipe import CrossEncoderRecipe  # noqa: E402
+from rankpipe.training.recipe_file import load_recipe  # noqa: E402
 
 Command = Callable[..., Any]
 Write = Callable[..., Path]
@@ -133,6 +137,32 @@ def test_documents_alone_are_enough_for_distillation(
     assert list(manifest["examples"]["phases"][0]["sources"]) == ["titles", "sentences"]
     assert manifest["best"]["measure"] == "-loss"
     assert manifest["best"]["value"] == max(one["-loss"] for one in manifest["curve"]) < 0
+
+
+def test_without_training_queries_dev_decides(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    (garden / "qrels" / "train.tsv").unlink()
+    phases = "  - distil: {group: 6, random: 2, steps: 4, learning_rate: 1.0e-3}"
+    done = rankpipe("train", recipe_file(phases, more=DEVELOPMENT), "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 0, done.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["examples"]["development"]["split"] == "dev"
+    assert manifest["best"]["measure"] == "nDCG@10"
+
+
+def test_texts_that_the_loss_is_measured_on_train_no_phase(garden: Path, recipe_file: Write) -> None:
+    (garden / "queries.jsonl").unlink()
+    for path in (garden / "qrels").iterdir():
+        path.unlink()
+    phases = "".join(f"  - distil: {{group: 4, steps: {steps}, learning_rate: 1.0e-3}}\n" for steps in (3, 40))
+    recipe, dataset = load_recipe(recipe_file(phases, more="development: {queries: 6}")), Dataset.load(garden)
+    assert isinstance(recipe, CrossEncoderRecipe)
+    found = gather(recipe, dataset, Pipeline.load("bm25", corpus=dataset.corpus), notify=lambda _: None)
+    held = {group.query for group in found.held}
+    trained = {group.query for groups in found.groups for step in range(1, 41) for group in groups.step(step)}
+    assert len(held) == 2
+    assert not held & trained
 
 
 def test_without_a_dev_split_training_queries_are_held_out(
@@ -271,7 +301,7 @@ def test_the_stage_opens_folder_and_adapter_and_gives_the_scores_of_sentence_tra
     wanted = first.rescored(expected).to_dict()
     stages = (
         CrossEncoder(model=str(output)),
-        CrossEncoder(model=str(tmp_path / "encoder"), adapter=str(output / "adapter"), max_length=48),
+        CrossEncoder(model=str(tmp_path / "encoder"), adapter=str(output / "adapter")),
     )
     for stage in stages:
         found = Pipeline(stages=(stage,), runtime=Runtime(dtype="float32")).rerank(first).to_dict()
@@ -279,6 +309,9 @@ def test_the_stage_opens_folder_and_adapter_and_gives_the_scores_of_sentence_tra
             assert found[query_id] == pytest.approx(scores, abs=1e-5)
     # development was measured with these scores, too
     manifest = json.loads((output / "manifest.json").read_text())
-    candidates = BM25().on(dataset.corpus).run(dataset.queries("dev")).top(5)
+    judged, dropped = judged_queries(dataset, "dev", beside="train")
+    assert dropped == manifest["examples"]["development"]["dropped_recurring"] == ["dev0"]  # it is a test query's text
+    candidates = BM25().on(dataset.corpus).run(judged).top(5)
     again = Pipeline(stages=(stages[0],), runtime=Runtime(dtype="float32")).rerank(candidates)
-    assert evaluate(again, dataset.qrels("dev"), ["nDCG@10"])["nDCG@10"] == pytest.approx(manifest["best"]["value"])
+    qrels = Qrels({query_id: dataset.qrels("dev")[query_id] for query_id in judged.ids})
+    assert evaluate(again, qrels, ["nDCG@10"])["nDCG@10"] == pytest.approx(manifest["best"]["value"])

@@ -32,7 +32,7 @@ def phase(backward: Callable[[int], float], **settings: Any) -> PhasePlan:
 
 
 def plan(*phases: PhasePlan, measure: Callable[[], float] | None = None, **settings: Any) -> Plan:
-    values = {"measured": "value", "every": 2, "patience": None, "checkpoint": 3, "seed": 0, **settings}
+    values = {"measured": "value", "every": 2, "patience": None, "checkpoint": 3, "seed": 0, "begun": False, **settings}
     return Plan(phases=phases, measure=measure, **values)
 
 
@@ -95,6 +95,22 @@ def test_the_best_weights_are_kept_and_the_next_phase_begins_with_them(tmp_path:
         ("first", 4, 0.9),
         ("first", 6, 0.2),
     ]
+
+
+def test_a_network_that_training_makes_worse_is_kept_as_it_was(tmp_path: Path) -> None:
+    line = Line()
+    before, values, said = line.weights(), iter([0.5, 0.4, 0.3]), []
+    given = plan(phase(line.backward, steps=4), measure=lambda: next(values), begun=True)
+    done = train(given, line.trained, tmp_path, notify=said.append)
+    assert (done.best, done.best_at) == (0.5, ("first", 0))
+    assert same(line.weights(), before)
+    assert {name: value for name, value in done.curve[0].items() if name != "seconds"} == {
+        "phase": "first",
+        "step": 0,
+        "value": 0.5,
+    }
+    assert [point["step"] for point in done.curve] == [0, 2, 4]
+    assert said[0] == "first: before the first step, value 0.5000"
 
 
 def test_a_phase_ends_when_nothing_gets_better(tmp_path: Path) -> None:

@@ -64,10 +64,11 @@ class Allocated(Adapted):
     def state_dict(self) -> dict[str, Tensor]:
         """The parameters, and what the allocator remembers of their importance and of what it has closed."""
         state = super().state_dict()
-        zeros = {name: torch.zeros_like(parameter) for name, parameter in self._parts("lora_")}
-        for name, zero in zeros.items():  # once all is decided, the allocator forgets
-            state[f"importance.{name}"] = self.allocator.exp_avg_ipt.get(name, zero)
-            state[f"uncertainty.{name}"] = self.allocator.exp_avg_unc.get(name, zero)
+        remembered = {"importance": self.allocator.exp_avg_ipt, "uncertainty": self.allocator.exp_avg_unc}
+        for what, of_parts in remembered.items():
+            for name, parameter in self._parts("lora_"):  # once all is decided, the allocator forgets
+                there = of_parts.get(name)
+                state[f"{what}.{name}"] = torch.zeros_like(parameter) if there is None else there
         for name, kept in self._config.rank_pattern.items():
             state[f"kept.{name}"] = torch.tensor(kept)
         return state

@@ -111,6 +111,20 @@ class Dynamic(Cored):
         rank = drawn_rank(self.seed, step, self.settings.r)
         for _, layer in self.layers():
             layer.rank = rank
+        if self.settings.frozen:
+            self._before = [[part.detach().clone() for part in layer.weights()] for _, layer in self.layers()]
+
+    def after_step(self, step: int, steps: int, learning_rate: float) -> None:
+        """With `frozen`, put back what the optimizer moved of the other ranks: its momentum goes on without gradients."""
+        if not self.settings.frozen:
+            return
+        with torch.no_grad():
+            for (_, layer), (old_b, old_a) in zip(self.layers(), self._before, strict=True):
+                b, a = layer.weights()
+                last = layer.rank - 1
+                old_b[:, last], old_a[last] = b[:, last], a[last]
+                b.copy_(old_b)
+                a.copy_(old_a)
 
 
 class Gated(Cored):

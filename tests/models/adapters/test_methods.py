@@ -27,6 +27,7 @@ from rankpipe.pipeline.settings import Setting
 from rankpipe.pipeline.source import parse_source
 from rankpipe.pipeline.writer import in_one_line
 from rankpipe.stage import SETTINGS
+from rankpipe.training.checkpoints import last_checkpoint, write_checkpoint
 
 MADE: dict[str, dict[str, Any]] = {
     "lora": {"r": 4, "alpha": 8, "rslora": True},
@@ -192,6 +193,16 @@ def test_a_resumed_training_goes_on_to_the_same_bits(
     train(resumed, optimizer=optimizer, steps=12, first=8)
     assert whole.state_dict().keys() == resumed.state_dict().keys()
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_holds_the_state_at_the_end(tuned: Callable[[str], Tuned], name: str, tmp_path: Path) -> None:
+    state = tuned(name).attached.state_dict()
+    write_checkpoint(tmp_path, 50, state, {})
+    kept = last_checkpoint(tmp_path, torch.device("cpu"))
+    assert kept is not None
+    assert kept[0].keys() == state.keys()
+    assert all(torch.equal(value, kept[0][key]) for key, value in state.items())
 
 
 @pytest.fixture(scope="module")

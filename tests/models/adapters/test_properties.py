@@ -293,6 +293,23 @@ def test_dylora_trains_the_first_ranks_or_the_last_of_them_alone(opened: Opened,
     assert (b != 0).any(dim=0).tolist() == expected
 
 
+def test_the_ranks_that_a_step_of_dylora_freezes_stay_as_they_are(opened: Opened, pairs: Any) -> None:
+    attached = attach(opened(), DyLora(r=6, frozen=True), seed=0)
+    optimizer = torch.optim.AdamW(attached.parameter_groups(1e-2, 0.1))
+    names = ("lora_A", "lora_B")
+    for step in range(1, 9):
+        before = [part(attached, name).weight.detach().clone() for name in names]
+        attached.before_step(step, 10)
+        pairs.loss(attached.network.train()).backward()
+        optimizer.step()
+        attached.after_step(step, 10, 1e-2)
+        optimizer.zero_grad()
+        a, b = (part(attached, name).weight - old for name, old in zip(names, before, strict=True))
+        last = drawn_rank(0, step, 6) - 1
+        assert [row for row in range(6) if b[:, row].any()] == [last]
+        assert {row for row in range(6) if a[row].any()} <= {last}
+
+
 def test_the_rank_of_a_step_depends_on_the_seed_and_the_step() -> None:
     drawn = [drawn_rank(0, step, 4) for step in range(1, 401)]
     assert drawn == [drawn_rank(0, step, 4) for step in range(1, 401)]
