@@ -2,9 +2,9 @@
 
     RANKPIPE_DATA=FOLDER python eval/cross_encoder.py --methods full lora --models FOLDER --output eval/results/cross-encoder
 
-For each data set, one network is warmed up: the hybrid's scores are distilled into all-MiniLM-L6-v2 over judged
-queries, titles and sentences (eval/recipes/cross-encoder-warm.yaml), by an adapter, which is kept in --output and merged
-where the network is not in --models. Each method then tunes that network on the judgements of the train split; `none`
+For each data set, one network is warmed up: the hybrid's scores are distilled into all-MiniLM-L6-v2 over titles and
+sentences (eval/recipes/cross-encoder-warm.yaml), by an adapter, which is kept in --output and merged where the network
+is not in --models. Each method then tunes that network on the judgements of the train split; `none`
 leaves it as it is. Every choice is made on development queries: dev, or where there is none a fifth of train that is
 held out; the weight of the first stage is chosen there too. Test queries are for reporting.
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shlex
 import shutil
 import subprocess
@@ -38,14 +37,15 @@ from rankpipe import Dataset, Pipeline, Queries, Run
 from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.comparison import Comparison, compare
 from rankpipe.evaluation.experiment import evaluate_on, given_run
-from rankpipe.evaluation.manifest import versions
+from rankpipe.evaluation.manifest import described, qrels_digest, queries_digest, versions
 from rankpipe.evaluation.result import Result
 from rankpipe.machine import machine
 from rankpipe.models.adapter_folder import merged
+from rankpipe.models.adapters.diagnose import intruder_dimensions
 from rankpipe.models.references import resolve
 from rankpipe.stages.cross_encoder import CrossEncoder
 from rankpipe.stages.interpolate import Interpolate
-from rankpipe.store import key_digest, replacing, replacing_folder
+from rankpipe.store import file_digest, key_digest, replacing, replacing_folder
 from rankpipe.training.networks import open_cross_encoder, write_cross_encoder
 from rankpipe.training.queries import held_out, judged_queries
 
@@ -53,7 +53,12 @@ MEASURE = "nDCG@10"
 WARM = Path(__file__).parent / "recipes" / "cross-encoder-warm.yaml"
 ADAPTERS = ("lora", "dora", "pissa", "olora", "eva", "adalora", "randlora", "dylora", "sora")
 METHODS = ("none", "full", *ADAPTERS)
-LEARNING_RATE = {"full": 2e-5, "adapter": 2e-4}
+LEARNING_RATE = {"full": 2e-5, "sora": 8e-4}
+"""By method; a gate of SoRA has to move faster than its threshold."""
+ADAPTER_RATE = 2e-4
+"""Of all others."""
+SCORING = 1
+"""Raised whenever the same cell may come out otherwise than before: then no finished one counts any more."""
 MAX_LENGTH = 128
 """Tokens of a pair that are read, by the warmed network and by those that are tuned."""
 WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
@@ -92,17 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cells that are not there yet and write the table; give the exit status."""
     options = _parser().parse_args(arguments)
     protocol, say = PROTOCOLS[options.protocol], Console(stderr=True).print
-    cells, failed = [], False
+    failed = False
     for name in options.datasets:
         for method in options.methods:
             for seed in range(1 if method == "none" else options.seeds or protocol.seeds):
                 file = options.output / options.protocol / name / f"{method}-{seed}.json"
                 try:
-                    cells.append(_cell(file, name, method, seed, options, say))
+                    _cell(file, name, method, seed, options, say)
                 except (RankpipeError, subprocess.SubprocessError) as error:
                     say(f"{file}: failed: {error}", markup=False)
                     failed = True
-    if cells:
+    if cells := [json.loads(file.read_text()) for file in sorted((options.output / options.protocol).glob("*/*.json"))]:
         command = shlex.join(["python", "eval/cross_encoder.py", *(sys.argv[1:] if arguments is None else arguments)])
         text = f"# Cross-encoders, protocol {options.protocol}\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
         _write(options.output / options.protocol / "table.md", text + "\n")
@@ -111,24 +116,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any) -> dict[str, Any]:
-    protocol = PROTOCOLS[options.protocol]
-    warm, kept = (options.models / name / "warm").resolve(), options.output / "warm" / name
-    recipe = "" if method == "none" else _recipe(method, seed, protocol, warm)
-    told = recipe.replace(str(warm), "warm")  # where the folder stands is of no interest to others
-    key = key_digest({"warm": WARM.read_text(), "recipe": told, "protocol": vars(protocol)})
+    protocol, dataset = PROTOCOLS[options.protocol], Dataset.load(name)
+    warmed = _Warmed(name, options)
+    recipe = "" if method == "none" else _recipe(method, seed, protocol, warmed.folder)
+    told = recipe.replace(str(warmed.folder), "warm")  # where the folder stands is of no interest to others
+    elsewhere = _elsewhere_of(protocol, seed, options.dl19_run)
+    key = key_digest(
+        {
+            "scoring": SCORING,
+            "warm": warmed.digest,
+            "recipe": told,
+            "protocol": vars(protocol),
+            "first": [described(stage) for stage in Pipeline.load("hybrid").stages],
+            "data": [_digests(one) for one in (name, *elsewhere)],
+            "given": file_digest(options.dl19_run) if "msmarco-dl19" in elsewhere else None,
+        }
+    )
     if file.exists() and (found := json.loads(file.read_text()))["key"] == key:
         say(f"{file}: finished before", markup=False)
         return found
-    dataset = Dataset.load(name)
-    memory = _warmed(name, warm, kept, say)
-    folder = warm
+    warm = folder = warmed.network(say)
     if method != "none":
-        folder = options.models / name / f"{options.protocol}-{method}-{seed}"
-        written = folder.with_suffix(".yaml")
-        _write(written, recipe)
-        memory = _train(written, name, folder, say)
-    manifest, warmed = (json.loads((one / "manifest.json").read_text()) for one in (folder, kept))
-    tuned = manifest if method != "none" else {"trained_parameters": 0, "seconds": {"training": 0}, "curve": []}
+        folder = options.models / name / f"{options.protocol}-{method}-{seed}-{key[:8]}"
+        _write(written := folder.with_suffix(".yaml"), recipe)
+        _train(written, name, folder, say)
+    manifests = {one: json.loads((one / "manifest.json").read_text()) for one in (warm, folder)}
+    tuned = (
+        manifests[folder] if method != "none" else {"trained_parameters": 0, "seconds": {"training": 0}, "curve": []}
+    )
     say(f"{file}: measuring", markup=False)
     content = {
         "key": key,
@@ -138,10 +153,10 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
         "protocol": vars(protocol),
         "recipe": told,
         "trained_parameters": tuned["trained_parameters"],
-        "seconds": {"warm": warmed["seconds"]["training"], "tuning": tuned["seconds"]["training"]},
-        "most_memory_mib": memory or None,
-        "intruder_dimensions": manifest["intruder_dimensions"],
-        "curve": {"warm": warmed["curve"], "tuning": tuned["curve"]},
+        "seconds": {"warm": manifests[warm]["seconds"]["training"], "tuning": tuned["seconds"]["training"]},
+        "most_memory": manifests[folder]["most_memory"],
+        "intruder_dimensions": _intruders(folder),
+        "curve": {"warm": manifests[warm]["curve"], "tuning": tuned["curve"]},
         "versions": versions(),
         "machine": machine(),
         **_measured(
@@ -149,6 +164,7 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
             dataset,
             seed,
             protocol,
+            elsewhere,
             options.dl19_run,
         ),
     }
@@ -156,9 +172,32 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
     return content
 
 
+def _digests(name: str) -> dict[str, str]:
+    dataset = Dataset.load(name)
+    found = {"corpus": dataset.corpus.digest}
+    for split in dataset.splits:
+        found[split] = queries_digest(dataset.queries(split)) + qrels_digest(dataset.qrels(split))
+    return found
+
+
+def _intruders(folder: Path) -> int:
+    """Intruder dimensions of all layers, beside minilm."""
+    before, after = (_layers(one) for one in (resolve("minilm"), folder))
+    return sum(intruder_dimensions(before, after).values())
+
+
+def _layers(folder: Path) -> dict[str, torch.Tensor]:
+    network, _ = open_cross_encoder(folder, 0, dropout=0.0, device=torch.device("cpu"))
+    return {
+        name: module.weight.detach()
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith("bert.encoder.")
+    }
+
+
 def _recipe(method: str, seed: int, protocol: Protocol, warm: Path) -> str:
     adapter = "" if method == "full" else f"adapter: {{method: {method}}}\n"
-    rate = LEARNING_RATE["full" if method == "full" else "adapter"]
+    rate = LEARNING_RATE.get(method, ADAPTER_RATE)
     return (
         f"train: cross-encoder\nmodel: {warm}\n{adapter}max_length: {MAX_LENGTH}\n"
         "candidates: {pipeline: hybrid, depth: 100}\n"
@@ -169,40 +208,50 @@ def _recipe(method: str, seed: int, protocol: Protocol, warm: Path) -> str:
     )
 
 
-def _warmed(name: str, warm: Path, kept: Path, say: Any) -> int:
-    """See to it that the warmed network is in `warm`: trained, or minilm with the adapter that is kept; MiB that it took."""
-    if (warm / "manifest.json").exists():
-        memory = 0
-    elif not kept.exists():
-        memory = _train(WARM, name, warm, say)
-        with replacing_folder(kept) as place:
-            shutil.copytree(warm / "adapter", place / "adapter")
-            shutil.copy(warm / "manifest.json", place / "manifest.json")
-    else:
-        say(f"{warm}: minilm with the adapter {kept / 'adapter'}", markup=False)
-        base, memory = resolve("minilm"), 0
+class _Warmed:
+    """The warmed network of a data set: in --models, trained or made of minilm and the adapter that --output keeps."""
+
+    def __init__(self, name: str, options: Any) -> None:
+        self.name = name
+        self.digest = key_digest({"recipe": WARM.read_text(), **_digests(name)})
+        self.folder = (options.models / name / f"warm-{self.digest[:8]}").resolve()
+        self._kept: Path = options.output / "warm" / f"{name}-{self.digest[:8]}"
+
+    def network(self, say: Any) -> Path:
+        """Its folder, which is there afterwards, and so is the adapter that is kept."""
+        there, kept = ((one / "manifest.json").exists() for one in (self.folder, self._kept))
+        if kept and not there:
+            self._merge(say)
+        elif not there:
+            _train(WARM, self.name, self.folder, say)
+        if not kept:
+            with replacing_folder(self._kept) as place:
+                shutil.copytree(self.folder / "adapter", place / "adapter")
+                shutil.copy(self.folder / "manifest.json", place / "manifest.json")
+        return self.folder
+
+    def _merge(self, say: Any) -> None:
+        say(f"{self.folder}: minilm with the adapter {self._kept / 'adapter'}", markup=False)
+        base = resolve("minilm")
         network, drawn = open_cross_encoder(base, 0, dropout=0.0, device=torch.device("cpu"))
-        whole = merged(network, kept / "adapter", base, drawn)
-        warm.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(warm) as place:
+        whole = merged(network, self._kept / "adapter", base, drawn)
+        with replacing_folder(self.folder) as place:
             write_cross_encoder(whole, base, place, max_length=MAX_LENGTH)
-            shutil.copy(kept / "manifest.json", place / "manifest.json")
-    return memory
+            shutil.copy(self._kept / "manifest.json", place / "manifest.json")
 
 
-def _train(recipe: Path, dataset: str, output: Path, say: Any) -> int:
-    """Train if the folder is not there; MiB that it took at most, 0 if it was there."""
+def _train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
+    """Train if the folder is not there."""
     if (output / "manifest.json").exists():
-        return 0
+        return
     output.parent.mkdir(parents=True, exist_ok=True)
     say(f"{output}: training", markup=False)
     words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
     subprocess.run(words, check=True, timeout=LIMIT)  # killed, it goes on where it was, the next time
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
 
 
 def _measured(
-    stage: CrossEncoder, dataset: Dataset, seed: int, protocol: Protocol, bm25: Path | None
+    stage: CrossEncoder, dataset: Dataset, seed: int, protocol: Protocol, elsewhere: Sequence[str], bm25: Path | None
 ) -> dict[str, Any]:
     """nDCG@10 of the first stage, of the network alone and of both, on test and on what was not trained on."""
     first, alone = _reranked(stage, dataset, _development(dataset, seed, protocol.chosen))
@@ -214,8 +263,7 @@ def _measured(
         drawn = np.random.default_rng(0).permutation(len(queries))[: protocol.test]
         queries = queries.select(np.sort(drawn))
     parts = [("test", dataset, *_reranked(stage, dataset, queries))]
-    if protocol.elsewhere and seed == 0:
-        parts += _elsewhere(stage, bm25)
+    parts += _elsewhere(stage, elsewhere, bm25)
     return {
         "weight": weight,
         "development": {"first": _value(first, dataset, split), "by_weight": chosen},
@@ -232,20 +280,27 @@ def _measured(
 def _development(dataset: Dataset, seed: int, count: int) -> Queries:
     """Development queries, of which training has some."""
     if "dev" in dataset.splits:
-        queries = dataset.queries("dev")
+        queries = judged_queries(dataset, "dev", beside="train")[0]
     else:  # those that training held out
         queries = held_out(judged_queries(dataset, "train")[0], 0.2, seed)[1]
     return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:count]))
 
 
-def _elsewhere(stage: CrossEncoder, bm25: Path | None) -> Iterator[tuple[str, Dataset, Run, Run]]:
-    for name in ("cranfield", "vaswani"):
+def _elsewhere_of(protocol: Protocol, seed: int, bm25: Path | None) -> list[str]:
+    """Collections that were not trained on, as far as they are measured."""
+    if not (protocol.elsewhere and seed == 0):
+        return []
+    return ["cranfield", "vaswani", *(["msmarco-dl19"] if bm25 else [])]
+
+
+def _elsewhere(stage: CrossEncoder, names: Sequence[str], bm25: Path | None) -> Iterator[tuple[str, Dataset, Run, Run]]:
+    for name in names:
         dataset = Dataset.load(name)
-        yield (name, dataset, *_reranked(stage, dataset, dataset.queries("test")))
-    if bm25 is not None:
-        dataset = Dataset.load("msmarco-dl19")
-        given = given_run(bm25, dataset, ties="rank").top(stage.depth)
-        yield "msmarco-dl19", dataset, given, Pipeline(stages=(stage,)).rerank(given)
+        if name == "msmarco-dl19" and bm25 is not None:
+            first = given_run(bm25, dataset, ties="rank").top(stage.depth)
+            yield name, dataset, first, Pipeline(stages=(stage,)).rerank(first)
+        else:
+            yield (name, dataset, *_reranked(stage, dataset, dataset.queries("test")))
 
 
 def _reranked(stage: CrossEncoder, dataset: Dataset, queries: Queries) -> tuple[Run, Run]:
@@ -278,13 +333,14 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         first, alone, mixed = (_over_seeds([one[kind] for one in test]) for kind in ("first", "alone", "mixed"))
         found = _comparison(first, mixed)
         elsewhere = [
-            f"{other} {_mean(values['first']):.4f} → {_mean(values['mixed']):.4f}"
+            f"{other} {_mean(values['first']):.4f} → {_mean(values['mixed']):.4f} "
+            f"(p {_comparison(values['first'], values['mixed']).t_p:.3f})"
             for other, values in rows[0]["results"].items()
             if other != "test"
         ]
         minutes = fmean(one["seconds"]["warm"] + one["seconds"]["tuning"] for one in rows) / 60
-        memory = max((one["most_memory_mib"] or 0 for one in rows), default=0)
-        intruders = fmean(sum(one["intruder_dimensions"].values()) for one in rows)
+        memory = max(one["most_memory"] or 0 for one in rows) >> 20
+        intruders = fmean(one["intruder_dimensions"] for one in rows)
         yield (
             f"| {name} | {method} | {len(rows)} | {_mean(first):.4f} | {_mean(alone):.4f} | {_mean(mixed):.4f} "
             f"| {found.t_p:.3f} | {rows[0]['trained_parameters']:,} | {minutes:.0f} | {memory or ''} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ def usable_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def most_memory() -> int | None:
+    """Bytes of memory that this process has held at most; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most << 10
 
 
 def machine() -> dict[str, Any]:

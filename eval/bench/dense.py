@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +43,7 @@ from rankpipe.index.ann_kinds import Approximate, Binary, Hnsw, IvfPq, Sq8
 from rankpipe.index.dense import DenseIndex, FlatIndex
 from rankpipe.index.vectors import Block, Vectors
 from rankpipe.index.vectors import build as write
+from rankpipe.machine import most_memory
 from rankpipe.models.runtime import Runtime
 from rankpipe.stages.dense import Dense
 
@@ -86,7 +86,7 @@ def main() -> None:
         "indexes": {name: facts for name, (_, facts) in indexes.items()},
         **speed,
         "effectiveness": effectiveness,
-        "most_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+        "most_memory": most_memory(),
         "threads": options.threads,
         "blas": [
             {

@@ -20,7 +20,7 @@ from typing import Any
 from rankpipe.data import Dataset
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
-from rankpipe.machine import machine
+from rankpipe.machine import machine, most_memory
 from rankpipe.models.network import device_of, dtype_of, thread_limit
 from rankpipe.models.recipe import longest, network_config, transformer_folder
 from rankpipe.models.references import model_digest, resolve
@@ -97,6 +97,7 @@ def train_cross_encoder(
             "intruder_dimensions": trainer.intruders(merged),
             "versions": versions(),
             "machine": machine(),
+            "most_memory": most_memory(),
             "seconds": {"examples": round(gathered, 1), "training": round(progress.seconds, 1)},
             "started": began.isoformat(timespec="seconds"),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -49,6 +49,7 @@ def test_training_leaves_what_plain_sentence_transformers_opens(
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["recipe"]["train"] == "cross-encoder"
     assert manifest["examples"]["judged"]["dropped_recurring"][0] == "train0"
+    assert 50 << 20 < manifest["most_memory"] < 64 << 30  # in bytes
     curve = [json.loads(line) for line in (output / "curve.jsonl").read_text().splitlines()]
     assert curve == manifest["curve"]
     assert [(one["phase"], one["step"]) for one in curve] == [
