@@ -173,7 +173,7 @@ class _Loop:
         loss = phase.backward(step)
         if (penalty := self._trained.penalty()) is not None:
             penalty.backward()
-            loss += float(penalty)
+            loss += float(penalty.detach())
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
         if not (math.isfinite(loss) and math.isfinite(norm)):
