@@ -21,6 +21,9 @@ from rankpipe.training.recipe import CrossEncoderRecipe, Distil, Labels
 
 DRAW = {"titles": drawing.titles, "sentences": drawing.sentences}
 
+OFTEN = 20
+"""Times that a judged query is trained on, beyond which a line says so."""
+
 Taught = dict[str, tuple[Pool, NDArray[np.int32]]]
 """Pools by their sources, each with the documents that its queries were taken from."""
 
@@ -221,6 +224,11 @@ class _Gathering:
                     f"labels: {account['queries']:,} queries, {account['relevant']:,} relevant documents, "
                     f"{account['hard_negatives']:,} hard negatives to draw from"
                 )
+                if (times := phase.steps * phase.batch / account["queries"]) > OFTEN:
+                    self.notify(
+                        f"labels: every query is trained on {times:.0f} times; so few are learnt by heart: judge more, or "
+                        "choose fewer steps"
+                    )
 
 
 def _drawn(count: int, wanted: int, seed: tuple[int, ...]) -> NDArray[np.int64]:

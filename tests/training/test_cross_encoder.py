@@ -286,6 +286,19 @@ def test_no_more_queries_are_run_than_the_steps_can_take(
     assert told["phases"][0]["queries"] == 6
 
 
+def test_few_queries_that_are_trained_on_often_are_told(garden: Path, recipe_file: Write) -> None:
+    said: list[str] = []
+    dataset = Dataset.load(garden)
+    for steps in (45, 46):  # of 4 queries each, over the 9 that are left of 12
+        phases = f"  - labels: {{group: 4, steps: {steps}, learning_rate: 1.0e-3}}"
+        recipe = load_recipe(recipe_file(phases, more=DEVELOPMENT))
+        assert isinstance(recipe, CrossEncoderRecipe)
+        gather(recipe, dataset, Pipeline.load("bm25", corpus=dataset.corpus), notify=said.append)
+    assert [line for line in said if "times" in line] == [
+        "labels: every query is trained on 20 times; so few are learnt by heart: judge more, or choose fewer steps"
+    ]
+
+
 def test_the_stage_opens_folder_and_adapter_and_gives_the_scores_of_sentence_transformers(
     garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
 ) -> None:
