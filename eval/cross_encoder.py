@@ -25,6 +25,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -172,6 +173,7 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
     return content
 
 
+@cache
 def _digests(name: str) -> dict[str, str]:
     dataset = Dataset.load(name)
     found = {"corpus": dataset.corpus.digest}

@@ -85,6 +85,10 @@ class Stage(ABC):
         """What a result's manifest should say of what this stage opened or built for a corpus, as JSON takes it."""
         return {}
 
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """What the manifest should say of what this stage has done so far, which makes no result another one."""
+        return {}
+
     @property
     def references(self) -> tuple[str, ...]:
         """Names of earlier stages that this one reads the scores of."""

@@ -218,11 +218,12 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         _sweep(path.parent)
         aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=path.parent))
         try:
-            os.chmod(aside, 0o777 & ~_umask())
+            mask = _umask()
+            os.chmod(aside, 0o777 & ~mask)
             yield aside
             for file in aside.rglob("*"):
                 if file.is_file() and not file.is_symlink():  # safetensors keeps others out of what it writes
-                    os.chmod(file, 0o666 & ~_umask())
+                    os.chmod(file, 0o666 & ~mask)
             if path.is_dir() and not path.is_symlink():
                 _exchange(aside, path)
             else:

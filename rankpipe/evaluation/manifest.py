@@ -102,13 +102,19 @@ def seeds(pipeline: Stage) -> dict[str, int]:
     return {labels[id(stage)]: stage.seed for stage in walk(pipeline) if hasattr(stage, "seed")}  # type: ignore[attr-defined]
 
 
-def facts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """What every stage tells of what it opened or built, by its label; stages that tell nothing are left out."""
+def facts(pipeline: Pipeline, *, counted: bool = True) -> dict[str, dict[str, Any]]:
+    """What every stage tells of what it opened or built, by its label; stages that tell nothing are left out.
+
+    counted  and of what it has done so far, on which no result depends
+    """
     labels = stage_labels(pipeline)
     if pipeline.corpus is None:
         return {}
     with pipeline.runtime.active():
-        told = {labels[id(stage)]: dict(stage.facts(pipeline.corpus)) for stage in walk(pipeline)}
+        told = {
+            labels[id(stage)]: {**stage.facts(pipeline.corpus), **(stage.counted(pipeline.corpus) if counted else {})}
+            for stage in walk(pipeline)
+        }
     return {label: facts for label, facts in told.items() if facts}
 
 

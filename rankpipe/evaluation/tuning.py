@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from rankpipe.data import Dataset
 from rankpipe.errors import UsageError
@@ -108,25 +108,21 @@ def tune(
     for one in judged:
         if one.split == "test":
             raise UsageError(f"{one}: settings are chosen on train or dev splits; a test split is for reporting")
-    runs = []
+    rankings = []
     for one in judged:
         notify(f"{one}: running what {stage.type_name()} joins over {len(one.dataset.queries(one.split))} queries")
-        runs.append(_joined(pipeline, place, one))
+        rankings.append(_rankings(pipeline, place, stage, one))
     settings = list(dict.fromkeys(_settings(stage)))
     notify(f"trying {len(settings)} settings of {stage.type_name()}")
 
     def measured(stage: Joining) -> Tried:
-        values = tuple(
-            _value(_join(stage, given, branches), one, measure)
-            for (given, branches), one in zip(runs, judged, strict=True)
-        )
+        values = tuple(_value(of_one.joined(stage), one, measure) for of_one, one in zip(rankings, judged, strict=True))
         return Tried(stage=stage, mean=_mean(values), values=values)
 
     tried = sorted(map(measured, settings), key=lambda one: -one.mean)
-    parts = [_alone(stage, given, branches) for given, branches in runs]
     single = {
-        name: tuple(_value(runs[name], one, measure) for runs, one in zip(parts, judged, strict=True))
-        for name in parts[0]
+        name: tuple(_value(of_one.alone[name], one, measure) for of_one, one in zip(rankings, judged, strict=True))
+        for name in rankings[0].alone
     }
     stages = (*pipeline.stages[:place], tried[0].stage, *pipeline.stages[place + 1 :])
     return Tuning(
@@ -165,28 +161,32 @@ def _last_joining(pipeline: Pipeline) -> tuple[int, Joining]:
     )
 
 
-def _joined(pipeline: Pipeline, place: int, judged: Judged) -> tuple[Run, list[Run]]:
-    """What the stages before the one at a place give, and what each of its branches, if it has any, makes of that."""
+class _Rankings(NamedTuple):
+    """What a stage joins, on one data set.
+
+    alone   by name
+    joined  what a setting of the stage makes of them
+    """
+
+    alone: dict[str, Run]
+    joined: Callable[[Any], Run]
+
+
+def _rankings(pipeline: Pipeline, place: int, stage: Joining, judged: Judged) -> _Rankings:
+    """Run the stages before the one at a place, and its branches if it has any."""
     bound = pipeline.on(judged.dataset.corpus)
     bound.prepare()
     given = Run.empty(judged.dataset.queries(judged.split), judged.dataset.corpus)
     with bound.runtime.active():
-        for stage in pipeline.stages[:place]:
-            given = apply(stage, given)
-        stage = pipeline.stages[place]
-        return given, [apply(branch, given) for branch in stage.branches] if isinstance(stage, Fuse) else []
-
-
-def _join(stage: Joining, given: Run, branches: list[Run]) -> Run:
-    return stage.fused(given, branches) if isinstance(stage, Fuse) else apply(stage, given)
-
-
-def _alone(stage: Joining, given: Run, branches: Sequence[Run]) -> dict[str, Run]:
-    """What is joined, by name."""
-    if isinstance(stage, Fuse):
-        return {f"branch {number}": run for number, run in enumerate(branches, 1)}
+        for before in pipeline.stages[:place]:
+            given = apply(before, given)
+        if isinstance(stage, Fuse):
+            branches = [apply(branch, given) for branch in stage.branches]
+            alone = {f"branch {number}": run for number, run in enumerate(branches, 1)}
+            return _Rankings(alone, lambda setting: setting.fused(given, branches))
     earlier = apply(replace(stage, weight=1.0), given)
-    return {f"the scores of {stage.with_!r}": earlier, "the scores before interpolate": given}
+    alone = {f"the scores of {stage.with_!r}": earlier, "the scores before interpolate": given}
+    return _Rankings(alone, lambda setting: apply(setting, given))
 
 
 def _settings(stage: Joining) -> Iterator[Joining]:

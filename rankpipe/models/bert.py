@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankpipe.models.activations import activated
 from rankpipe.models.int8 import Quantised
 
 FUSED = {
@@ -72,10 +73,7 @@ class Plain(NamedTuple):
 
     def __call__(self, states: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
-        made = functional.linear(states, self.weight, self.bias)
-        if self.activation == "gelu":
-            return torch.ops.aten.gelu_(made, approximate=self.variant)
-        return made.relu_() if self.activation == "relu" else made
+        return activated(functional.linear(states, self.weight, self.bias), self.activation, self.variant)
 
 
 Linear: TypeAlias = Packed | Plain | Quantised

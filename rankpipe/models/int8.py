@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rankpipe.errors import UsageError
 from rankpipe.index.compiled import compiled
+from rankpipe.models.activations import activated
 
 INPUT, WEIGHT = 127, 63
 """The largest integers of a row of inputs, and of weights."""
@@ -73,10 +74,7 @@ class Quantised(NamedTuple):
         _to_integers(given, given.view(np.int32), integers, scales, scales.view(np.int32))
         made = self.product(torch.from_numpy(integers))
         _to_numbers(made.numpy(), scales, self.bias)
-        made = made.view(*states.shape[:-1], -1)
-        if self.activation == "gelu":
-            return torch.ops.aten.gelu_(made, approximate=self.variant)
-        return made.relu_() if self.activation == "relu" else made
+        return activated(made.view(*states.shape[:-1], -1), self.activation, self.variant)
 
     def product(self, integers: Tensor) -> Tensor:
         """(N, K) uint8, ZERO standing for 0, to (N, M) float32: products with the integers of the weights, times scales."""

@@ -93,13 +93,8 @@ def open_masked_lm(folder: Path, device: torch.device, dtype: torch.dtype) -> nn
     """
     network_kind(folder)
     network, lacking = opened(folder, "AutoModelForMaskedLM", "a masked language model", dtype)
-    if lacking and not any(name.startswith(f"{network.base_model_prefix}.") for name in lacking):
-        raise ModelError(
-            f"model folder {folder} has no masked-language-model head: {lacking[0]} is not in its safetensors; take a "
-            "model made for sparse retrieval, such as SPLADE"
-        )
-    if lacking:
-        raise lacks(folder, network, lacking)
+    advice = "take a model made for sparse retrieval, such as SPLADE"
+    refuse_lacking(folder, network, lacking, head="masked-language-model head", advice=advice)
     return network.eval().requires_grad_(False).to(device)
 
 
@@ -186,6 +181,14 @@ def _surplus(network: Any, unexpected: Iterable[str]) -> list[str]:
 
     known = {like(name) for name in network.state_dict()}
     return [name for name in sorted(unexpected) if like(name) in known]
+
+
+def refuse_lacking(folder: Path, network: Any, lacking: Sequence[str], *, head: str, advice: str) -> None:
+    """Raise ModelError where weights are lacking; where they are those of the head alone, name it and say what to do."""
+    if lacking and not any(name.startswith(f"{network.base_model_prefix}.") for name in lacking):
+        raise ModelError(f"model folder {folder} has no {head}: {lacking[0]} is not in its safetensors; {advice}")
+    if lacking:
+        raise lacks(folder, network, lacking)
 
 
 def lacks(folder: Path, network: nn.Module, lacking: Sequence[str]) -> ModelError:

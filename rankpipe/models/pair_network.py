@@ -20,7 +20,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.adapter_folder import classes, merged
 from rankpipe.models.batching import SHAPE_ROWS, packed_batches, padded_batches, padded_length
 from rankpipe.models.bert import FastBert, filled
-from rankpipe.models.network import in_precision, lacks, network_kind, opened
+from rankpipe.models.network import in_precision, network_kind, opened, refuse_lacking
 from rankpipe.models.pair_recipe import PairRecipe
 from rankpipe.models.pairs import Tokens
 from rankpipe.models.pooling import DenseLayer, normalised, pool
@@ -91,13 +91,9 @@ def _open(recipe: PairRecipe, opener: str, what: str, dtype: torch.dtype, adapte
         lacking = [name for name in lacking if not name.startswith("pooler.")]
     if adapter is not None:
         network = in_precision(merged(network, adapter, folder, lacking), dtype)
-    elif lacking and not any(name.startswith(f"{network.base_model_prefix}.") for name in lacking):
-        raise ModelError(
-            f"model folder {folder} has no head of {what}: {lacking[0]} is not in its safetensors; take a model that was "
-            "trained to re-rank, or an adapter with a head"
-        )
-    elif lacking:
-        raise lacks(folder, network, lacking)
+    else:
+        advice = "take a model that was trained to re-rank, or an adapter with a head"
+        refuse_lacking(folder, network, lacking, head=f"head of {what}", advice=advice)
     return network.eval().requires_grad_(False)
 
 

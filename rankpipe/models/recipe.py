@@ -28,6 +28,8 @@ LEGACY_POOLING = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """Switches of older sentence-transformers, and the modes they name, in the order in which several are joined."""
+TRANSFORMER_SETTINGS = "sentence_bert_config.json"
+"""File of a Transformer module's settings."""
 POOLING_MODES = tuple(LEGACY_POOLING.values())
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xmod", "ernie_m")
 """Model types whose positions begin at pad_token_id + 1, so that their tables hold that many fewer tokens."""
@@ -168,7 +170,7 @@ def _list(path: Path) -> list[Any]:
 
 def transformer_settings(transformer: Path) -> dict[str, Any]:
     """Content of a Transformer module's sentence_bert_config.json, empty where there is none."""
-    path = transformer / "sentence_bert_config.json"
+    path = transformer / TRANSFORMER_SETTINGS
     return read_json(path) if path.is_file() else {}
 
 

@@ -98,11 +98,13 @@ class CrossEncoder(Stage):
         self._opened_once()
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Digests, precision, what scores mean, and which share of the pairs that were scored was cut."""
-        opened = self._opened_once()
-        pairs, truncated = opened.counts.get(corpus.digest, (0, 0))
-        facts = opened.scorer.key()
-        return {**facts, "pairs": pairs, "truncated_share": round(truncated / pairs, 6)} if pairs else facts
+        """Digests, precision, and what scores mean."""
+        return self._opened_once().scorer.key()
+
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Pairs that were scored, and which share of them was cut."""
+        pairs, truncated = self._opened_once().counts.get(corpus.digest, (0, 0))
+        return {"pairs": pairs, "truncated_share": round(truncated / pairs, 6)} if pairs else {}
 
     def _score(self, run: Run) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """(H,) scores of a run's candidates, and the windows that they are of."""

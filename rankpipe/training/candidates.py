@@ -18,8 +18,6 @@ from rankpipe.progress import tracked
 from rankpipe.run import Run
 
 FORMAT = 1
-COUNTED = ("pairs", "truncated_share")
-"""Facts of what was scored so far, which do not make the scores."""
 BATCH = 1024
 """Queries whose whole rankings are in memory at once."""
 
@@ -68,17 +66,10 @@ def _key(pipeline: Pipeline, queries: Queries, depth: int) -> Mapping[str, Any]:
         "format": FORMAT,
         "corpus": pipeline.corpus.digest if pipeline.corpus is not None else None,
         "stages": [described(stage) for stage in pipeline.stages],
-        "opened": _without_counts(facts(pipeline)),
+        "opened": facts(pipeline, counted=False),
         "queries": store.key_digest({"ids": queries.ids, "texts": queries.texts}),
         "depth": depth,
     }
-
-
-def _without_counts(opened: Any) -> Any:
-    """Facts without what a stage has counted in this process."""
-    if not isinstance(opened, Mapping):
-        return opened
-    return {name: _without_counts(value) for name, value in opened.items() if name not in COUNTED}
 
 
 def _run(folder: Path, pipeline: Pipeline, queries: Queries, depth: int) -> None:

@@ -194,15 +194,20 @@ class _Loop:
 
     def _measured_at_first(self) -> None:
         """The first point of the curve, before any step."""
-        if (measure := self._plan.measure) is None:
+        if (value := self._value()) is None:
             return
-        self._trained.network.eval()
-        with torch.inference_mode():
-            value = measure()
         name, measured = self._plan.phases[0].name, self._plan.measured
         self._kept(value, name, 0)
         self._progress.curve.append({"phase": name, "step": 0, measured: value, "seconds": self._seconds()})
         self._notify(f"{name}: before the first step, {measured} {value:.4f}")
+
+    def _value(self) -> float | None:
+        """What the measure gives the network as it is; None without one."""
+        if self._plan.measure is None:
+            return None
+        self._trained.network.eval()
+        with torch.inference_mode():
+            return self._plan.measure()
 
     def _kept(self, value: float, phase: str, step: int) -> None:
         """Keep the weights as the best ones."""
@@ -224,10 +229,7 @@ class _Loop:
         }
         progress.losses = 0.0, 0
         ended = False
-        if self._plan.measure is not None:
-            self._trained.network.eval()
-            with torch.inference_mode():
-                value = self._plan.measure()
+        if (value := self._value()) is not None:
             point[self._plan.measured] = value
             if progress.best is None or value > progress.best:
                 self._kept(value, phase.name, step)

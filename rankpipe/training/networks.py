@@ -13,13 +13,12 @@ from torch import nn
 
 from rankpipe.errors import ModelError
 from rankpipe.models.network import opened_for_training
-from rankpipe.models.recipe import transformer_settings
+from rankpipe.models.recipe import TRANSFORMER_SETTINGS, transformer_settings
 from rankpipe.models.references import read_json
 from rankpipe.models.tokens import quiet
 
 ACTIVATION = "torch.nn.modules.linear.Identity"
 """What sentence-transformers applies to the scores of the folder: nothing, they stay logits."""
-SETTINGS_FILE = "sentence_bert_config.json"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model"),
@@ -65,7 +64,7 @@ def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: i
             str(folder), create_model_card=False
         )
     if transformer_settings(base).get("do_lower_case"):
-        write_settings(folder, read_json(folder / SETTINGS_FILE) | {"do_lower_case": True})
+        write_settings(folder, read_json(folder / TRANSFORMER_SETTINGS) | {"do_lower_case": True})
 
 
 def write_adapter_settings(base: Path, folder: Path, *, max_length: int) -> None:
@@ -76,4 +75,4 @@ def write_adapter_settings(base: Path, folder: Path, *, max_length: int) -> None
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write sentence_bert_config.json."""
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    (folder / TRANSFORMER_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

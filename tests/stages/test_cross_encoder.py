@@ -97,9 +97,9 @@ def test_only_the_fields_that_are_asked_for_are_read(tmp_path: Path, tiny_cross_
 def test_facts_tell_what_scores_mean_and_what_was_cut(tmp_path: Path, tiny_cross_encoder: Write) -> None:
     stage = CrossEncoder(model=str(tiny_cross_encoder(tmp_path)), scores="probability")
     with FLOAT32.active():
-        assert "truncated_share" not in stage.facts(CORPUS)
+        assert "truncated_share" not in {**stage.facts(CORPUS), **stage.counted(CORPUS)}
         scores = stage(candidates()).scores
-        facts = stage.facts(CORPUS)
+        facts = {**stage.facts(CORPUS), **stage.counted(CORPUS)}
     assert ((scores > 0) & (scores < 1)).all()
     # d3 and d5 are longer than 64 tokens, for both queries: 4 of 8 pairs
     assert (facts["scores"], facts["dtype"], facts["pairs"], facts["truncated_share"]) == (

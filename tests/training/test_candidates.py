@@ -40,7 +40,7 @@ def test_what_a_cross_encoder_counted_makes_no_other_candidates(
     stage = CrossEncoder(model=str(tiny_cross_encoder(tmp_path)))
     pipeline = Pipeline(stages=(BM25(k=6), stage), corpus=CORPUS)
     first = candidates(pipeline, QUERIES, 3)
-    assert stage.facts(CORPUS)["pairs"] > 0
+    assert stage.counted(CORPUS)["pairs"] > 0
     assert candidates(pipeline, QUERIES, 3).digest == first.digest
 
 
