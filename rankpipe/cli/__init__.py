@@ -275,6 +275,7 @@ def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a shipped one: cross-encoder")],
     dataset: DatasetOption,
     output: Annotated[Path, typer.Option(help="Folder for what is trained.")],
+    model: Annotated[str | None, typer.Option(help="To begin with, instead of the recipe's.")] = None,
     force: ForceOption = False,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
@@ -284,7 +285,7 @@ def train(
     from rankpipe.cli.train import train_recipe
 
     runtime = _runtime(threads, device, dtype)
-    train_recipe(recipe, dataset, output, runtime, command=_command(), force=force, say=_say)
+    train_recipe(recipe, dataset, output, runtime, model=model, command=_command(), force=force, say=_say)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rankpipe.errors import UsageError
@@ -13,23 +14,48 @@ NEEDS = ("torch", "transformers", "sentence_transformers")
 
 
 def train_recipe(
-    recipe: str, dataset: str, output: Path, runtime: Runtime, *, command: str, force: bool, say: Callable[[str], None]
+    recipe: str,
+    dataset: str,
+    output: Path,
+    runtime: Runtime,
+    *,
+    model: str | None,
+    command: str,
+    force: bool,
+    say: Callable[[str], None],
 ) -> None:
-    """Train what a recipe says. Raises MissingExtraError without the packages that training needs."""
+    """Train what a recipe says, from another model where one is given.
+
+    Raises MissingExtraError without the packages that training needs.
+    """
     from rankpipe.data import Dataset
     from rankpipe.store import check_replaceable
-    from rankpipe.training.recipe import CrossEncoderRecipe
+    from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
+    from rankpipe.training.encoder_recipe import BiEncoderRecipe, QueryEncoderRecipe
     from rankpipe.training.recipe_file import load_recipe
 
     loaded = load_recipe(recipe)
+    if model is not None:
+        loaded = replace(loaded, model=model)
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
     data = Dataset.load(dataset)
     for note in data.notes:
         say(note)
-    if not isinstance(loaded, CrossEncoderRecipe):
-        raise UsageError(f"no trainer for {loaded.name}")
+    from rankpipe.training.bi_encoder import train_bi_encoder, train_query_encoder
     from rankpipe.training.cross_encoder import train_cross_encoder
+    from rankpipe.training.folder import Command
 
-    print(train_cross_encoder(loaded, data, output, runtime, command=command, force=force, notify=say))
+    asked = Command(
+        recipe=loaded, dataset=data, output=output, runtime=runtime, command=command, force=force, notify=say
+    )
+    if isinstance(loaded, CrossEncoderRecipe):
+        best = train_cross_encoder(loaded, asked)
+    elif isinstance(loaded, BiEncoderRecipe):
+        best = train_bi_encoder(loaded, asked)
+    elif isinstance(loaded, QueryEncoderRecipe):
+        best = train_query_encoder(loaded, asked)
+    else:
+        raise UsageError(f"no trainer for {loaded.name}")
+    print(best)
     say(f"trained: {output}")

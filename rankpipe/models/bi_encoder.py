@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +82,7 @@ class BiEncoder:
         folder = resolve(reference)
         self.digest = model_digest(folder)
         self.settings = settings
-        self.recipe = _with_settings(
-            read_recipe(folder, pooling=settings.pooling, similarity=settings.similarity), settings
-        )
+        self.recipe = encoder_recipe(folder, settings)
         self.device = device_of(runtime)
         self._dtype = dtype_of(runtime, self.device)
         self._threads = runtime.thread_count
@@ -111,7 +110,7 @@ class BiEncoder:
     @property
     def normalises(self) -> bool:
         """Whether vectors have length 1, so that their dot product is their cosine."""
-        return self.settings.normalise is True or self.recipe.similarity == "cosine"
+        return normalises(self.recipe, self.settings)
 
     def key(self) -> dict[str, Any]:
         """What makes the vectors of documents, for the store."""
@@ -206,8 +205,12 @@ class BiEncoder:
         return heads, width
 
 
-def _with_settings(recipe: Recipe, settings: EncoderSettings) -> Recipe:
-    """The recipe, with what the pipeline says instead of the folder."""
+def encoder_recipe(folder: Path, settings: EncoderSettings) -> Recipe:
+    """A folder's recipe, with what the pipeline says instead of the folder.
+
+    Raises ModelError as read_recipe does, UsageError for a length that the network does not read.
+    """
+    recipe = read_recipe(folder, pooling=settings.pooling, similarity=settings.similarity)
     changes: dict[str, Any] = {}
     for name in ("query_prompt", "document_prompt"):
         if (value := getattr(settings, name)) is not None:
@@ -220,3 +223,8 @@ def _with_settings(recipe: Recipe, settings: EncoderSettings) -> Recipe:
     if settings.max_length is not None:
         changes["max_length"] = settings.max_length
     return replace(recipe, **changes)
+
+
+def normalises(recipe: Recipe, settings: EncoderSettings) -> bool:
+    """Whether vectors get length 1 after all, so that their dot product is their cosine."""
+    return settings.normalise is True or recipe.similarity == "cosine"

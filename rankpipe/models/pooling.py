@@ -66,7 +66,7 @@ class DenseLayer(nn.Module):
         path = folder / "model.safetensors"
         try:
             weights = load_file(path)
-            self.weight = weights["linear.weight"].float()
+            self.weight = _frozen(weights["linear.weight"])
             outputs, takes = self.weight.shape
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             reason = explained(error)
@@ -78,8 +78,8 @@ class DenseLayer(nn.Module):
         for name, (tensor, shape) in shapes.items():
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise ModelError(f"{path}: {name} has the shape {tuple(tensor.shape)}, must be {shape}")
-        self.bias = None if bias is None else bias.float()
-        self.residual = None if residual is None else residual.float()
+        self.bias = None if bias is None else _frozen(bias)
+        self.residual = None if residual is None else _frozen(residual)
         self.adds_input = head.residual
         self.activation = getattr(nn, head.activation)()
 
@@ -96,3 +96,7 @@ class DenseLayer(nn.Module):
         if not self.adds_input:
             return result
         return result + (vectors if self.residual is None else functional.linear(vectors, self.residual.to(device)))
+
+
+def _frozen(weights: Tensor) -> nn.Parameter:
+    return nn.Parameter(weights.float(), requires_grad=False)

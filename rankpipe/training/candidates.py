@@ -57,8 +57,15 @@ def candidates(pipeline: Pipeline, queries: Queries, depth: int) -> Pool:
     pipeline.prepare()
     key = _key(pipeline, queries, depth)
     folder = store.artefact("candidates", key, lambda folder: _run(folder, pipeline, queries, depth))
-    arrays = {name: np.load(folder / f"{name}.npy") for name in ("offsets", "documents", "scores", "floor")}
+    names = ("offsets", "documents", "scores", "floor")
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
     return Pool(queries, **arrays, digest=store.key_digest(key))
+
+
+def no_candidates(queries: Queries) -> Pool:
+    """A pool of queries that nothing was searched for."""
+    offsets, floor = np.zeros(len(queries) + 1, np.int64), np.zeros(len(queries), np.float32)
+    return Pool(queries, offsets, np.empty(0, np.int32), np.empty(0, np.float32), floor, digest="none")
 
 
 def _key(pipeline: Pipeline, queries: Queries, depth: int) -> Mapping[str, Any]:

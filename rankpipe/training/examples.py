@@ -6,15 +6,18 @@ draws what it would have drawn, and nothing has to be remembered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe.data import Corpus, Qrels
+from rankpipe.data import Corpus
 from rankpipe.training.candidates import Pool
+from rankpipe.training.negatives import Judged
+from rankpipe.training.recipe import Subset
 
 
 class Group(NamedTuple):
@@ -24,6 +27,7 @@ class Group(NamedTuple):
     targets    (G,) float32: grades, or a teacher's scores
     """
 
+    query_id: str
     query: str
     documents: NDArray[np.int32]
     targets: NDArray[np.float32]
@@ -49,28 +53,43 @@ class Shape:
     size    documents of a group
     random  of them, from the whole corpus
     seed    numbers that all drawing depends on, besides the step
+    subset  the part of the queries that is used
     """
 
     batch: int
     size: int
     random: int
     seed: tuple[int, ...]
+    subset: Subset | None = None
 
 
 class Turns:
-    """Rows 0 to count - 1, each once in every round, in an order that the round's own number gives."""
+    """Rows 0 to count - 1, each once in every round, in an order that the round's own number gives.
 
-    def __init__(self, count: int, seed: Sequence[int]) -> None:
+    Of a subset a round is a part of them: the same part (fixed), one drawn anew (rs2 with replacement), or, as without
+    a subset, the next ones of an order of all (rs2 without replacement).
+    """
+
+    def __init__(self, count: int, seed: Sequence[int], subset: Subset | None = None) -> None:
         self._count, self._seed = count, tuple(seed)
         self._round, self._order = -1, np.empty(0, np.int64)
+        self._drawn = subset is not None and (subset.kind == "fixed" or subset.replacement)
+        self._size = math.ceil(subset.ratio * count) if subset is not None and self._drawn else count
+        self._fixed = (
+            self._permutation(1 << 20)[: self._size] if subset is not None and subset.kind == "fixed" else None
+        )
 
     def __getitem__(self, turn: int) -> int:
         """Row of a turn; turns count from 0."""
-        number, place = divmod(turn, self._count)
+        number, place = divmod(turn, self._size)
         if number != self._round:
-            self._order = np.random.default_rng([*self._seed, number]).permutation(self._count)
-            self._round = number
+            self._order, self._round = self._permutation(number), number
+            if self._fixed is not None:
+                self._order = self._fixed[self._permutation(number, self._size)]
         return int(self._order[place])
+
+    def _permutation(self, number: int, count: int | None = None) -> NDArray[np.int64]:
+        return np.random.default_rng([*self._seed, number]).permutation(count or self._count)
 
 
 class TaughtGroups:
@@ -92,7 +111,7 @@ class TaughtGroups:
                 "candidates": pool.digest,
             }
             if len(usable):
-                self._sources.append((pool, own, usable, Turns(len(usable), (*shape.seed, number))))
+                self._sources.append((pool, own, usable, Turns(len(usable), (*shape.seed, number), shape.subset)))
         self.unit = _unit([pool for pool, *_ in self._sources])
 
     def __len__(self) -> int:
@@ -117,26 +136,11 @@ class TaughtGroups:
         others = np.flatnonzero(found != own[query])
         wanted = min(self._shape.size - self._shape.random, len(others))
         taken = np.sort(rng.permutation(others)[:wanted])
-        far = _random(self._live, self._shape.size - wanted, np.append(found[taken], own[query]), rng)
+        far = random_rows(self._live, self._shape.size - wanted, np.append(found[taken], own[query]), rng)
         known = dict(zip(found.tolist(), scores.tolist(), strict=True))
         far_scores = np.array([known.get(row, pool.floor[query]) for row in far.tolist()], np.float32)
         targets = (np.concatenate([scores[taken], far_scores]) / self.unit).astype(np.float32)
-        return Group(pool.queries.texts[query], np.concatenate([found[taken], far]), targets)
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """What is known of one training query.
-
-    positives  rows of relevant documents, and their grades
-    masked     rows of all documents that are judged relevant to any degree, rising: none of them is a negative
-    """
-
-    text: str
-    positives: NDArray[np.int32]
-    grades: NDArray[np.float32]
-    masked: NDArray[np.int32]
-    negatives: NDArray[np.int32]
+        return Group(pool.queries.ids[query], pool.queries.texts[query], np.concatenate([found[taken], far]), targets)
 
 
 class JudgedGroups:
@@ -145,7 +149,7 @@ class JudgedGroups:
     def __init__(self, judged: Sequence[Judged], corpus: Corpus, shape: Shape, positives: int) -> None:
         self._shape, self._live, self._positives = shape, corpus.live_rows(), positives
         self._judged = judged
-        self._turns = Turns(len(judged), shape.seed)
+        self._turns = Turns(len(judged), shape.seed, shape.subset)
 
     def step(self, step: int) -> list[Group]:
         """The groups of a step: the queries take turns."""
@@ -166,51 +170,16 @@ class JudgedGroups:
         relevant, grades = judged.positives[chosen], judged.grades[chosen]
         wanted = min(self._shape.size - self._shape.random - len(relevant), len(judged.negatives))
         hard = rng.permutation(judged.negatives)[:wanted]
-        far = _random(self._live, self._shape.size - len(relevant) - wanted, np.concatenate([hard, judged.masked]), rng)
+        far = random_rows(
+            self._live, self._shape.size - len(relevant) - wanted, np.concatenate([hard, judged.masked]), rng
+        )
         documents = np.concatenate([relevant, hard, far]).astype(np.int32)
         targets = np.zeros(len(documents), np.float32)
         targets[: len(grades)] = grades
-        return Group(judged.text, documents, targets)
+        return Group(judged.query_id, judged.text, documents, targets)
 
 
-@dataclass
-class Mined:
-    """What was found in judgements and candidates, query by query, and what was left out.
-
-    masked  candidates that are no negatives because they are judged relevant
-    unused  ids of queries without a relevant document in the corpus
-    """
-
-    judged: list[Judged] = field(default_factory=list)
-    masked: int = 0
-    unused: list[str] = field(default_factory=list)
-
-
-def mined(pool: Pool, qrels: Qrels, corpus: Corpus, *, relevance_cut: int = 1, self_match: bool = False) -> Mined:
-    """Relevant documents and hard negatives of every query of a pool.
-
-    relevance_cut  lowest grade that counts as relevant; lower ones above 0 are neither relevant nor negatives
-    self_match     a document with the query's id is the query itself, and no negative
-    """
-    found = Mined()
-    for row, query_id in enumerate(pool.queries.ids):
-        grades = {doc_id: grade for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0}
-        rows = corpus.rows(list(grades))
-        values = np.fromiter(grades.values(), np.float32, len(grades))
-        there = rows >= 0
-        positive = there & (values >= relevance_cut)
-        if not positive.any():
-            found.unused.append(query_id)
-            continue
-        masked = np.unique(np.append(rows[there], corpus.rows([query_id]) if self_match else []).astype(np.int32))
-        documents, _ = pool.of(row)
-        negatives = documents[~np.isin(documents, masked)]
-        found.masked += len(documents) - len(negatives)
-        found.judged.append(Judged(pool.queries.texts[row], rows[positive], values[positive], masked, negatives))
-    return found
-
-
-def _random(
+def random_rows(
     live: NDArray[np.int32], count: int, without: NDArray[np.int32], rng: np.random.Generator
 ) -> NDArray[np.int32]:
     """Different rows drawn from the living ones; fewer than `count` where there are not so many."""

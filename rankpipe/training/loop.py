@@ -28,9 +28,18 @@ from rankpipe.training.checkpoints import (
     under,
     write_checkpoint,
 )
+from rankpipe.training.recipe import Phase
 
 SAY_EVERY = 30.0
 """Seconds from one line of progress to the next."""
+FIRST = 10
+"""Steps of a phase whose mean loss later ones are compared with."""
+EXPLODED = 100.0
+"""A loss so many times that mean has exploded."""
+SMALL = 0.1
+"""A smaller mean counts as this."""
+SHOWN_QUERIES = 8
+"""Queries of a step that an error names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,7 @@ class PhasePlan:
     """One phase as the loop sees it.
 
     backward  computes the loss of a step (from 1) and its gradients, which are added to what is there
+    queries   ids of the queries of a step, for people
     """
 
     name: str
@@ -48,6 +58,24 @@ class PhasePlan:
     weight_decay: float
     clip: float
     backward: Callable[[int], float]
+    queries: Callable[[int], Sequence[str]]
+
+    @classmethod
+    def of(
+        cls, phase: Phase, name: str, *, backward: Callable[[int], float], queries: Callable[[int], Sequence[str]]
+    ) -> PhasePlan:
+        """A recipe's phase as the loop sees it."""
+        return cls(
+            name=name,
+            steps=phase.steps,
+            learning_rate=phase.learning_rate,
+            warm_up=phase.warm_up,
+            schedule=phase.schedule,
+            weight_decay=phase.weight_decay,
+            clip=phase.clip,
+            backward=backward,
+            queries=queries,
+        )
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, from 1: rising in a line during warm-up, then falling to nearly 0 at the last."""
@@ -89,6 +117,7 @@ class Progress:
     best     the highest measurement, and best_at its phase and step
     waited   measurements in this phase since the best one
     losses   sum of the losses since the last point of the curve, and their number
+    first    sum of the losses of a phase's first steps
     curve    points: phase, step, seconds of training, loss (mean since the last point), learning rate, and what was measured
     stopped  phases that ended before their last step
     """
@@ -99,6 +128,7 @@ class Progress:
     best_at: tuple[str, int] | None = None
     waited: int = 0
     losses: tuple[float, int] = (0.0, 0)
+    first: float = 0.0
     seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -159,6 +189,7 @@ class _Loop:
     def _go_to_next(self) -> None:
         """Leave a phase that has ended; the next one begins with the best weights."""
         self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
+        self._progress.first = 0.0
         self._resumed = {}
         if self._best:
             self._trained.load_state_dict(self._best)
@@ -176,21 +207,31 @@ class _Loop:
             loss += float(penalty.detach())
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = (
-                f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4g}, and its gradient {norm}"
-            )
+        if (what := self._wrong(step, loss, norm)) is not None:
             kept = f"the last checkpoint is kept in {self._folder}; " if any(self._folder.iterdir()) else ""
             raise RankpipeError(
-                f"phase '{phase.name}', step {step} of {phase.steps}: {what} at learning rate {rate:.3g}; {kept}choose a "
-                "lower learning_rate or a longer warm_up"
+                f"phase '{phase.name}', step {step} of {phase.steps}: {what} at learning rate {rate:.3g}, on the queries "
+                f"{_shown(phase.queries(step))}; {kept}choose a lower learning_rate or a longer warm_up"
             )
+        if step <= FIRST:
+            self._progress.first += loss
         optimizer.step()
         self._trained.after_step(before + step, self._total, rate)
         optimizer.zero_grad()
         total, count = self._progress.losses
         self._progress.losses = total + loss, count + 1
         self._lines.step(step, loss, rate)
+
+    def _wrong(self, step: int, loss: float, norm: float) -> str | None:
+        """What is wrong with a step's loss and the norm of its gradient, if anything is."""
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if not math.isfinite(norm):
+            return f"the loss is {loss:.4g}, and its gradient {norm}"
+        mean = self._progress.first / FIRST
+        if step > FIRST and loss > EXPLODED * max(mean, SMALL):
+            return f"the loss is {loss:.4g}, and was {mean:.4g} in the first {FIRST} steps,"
+        return None
 
     def _measured_at_first(self) -> None:
         """The first point of the curve, before any step."""
@@ -293,6 +334,12 @@ class _Lines:
             f"{self._phase.name}: step {step:,} of {self._phase.steps:,}, loss {loss:.4f}, learning rate {rate:.2g}, "
             f"{speed:.3g} steps/s, about {left} left"
         )
+
+
+def _shown(queries: Sequence[str]) -> str:
+    """The first of the ids of queries."""
+    more = f" and {len(queries) - SHOWN_QUERIES} more" if len(queries) > SHOWN_QUERIES else ""
+    return ", ".join(queries[:SHOWN_QUERIES]) + more
 
 
 def _optimizer(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:

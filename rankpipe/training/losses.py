@@ -8,6 +8,7 @@ A group that asks for nothing, having no two documents that differ, gives 0.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +69,40 @@ def lambda_ndcg(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:
     weights = (rho + MU * delta) * _differences(shares).abs()
     losses = weights * functional.softplus(-_differences(scores)) / math.log(2)
     return (losses * _pairs(grades, present)).flatten(1).sum(1)
+
+
+def delta_ranknet(
+    scores: Tensor,
+    grades: Tensor,
+    present: Tensor,
+    *,
+    gain: Literal["mrr", "ndcg"] | None = "mrr",
+    cutoff: int | None = None,
+) -> Tensor:
+    """RankNet whose pairs weigh what swapping them would change, as LambdaRank has it; documents stand in ranked order.
+
+    Mean over pairs of |a_i - a_j| * log(1 + exp(s_lower - s_higher)), as ADORE is trained by: Zhan et al., SIGIR 2021,
+    arXiv 2104.08051. The weights are those of the given order, and have no gradient.
+
+    gain    mrr: a is 1 / rank, and a pair is one relevant and one other document; ndcg: a pair is two of different
+            grades, and the difference of discounts 1 / log2(1 + rank) is multiplied by that of the gains 2^grade - 1,
+            as shares of the ideal DCG; None: every pair weighs 1
+    cutoff  a is 0 beyond this rank: two documents beyond it do not matter; None for no cutoff
+    """
+    losses = functional.softplus(-_differences(scores))
+    ranks = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
+    within = ranks <= (cutoff or len(ranks))
+    if gain == "ndcg":
+        discounts = within / torch.log2(1 + ranks)
+        gains = (2.0 ** grades.to(scores.dtype).clamp(min=0) - 1) * present
+        ideal = (gains.sort(dim=1, descending=True).values * discounts).sum(1)
+        shares = gains / ideal.clamp(min=torch.finfo(gains.dtype).tiny)[:, None]
+        pairs = _pairs(grades, present)
+        weights = _differences(discounts[None]).abs() * _differences(shares).abs()
+    else:
+        pairs = _pairs((grades > 0).to(scores.dtype), present)
+        weights = _differences((within / ranks)[None]).abs() if gain == "mrr" else torch.ones_like(losses)
+    return _mean((weights * losses).flatten(1), pairs.flatten(1))
 
 
 def list_mle(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:

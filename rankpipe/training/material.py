@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from rankpipe.data import Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
 from rankpipe.pipeline import Pipeline
+from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.run import Run
 from rankpipe.training import queries as drawing
-from rankpipe.training.candidates import Pool, candidates
-from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups, mined
-from rankpipe.training.recipe import CrossEncoderRecipe, Distil, Labels
+from rankpipe.training.batches import Batches
+from rankpipe.training.candidates import Pool, candidates, no_candidates
+from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
+from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive, Guard
+from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups
+from rankpipe.training.group_phases import Distil, Labels
+from rankpipe.training.negatives import Guarding, Mined, OwnScores, mined, scored_by
+from rankpipe.training.recipe import Phase
 
 DRAW = {"titles": drawing.titles, "sentences": drawing.sentences}
 
@@ -32,13 +38,15 @@ Taught = dict[str, tuple[Pool, NDArray[np.int32]]]
 class Material:
     """All that is drawn from a data set.
 
-    groups   of every phase
+    groups   of every phase; batches, of one that learns from whole batches
+    mined    what became of every candidate of the judged queries; None where no phase learns from judgements
     run      candidates of the queries that development is measured on, with their judgements; None without judgements
     held     groups that the loss is measured on where there are no judgements
     account  what was drawn and what was left out, as JSON takes it
     """
 
-    groups: list[Groups]
+    groups: list[Groups | Batches]
+    mined: Mined | None
     run: Run | None
     qrels: Qrels | None
     held: list[Group]
@@ -46,7 +54,11 @@ class Material:
 
 
 def gather(
-    recipe: CrossEncoderRecipe, dataset: Dataset, pipeline: Pipeline, *, notify: Callable[[str], None]
+    recipe: CrossEncoderRecipe | BiEncoderRecipe,
+    dataset: Dataset,
+    pipeline: Pipeline,
+    *,
+    notify: Callable[[str], None],
 ) -> Material:
     """Draw everything; candidates are in the store afterwards. `pipeline` is bound to the data set's corpus.
 
@@ -57,27 +69,37 @@ def gather(
 
 @dataclass
 class _Gathering:
-    recipe: CrossEncoderRecipe
+    recipe: CrossEncoderRecipe | BiEncoderRecipe
     dataset: Dataset
     pipeline: Pipeline
     notify: Callable[[str], None]
     account: dict[str, Any] = field(default_factory=dict)
+    mined: Mined | None = None
 
     def all(self) -> Material:
         """Everything, the cheap things that can fail first."""
         recipe, dataset = self.recipe, self.dataset
-        train, development = self._judged()
+        train, development = drawing.train_and_development(
+            recipe, dataset, self.account, needed=any(_judges(phase) for phase in recipe.phases)
+        )
         avoid = drawing.other_texts(dataset, recipe.split)
         if development is not None:
+            self.account["development"]["depth"] = recipe.development_depth
             avoid |= {drawing.plain_text(text) for text in development.texts}
-        pool = None if train is None else self._pool(self._enough(train))
-        groups: list[Groups] = []
+        pool = None
+        if train is not None:
+            enough = self._enough(train)
+            pool = self._pool(enough) if any(map(_takes_candidates, recipe.phases)) else no_candidates(enough)
+        groups: list[Groups | Batches] = []
         held: list[Group] = []
-        for number, phase in enumerate(recipe.phases):
-            shape = Shape(batch=phase.batch, size=phase.group, random=phase.random, seed=(recipe.seed, number))
-            if isinstance(phase, Labels):
-                groups.append(self._labels(phase, shape, pool))
+        for number, phase in enumerate(recipe.planned):
+            seed = (recipe.seed, number)
+            if isinstance(phase, Contrastive):
+                groups.append(self._contrastive(phase, seed, pool))
+            elif isinstance(phase, Labels):
+                groups.append(self._labels(phase, self._shape(phase, seed), pool))
             elif isinstance(phase, Distil):
+                shape = self._shape(phase, seed)
                 pools, kept_back = self._taught(phase, number, pool, avoid, hold=development is None)
                 groups.append(self._distil(pools, shape))
                 if kept_back and not held:
@@ -86,88 +108,79 @@ class _Gathering:
         self.account["phases"] = [one.account() for one in groups]
         self._tell()
         if development is None:
-            return Material(groups=groups, run=None, qrels=None, held=held, account=self.account)
-        split = self.account["development"]["split"]
-        run = self._pool(development).run(self.pipeline, recipe.reranked)
-        wanted = set(development.ids)
-        qrels = Qrels({query_id: one for query_id, one in dataset.qrels(split).items() if query_id in wanted})
-        return Material(groups=groups, run=run, qrels=qrels, held=held, account=self.account)
+            return Material(groups=groups, mined=self.mined, run=None, qrels=None, held=held, account=self.account)
+        run = self._pool(development).run(self.pipeline, recipe.development_depth)
+        qrels = drawing.qrels_of(development, dataset, self.account["development"]["split"])
+        return Material(groups=groups, mined=self.mined, run=run, qrels=qrels, held=held, account=self.account)
 
-    def _judged(self) -> tuple[Queries | None, Queries | None]:
-        """Queries that are judged and train, and those that development is measured on; None where there are none."""
-        recipe, dataset = self.recipe, self.dataset
-        if recipe.split not in dataset.splits:
-            if any(isinstance(phase, Labels) for phase in recipe.phases):
-                raise self._no_judgements()
-            if recipe.development.split is None and "dev" not in dataset.splits:
-                self.account["development"] = {"held_out": "a share of the queries that were drawn from documents"}
-                return None, None
-        train = None
-        if recipe.split in dataset.splits:
-            train, dropped = drawing.judged_queries(dataset, recipe.split)
-            self.account["judged"] = {"split": recipe.split, "queries": len(train), "dropped_recurring": dropped}
-        split = recipe.development.split or ("dev" if "dev" in dataset.splits else recipe.split)
-        if split == recipe.split and train is not None:
-            train, development = drawing.held_out(train, recipe.development.held_out, recipe.seed)
-            self.account["judged"]["queries"] = len(train)
-            out = {}
-        else:
-            development, dropped = drawing.judged_queries(dataset, split, beside=recipe.split)
-            out = {"dropped_recurring": dropped}
-        if len(development) > recipe.development.queries:
-            drawn = _drawn(len(development), recipe.development.queries, (recipe.seed, 7))
-            development = development.select(drawn)
-        self.account["development"] = {
-            "split": split,
-            "queries": len(development),
-            "held_out": split == recipe.split,
-            "depth": recipe.reranked,
-            **out,
-        }
-        return train, development
+    def _shape(self, phase: Labels | Distil, seed: tuple[int, int]) -> Shape:
+        return Shape(batch=phase.batch, size=phase.group, random=phase.random, seed=seed, subset=self.recipe.subset)
 
     def _enough(self, train: Queries) -> Queries:
         """Judged queries, so many as the phases can take at most: a pipeline runs over no more of them."""
         needed = 0
-        for phase in self.recipe.phases:
+        for phase in self.recipe.planned:
             groups = phase.steps * phase.batch
-            if isinstance(phase, Labels):
+            if _judges(phase):
                 needed = max(needed, groups)
             elif isinstance(phase, Distil) and "judged" in phase.queries:
                 needed = max(needed, math.ceil(groups / len(phase.queries)))
-        if len(train) <= needed:
+        if len(train) <= needed or self.recipe.subset is not None:
             return train
         self.account["judged"]["left_over"] = len(train) - needed
-        return train.select(_drawn(len(train), needed, (self.recipe.seed, 8)))
+        return train.select(drawing.drawn(len(train), needed, (self.recipe.seed, 8)))
 
     def _pool(self, queries: Queries) -> Pool:
         return candidates(self.pipeline, queries, self.recipe.candidates.depth)
 
     def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
-        dataset, card = self.dataset, self.dataset.card
+        return JudgedGroups(self._mined(pool).judged, self.dataset.corpus, shape, phase.positives)
+
+    def _contrastive(self, phase: Contrastive, seed: tuple[int, int], pool: Pool | None) -> Batches:
+        return Batches(
+            self._mined(pool).judged,
+            self.dataset.corpus,
+            batch=phase.batch,
+            hard=phase.hard,
+            random=phase.random,
+            in_batch=phase.in_batch,
+            seed=seed,
+            subset=self.recipe.subset,
+        )
+
+    def _mined(self, pool: Pool | None) -> Mined:
+        """What the judged queries' candidates are, decided once for all phases."""
+        if self.mined is not None:
+            return self.mined
+        dataset, card, split = self.dataset, self.dataset.card, self.recipe.split
         if pool is None:
-            raise self._no_judgements()
-        found = mined(
+            raise drawing.no_judgements(dataset, split)
+        qrels = dataset.qrels(split)
+        guard = getattr(self.recipe.candidates, "guard", None)
+        self.mined = found = mined(
             pool,
-            dataset.qrels(self.recipe.split),
+            qrels,
             dataset.corpus,
             relevance_cut=card.relevance_cut,
             self_match=card.self_match,
+            guard=None if guard is None else self._guard(guard, pool, qrels),
         )
         if not found.judged:
-            raise UsageError(f"split '{self.recipe.split}' of data set '{dataset.name}' calls no document relevant")
+            raise UsageError(f"split '{split}' of data set '{dataset.name}' calls no document relevant")
         self.account["judged"].update(
-            candidates=pool.digest, negatives_masked=found.masked, without_relevant=found.unused
+            candidates=pool.digest, candidates_by_fate=found.counts(), without_relevant=found.unused
         )
-        return JudgedGroups(found.judged, dataset.corpus, shape, phase.positives)
+        if guard is not None:
+            self.account["judged"]["unguarded"] = found.unguarded
+        return found
 
-    def _no_judgements(self) -> UsageError:
-        there = ", ".join(self.dataset.splits)
-        return UsageError(
-            f"data set '{self.dataset.name}' has no split '{self.recipe.split}' that a phase 'labels' could be trained on; "
-            f"{f'it has {there}' if there else 'it has no judgements at all'}. Phases 'distil' need none: see the recipe "
-            "cross-encoder-distilled"
-        )
+    def _guard(self, guard: Guard, pool: Pool, qrels: Qrels) -> Guarding:
+        if guard.pipeline is None:
+            return OwnScores(pool, guard.margin)
+        dataset = self.dataset
+        pipeline = Pipeline.load(guard.pipeline, corpus=dataset.corpus, runtime=self.pipeline.runtime, given=GIVEN_RUN)
+        cut = dataset.card.relevance_cut
+        return scored_by(pipeline, pool, qrels, dataset.corpus, relevance_cut=cut, margin=guard.margin)
 
     def _taught(
         self, phase: Distil, number: int, pool: Pool | None, avoid: set[str], *, hold: bool
@@ -215,22 +228,28 @@ class _Gathering:
             dropped = len(judged["dropped_recurring"])
             also = f"; {dropped} dropped because their text is a query of another split" if dropped else ""
             self.notify(f"{judged['queries']:,} judged queries of '{judged['split']}'{also}")
-        for phase, account in zip(self.recipe.phases, self.account["phases"], strict=True):
+        for phase, account in zip(self.recipe.planned, self.account["phases"], strict=True):
+            name = self.recipe.kind_of(phase)
             if isinstance(phase, Distil):
                 parts = ", ".join(f"{one['queries']:,} {source}" for source, one in account["sources"].items())
-                self.notify(f"distil: queries: {parts}")
+                self.notify(f"{name}: queries: {parts}")
             else:
                 self.notify(
-                    f"labels: {account['queries']:,} queries, {account['relevant']:,} relevant documents, "
+                    f"{name}: {account['queries']:,} queries, {account['relevant']:,} relevant documents, "
                     f"{account['hard_negatives']:,} hard negatives to draw from"
                 )
                 if (times := phase.steps * phase.batch / account["queries"]) > OFTEN:
                     self.notify(
-                        f"labels: every query is trained on {times:.0f} times; so few are learnt by heart: judge more, or "
+                        f"{name}: every query is trained on {times:.0f} times; so few are learnt by heart: judge more, or "
                         "choose fewer steps"
                     )
 
 
-def _drawn(count: int, wanted: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
-    """Rows of `wanted` of `count` queries, in their order."""
-    return np.sort(np.random.default_rng(seed).permutation(count)[:wanted])
+def _judges(phase: Phase) -> bool:
+    """Whether a phase learns from judgements."""
+    return isinstance(phase, (Labels, Contrastive))
+
+
+def _takes_candidates(phase: Phase) -> bool:
+    """Whether a phase takes candidates of judged queries, or only their judgements."""
+    return phase.hard > 0 if isinstance(phase, Contrastive) else True

@@ -1,9 +1,9 @@
-"""BERT's scores of pairs that are laid end to end, for training: nothing is computed that the scores do not depend on.
+"""BERT over sequences that are laid end to end, for training: nothing is computed that the result does not depend on.
 
-There is no padding but in attention; and as the head sees the first token alone, the last layer computes only what that
-token needs: keys and values of all tokens, everything else of the first ones. With six layers that is a seventh less
-work, for the same scores. The modules of the network itself are called, so weights and adapters get their gradients. Devlin, Chang,
-Lee and Toutanova, NAACL 2019, arXiv 1810.04805.
+There is no padding but in attention; and where the first token alone is looked at, as the head of a classifier does, the
+last layer computes only what that token needs: keys and values of all tokens, everything else of the first ones. With
+six layers that is a seventh less work, for the same scores. The modules of the network itself are called, so weights
+and adapters get their gradients. Devlin, Chang, Lee and Toutanova, NAACL 2019, arXiv 1810.04805.
 """
 
 from __future__ import annotations
@@ -41,42 +41,49 @@ class Block(NamedTuple):
     mask: Tensor | None
 
 
-class PackedBert:
-    """Scores of a BertForSequenceClassification with one output."""
+class PackedBody:
+    """Hidden states of a BertModel."""
 
-    def __init__(self, network: Any) -> None:
-        self._network = network
-        self._heads = network.config.num_attention_heads
+    def __init__(self, bert: Any) -> None:
+        self._bert = bert
+        self._heads = bert.config.num_attention_heads
 
     @staticmethod
-    def fits(network: Any) -> bool:
+    def fits(bert: Any) -> bool:
         """Whether this can stand for a network's own forward."""
         return (
-            type(network).__name__ == "BertForSequenceClassification"
-            and getattr(network.config, "position_embedding_type", None) in (None, "absolute")
-            and not network.config.is_decoder
+            type(bert).__name__ == "BertModel"
+            and getattr(bert.config, "position_embedding_type", None) in (None, "absolute")
+            and not bert.config.is_decoder
         )
 
-    def __call__(
-        self, sequences: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], device: torch.device
+    def states(
+        self,
+        tokens: Sequence[NDArray[np.int64]],
+        types: Sequence[NDArray[np.int64]] | None,
+        device: torch.device,
+        *,
+        firsts: bool,
     ) -> Tensor:
-        """(S,) scores of sequences of tokens and token types, given in rising order of their lengths."""
-        bert = self._network.bert
-        lengths = [len(tokens) for tokens, _ in sequences]
-        ids, types = (torch.from_numpy(np.concatenate(parts)).to(device) for parts in zip(*sequences, strict=True))
+        """(T, D) last hidden states of all tokens of sequences, or with `firsts` (S, D) of the first of each.
+
+        tokens  S sequences, in rising order of their lengths
+        types   token types of each; None: 0
+        """
+        bert, lengths = self._bert, [len(one) for one in tokens]
+        ids = torch.from_numpy(np.concatenate(tokens)).to(device)
+        kinds = torch.zeros_like(ids) if types is None else torch.from_numpy(np.concatenate(types)).to(device)
         positions = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])).to(device)
         embeddings = bert.embeddings
-        states = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(types)
+        states = embeddings.word_embeddings(ids) + embeddings.token_type_embeddings(kinds)
         states = states + embeddings.position_embeddings(positions)
         states = embeddings.dropout(embeddings.LayerNorm(states))
         blocks = _blocks(lengths, device)
-        firsts = torch.from_numpy(np.cumsum([0, *lengths[:-1]])).to(device)
         *layers, last = bert.encoder.layer
         for layer in layers:
             states = self._layer(layer, states, blocks)
-        states = self._layer(last, states, blocks, firsts)
-        pooled = bert.pooler.activation(bert.pooler.dense(states))
-        return self._network.classifier(self._network.dropout(pooled))[:, 0].float()
+        begins = torch.from_numpy(np.cumsum([0, *lengths[:-1]])).to(device) if firsts else None
+        return self._layer(last, states, blocks, begins)
 
     def _layer(self, layer: Any, states: Tensor, blocks: Sequence[Block], firsts: Tensor | None = None) -> Tensor:
         """States after a layer, (T, D), or with `firsts` those of the first tokens alone, (S, D)."""
@@ -119,6 +126,28 @@ class PackedBert:
         if block.places is not None:
             states = Spread.apply(states, block.places, block.rows * block.length)  # type: ignore[assignment]
         return states.view(block.rows, block.length, self._heads, -1).transpose(1, 2)
+
+
+class PackedBert(PackedBody):
+    """Scores of a BertForSequenceClassification with one output."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__(network.bert)
+        self._network = network
+
+    @staticmethod
+    def fits(network: Any) -> bool:
+        """Whether this can stand for a network's own forward."""
+        return type(network).__name__ == "BertForSequenceClassification" and PackedBody.fits(network.bert)
+
+    def __call__(
+        self, sequences: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], device: torch.device
+    ) -> Tensor:
+        """(S,) scores of sequences of tokens and token types, given in rising order of their lengths."""
+        tokens, types = zip(*sequences, strict=True)
+        pooler = self._bert.pooler
+        pooled = pooler.activation(pooler.dense(self.states(tokens, types, device, firsts=True)))
+        return self._network.classifier(self._network.dropout(pooled))[:, 0].float()
 
 
 class Spread(torch.autograd.Function):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe.data import Corpus, Dataset, Queries
+from rankpipe.data import Corpus, Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
+from rankpipe.training.recipe import Recipe
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 """Where a sentence ends: a full stop before a blank, and no small letter after it."""
@@ -41,6 +43,60 @@ class Drawn:
             Drawn(self.queries.select(slice(0, cut)), self.own[:cut]),
             Drawn(self.queries.select(slice(cut, len(self))), self.own[cut:]),
         )
+
+
+def train_and_development(
+    recipe: Recipe, dataset: Dataset, account: dict[str, Any], *, needed: bool
+) -> tuple[Queries | None, Queries | None]:
+    """Queries that are judged and train, and those that development is measured on; None where there are none.
+
+    account  is told what was taken and what was left out, under "judged" and "development"
+    needed   whether judged queries to train with have to be there; without, UsageError is raised
+    """
+    if recipe.split not in dataset.splits:
+        if needed:
+            raise no_judgements(dataset, recipe.split)
+        if recipe.development.split is None and "dev" not in dataset.splits:
+            account["development"] = {"held_out": "a share of the queries that were drawn from documents"}
+            return None, None
+    train = None
+    if recipe.split in dataset.splits:
+        train, dropped = judged_queries(dataset, recipe.split)
+        account["judged"] = {"split": recipe.split, "queries": len(train), "dropped_recurring": dropped}
+    split = recipe.development.split or ("dev" if "dev" in dataset.splits else recipe.split)
+    if split == recipe.split and train is not None:
+        train, development = held_out(train, recipe.development.held_out, recipe.seed)
+        account["judged"]["queries"] = len(train)
+        out = {}
+    else:
+        development, dropped = judged_queries(dataset, split, beside=recipe.split)
+        out = {"dropped_recurring": dropped}
+    if len(development) > recipe.development.queries:
+        rows = drawn(len(development), recipe.development.queries, (recipe.seed, 7))
+        development = development.select(rows)
+    account["development"] = {"split": split, "queries": len(development), "held_out": split == recipe.split, **out}
+    return train, development
+
+
+def no_judgements(dataset: Dataset, split: str) -> UsageError:
+    """The error for a data set without the judgements that a recipe asks for."""
+    there = ", ".join(dataset.splits)
+    return UsageError(
+        f"data set '{dataset.name}' has no split '{split}' that a phase could learn judgements from; "
+        f"{f'it has {there}' if there else 'it has no judgements at all'}. Phases 'distil' need none: see the recipe "
+        "cross-encoder-distilled"
+    )
+
+
+def qrels_of(queries: Queries, dataset: Dataset, split: str) -> Qrels:
+    """The judgements of some queries of a split."""
+    wanted = set(queries.ids)
+    return Qrels({query_id: one for query_id, one in dataset.qrels(split).items() if query_id in wanted})
+
+
+def drawn(count: int, wanted: int, seed: tuple[int, ...]) -> NDArray[np.int64]:
+    """Rows of `wanted` of `count` queries, in their order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:wanted])
 
 
 def plain_text(text: str) -> str:

@@ -1,12 +1,13 @@
-"""Recipes: what is trained, on what, how long. Settings as those of stages are; no torch here.
+"""What recipes have in common: what is trained, on what, how long. Settings as those of stages are; no torch here.
 
-A training is a class of settings that RECIPES names; the phases it runs one after the other are classes of their own.
+A training is a class of settings; the phases it runs one after the other are classes of their own.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -16,7 +17,6 @@ from pydantic.dataclasses import dataclass
 from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.manifest import plain
 from rankpipe.evaluation.measures import read_measures
-from rankpipe.models.adapters.registry import AdapterSettings
 from rankpipe.stage import SETTINGS, Reference, Several
 
 INNER = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -32,24 +32,31 @@ def _known_measure(name: str) -> str:
 
 
 Measure = Annotated[str, AfterValidator(_known_measure)]
-Source = Literal["judged", "titles", "sentences"]
-"""Where queries come from: those that are judged, titles of documents, sentences out of documents."""
-
-
 DEVELOPMENT_DEPTH = 50
 """Candidates that development re-ranks if nothing is said: what it measures is decided by the first ones."""
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
-class Candidates:
-    """What a query's documents are drawn from.
+class Subset:
+    """A part of the training queries, as many times fewer steps, and a schedule as much shorter.
 
-    pipeline  file, or name of a shipped one: its ranking gives hard negatives, its scores teach
-    depth     candidates of a query, the first ones, that documents are drawn from
+    kind         rs2: another part in every round, see below; fixed: one part, drawn once
+    ratio        of the queries
+    replacement  rs2: whether every part is drawn from all queries; without, they take turns until all were there
+
+    RS2, repeated sampling of random subsets: Okanovic et al., ICLR 2024, arXiv 2305.18424. What any cleverer choice of
+    training data has to be better than.
     """
 
-    pipeline: Reference
-    depth: Annotated[int, Strict(), Ge(2)] = 100
+    kind: Literal["rs2", "fixed"]
+    ratio: Annotated[float, Strict(), Gt(0), Le(1)]
+    replacement: Annotated[bool, Strict()] = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Subset:
+        if self.replacement and self.kind == "fixed":
+            raise ValueError("'replacement' is of 'kind: rs2'; a fixed part is drawn once")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -87,8 +94,6 @@ class Phase:
 
     steps          at most
     batch          queries of a step
-    group          documents of a query
-    random         of them, drawn from the whole corpus
     learning_rate  the highest
     warm_up        share of the steps in which the learning rate rises from 0
     schedule       how it falls to 0 afterwards
@@ -98,8 +103,6 @@ class Phase:
 
     steps: Annotated[int, Ge(1)]
     batch: Annotated[int, Ge(1)] = 4
-    group: Annotated[int, Ge(2)] = 8
-    random: Annotated[int, Ge(0)] = 0
     learning_rate: Annotated[float, Gt(0)]
     warm_up: Annotated[float, Ge(0), Le(1)] = 0.1
     schedule: Literal["linear", "cosine"] = "linear"
@@ -108,56 +111,14 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Distil(Phase):
-    """Learn the scores that the candidates' pipeline gives; needs no judgements.
-
-    queries      each source has the same share of the steps
-    loss         kl (listwise) or margin-mse (pairwise), see rankpipe.training.losses
-    temperature  teacher scores are divided by it before kl's softmax; their unit is one standard deviation of a query's
-                 candidates, so that it means the same for every pipeline
-    """
-
-    queries: Annotated[Several[Source], MinLen(1)] = ("judged", "titles", "sentences")
-    loss: Literal["kl", "margin-mse"] = "kl"
-    temperature: Annotated[float, Gt(0)] = 1.0
-
-    @model_validator(mode="after")
-    def _fits(self) -> Distil:
-        if self.group - self.random < 1:
-            raise ValueError("'random' must be below 'group': at least one document is a candidate")
-        if len(set(self.queries)) < len(self.queries):
-            raise ValueError("'queries' names a source twice")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Labels(Phase):
-    """Learn judgements: relevant documents against candidates that are not known to be relevant.
-
-    positives    of a group, relevant documents at most
-    loss         see rankpipe.training.losses; binary sees relevant or not, the others grades
-    margin       of the loss "margin"
-    temperature  scores are divided by it before softmax
-    """
-
-    positives: Annotated[int, Ge(1)] = 1
-    loss: Literal["binary", "ranknet", "margin", "softmax", "lambda", "list-mle"] = "softmax"
-    margin: Annotated[float, Gt(0)] = 1.0
-    temperature: Annotated[float, Gt(0)] = 1.0
-
-    @model_validator(mode="after")
-    def _fits(self) -> Labels:
-        if self.group <= self.positives + self.random:
-            raise ValueError("'group' must be above 'positives' and 'random' together: it needs a hard negative")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Recipe(ABC):
+class Recipe:
     """What every training is told.
 
+    model        folder, hub name, alias or package: reference of the network it begins with
+    phases       one after the other; each goes on from the best weights of the one before
     split        of the data set, whose judgements are trained on
     development  how it is judged what to keep and when to stop
+    subset       the part of the training queries that is used; None: all
     checkpoint   steps after which what a killed training goes on from is written, besides every measurement
     seed         of all that is drawn
 
@@ -168,19 +129,30 @@ class Recipe(ABC):
     phase_kinds: ClassVar[Mapping[str, type[Phase]]]
 
     description: str | None = None
+    model: Reference
+    phases: Annotated[Several[Phase], MinLen(1)]
     split: str = "train"
     development: Development = Development()
+    subset: Subset | None = None
     checkpoint: Annotated[int, Ge(1)] = 100
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
 
     @property
-    @abstractmethod
+    def planned(self) -> Sequence[Phase]:
+        """The phases as they are run: of a subset of the queries, with as many times fewer steps."""
+        if self.subset is None:
+            return self.phases
+        return [replace(phase, steps=math.ceil(self.subset.ratio * phase.steps)) for phase in self.phases]
+
+    @property
     def steps(self) -> int:
         """Steps of all phases, if none ends early."""
+        return sum(phase.steps for phase in self.planned)
 
     def described(self) -> dict[str, Any]:
         """All settings, those at their defaults included, as JSON takes them."""
-        return {"train": self.name, **plain(self)}
+        phases = [{self.kind_of(phase): plain(phase)} for phase in self.phases]
+        return {"train": self.name, **plain(self), "phases": phases}
 
     def kind_of(self, phase: Phase) -> str:
         """The name of a phase's kind."""
@@ -191,55 +163,3 @@ class Recipe(ABC):
         if self.split == "test":
             raise ValueError("'split: test' is for reporting, not for training")
         return self
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class CrossEncoderRecipe(Recipe):
-    """A cross-encoder: a network that reads a query and a document together.
-
-    model       folder, hub name, alias or package: reference of the network it begins with; any encoder
-    max_length  tokens of a query and a document together; what is longer is cut
-    fields      of a document, joined by a blank, that are read
-    adapter     what is trained of the network, see `rankpipe adapters`; None: all of it
-    dropout     share of the activations that training drops, whatever the model's configuration says; on a CPU, to draw
-                them takes half as long again as all the rest
-    candidates  what hard negatives and teacher scores come from
-    phases      one after the other; each goes on from the best weights of the one before
-    """
-
-    name: ClassVar[str] = "cross-encoder"
-    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"distil": Distil, "labels": Labels}
-
-    model: Reference
-    max_length: Annotated[int, Ge(8)] = 256
-    fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
-    adapter: AdapterSettings | None = None
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
-    candidates: Candidates
-    phases: Annotated[Several[Phase], MinLen(1)]
-
-    @property
-    def reranked(self) -> int:
-        """Candidates of a query that development re-ranks."""
-        return self.development.depth or min(DEVELOPMENT_DEPTH, self.candidates.depth)
-
-    @property
-    def steps(self) -> int:
-        """Steps of all phases, if none ends early."""
-        return sum(phase.steps for phase in self.phases)
-
-    def described(self) -> dict[str, Any]:
-        """All settings, those at their defaults included, as JSON takes them."""
-        return {**super().described(), "phases": [{self.kind_of(phase): plain(phase)} for phase in self.phases]}
-
-    @model_validator(mode="after")
-    def _reaches(self) -> CrossEncoderRecipe:
-        if (self.development.depth or 0) > self.candidates.depth:
-            raise ValueError(
-                f"'development' re-ranks {self.development.depth} candidates, and there are {self.candidates.depth} "
-                "('candidates', 'depth')"
-            )
-        return self
-
-
-RECIPES: Mapping[str, type[Recipe]] = {recipe.name: recipe for recipe in (CrossEncoderRecipe,)}

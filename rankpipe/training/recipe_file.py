@@ -8,11 +8,14 @@ from typing import Any
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
 from rankpipe.pipeline import Pipeline
+from rankpipe.pipeline.order import NOTHING, Given
+from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.pipeline.reading import Reading
 from rankpipe.pipeline.registry import closest, suggestion
 from rankpipe.pipeline.settings import as_written, settings_of
 from rankpipe.pipeline.source import Entry, Mapping, Node, Scalar, Sequence, quoted, read_source
-from rankpipe.training.recipe import RECIPES, Phase, Recipe
+from rankpipe.training.recipe import Phase, Recipe
+from rankpipe.training.recipes import RECIPES
 
 
 def load_recipe(path: Path | str) -> Recipe:
@@ -79,7 +82,10 @@ class _RecipeReading(Reading):
         for name, (setting, node) in given.items():
             values[name] = self._phases(cls, node) if name == "phases" else setting.value(node, self.folder)
         if "candidates" in given:
-            self._check_pipeline(given["candidates"][1])
+            candidates = given["candidates"][1]
+            self._check_pipeline(candidates)
+            if isinstance(candidates, Mapping) and (guard := candidates.get("guard")) is not None:
+                self._check_pipeline(guard.value, GIVEN_RUN)
         if values.get("phases") == ():
             del values["phases"], given["phases"]  # said already
             before = len(self.problems)
@@ -142,15 +148,15 @@ class _RecipeReading(Reading):
             return f"'{extra}' stands beside '{first}'; as one of its settings it is indented further"
         return f"{quoted(extra)} stands beside {quoted(first)}; each phase is an item of its own, begun by '- '"
 
-    def _check_pipeline(self, candidates: Node) -> None:
-        """Note what is wrong with the pipeline that candidates come from, in its own file."""
-        entry = candidates.get("pipeline") if isinstance(candidates, Mapping) else None
+    def _check_pipeline(self, setting: Node, given: Given = NOTHING) -> None:
+        """Note what is wrong with the pipeline that a setting names, in its own file."""
+        entry = setting.get("pipeline") if isinstance(setting, Mapping) else None
         if entry is None or not isinstance(entry.value, Scalar) or not isinstance(entry.value.value, str):
             return
         name = entry.value.value
         beside = self.folder / name if self.folder is not None else Path(name)
         try:
-            Pipeline.load(beside if beside.is_file() else name)
+            Pipeline.load(beside if beside.is_file() else name, given=given)
         except PipelineError as error:
             self.problems += error.problems
         except UsageError as error:

@@ -15,6 +15,8 @@ from rankpipe.training.pairs import Pair
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}
 """Tokens that go through the network together, by the kind of device."""
+STEP_TOKENS = {"cpu": 32_768, "mps": 32_768, "cuda": 131_072}
+"""Tokens whose activations are kept together until their gradients are computed, by the kind of device."""
 
 
 class PairScorer:

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 
-from rankpipe.training.recipe import CrossEncoderRecipe
+from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.recipe_file import load_recipe
 
 SCRIPT = Path(__file__).parents[2] / "eval" / "cross_encoder.py"

@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 from safetensors.torch import load_file  # noqa: E402
 
 from rankpipe import BM25, CrossEncoder, Dataset, Pipeline, Qrels, Runtime, evaluate  # noqa: E402
+from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe  # noqa: E402
 from rankpipe.training.material import gather  # noqa: E402
 from rankpipe.training.queries import judged_queries  # noqa: E402
-from rankpipe.training.recipe import CrossEncoderRecipe  # noqa: E402
 from rankpipe.training.recipe_file import load_recipe  # noqa: E402
 
 Command = Callable[..., Any]

@@ -10,7 +10,8 @@ import pytest
 from rankpipe import Corpus
 from rankpipe.data import Qrels, Queries
 from rankpipe.training.candidates import Pool
-from rankpipe.training.examples import JudgedGroups, Shape, TaughtGroups, Turns, mined
+from rankpipe.training.examples import JudgedGroups, Shape, TaughtGroups, Turns
+from rankpipe.training.negatives import mined
 
 CORPUS = Corpus.from_texts([f"text {number}" for number in range(20)])
 """Document d1 stands in row 0."""
@@ -108,7 +109,7 @@ def test_no_judged_document_is_ever_a_negative() -> None:
     assert one.grades.tolist() == [2, 3]
     assert one.masked.tolist() == [0, 1, 8]
     assert one.negatives.tolist() == [2, 3, 4]
-    assert found.masked == 2
+    assert found.counts() == {"negative": 3, "relevant": 2}
     groups = JudgedGroups(found.judged, CORPUS, shape(size=8, random=3), positives=1)
     for step in range(1, 40):
         for group in groups.step(step):

@@ -27,6 +27,7 @@ def phase(backward: Callable[[int], float], **settings: Any) -> PhasePlan:
         "schedule": "linear",
         "weight_decay": 0.0,
         "clip": 1.0,
+        "queries": lambda step: [f"q{step}", f"q{step + 1}"],
     }
     return PhasePlan(backward=backward, **{**values, **settings})
 
@@ -167,8 +168,8 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(RankpipeError) as error:
         train(plan(phase(backward)), line.trained, tmp_path, notify=lambda _: None)
     assert str(error.value) == (
-        "phase 'first', step 8 of 10: the loss is nan at learning rate 0.0273; the last checkpoint is kept in "
-        f"{tmp_path}; choose a lower learning_rate or a longer warm_up"
+        "phase 'first', step 8 of 10: the loss is nan at learning rate 0.0273, on the queries q8, q9; the last "
+        f"checkpoint is kept in {tmp_path}; choose a lower learning_rate or a longer warm_up"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]
 
@@ -185,6 +186,22 @@ def test_gradients_that_are_no_numbers_stop_the_training(tmp_path: Path) -> None
         RankpipeError, match=r"step 1 of 10: the loss is [0-9.]+, and its gradient (inf|nan) at .*; choose a"
     ):
         train(plan(phase(backward)), line.trained, tmp_path, notify=lambda _: None)
+
+
+@pytest.mark.parametrize(("begins", "stops"), [(2.0, 200.1), (0.001, 10.1)])
+def test_a_loss_that_explodes_stops_the_training(tmp_path: Path, begins: float, stops: float) -> None:
+    line = Line()
+
+    def backward(step: int) -> float:
+        line.backward(step)
+        return begins if step <= 12 else stops - 0.2 if step == 13 else stops
+
+    many = phase(backward, steps=20, queries=lambda step: [f"q{number}" for number in range(11)])
+    with pytest.raises(RankpipeError) as error:
+        train(plan(many), line.trained, tmp_path, notify=lambda _: None)
+    assert f"step 14 of 20: the loss is {stops:.4g}, and was {begins:.4g} in the first 10 steps, at" in str(error.value)
+    assert "on the queries q0, q1, q2, q3, q4, q5, q6, q7 and 3 more; the last checkpoint is kept" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000012"]
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:

@@ -256,3 +256,59 @@ def test_a_higher_grade_that_is_ranked_low_costs_more() -> None:
     wrong, there = torch.tensor([[0.0, 1.0]]), torch.ones(1, 2, dtype=torch.bool)
     low, high = (losses.lambda_ndcg(wrong, torch.tensor([[grade, 1.0]]), there).item() for grade in (2.0, 3.0))
     assert low < high
+
+
+RANKED = torch.tensor([[2.0, 1.5, 1.0, 0.5]])
+FOUR = torch.ones(1, 4, dtype=torch.bool)
+
+
+def test_adore_weighs_pairs_by_what_swapping_them_changes_of_mrr() -> None:
+    # relevant at rank 3; weights to ranks 1, 2, 4: 2/3, 1/6, 1/12
+    scores = RANKED.clone().requires_grad_()
+    loss = losses.delta_ranknet(scores, torch.tensor([[0, 0, 1, 0]]), FOUR, cutoff=4)
+    loss.sum().backward()
+    assert float(loss.detach()) == pytest.approx(0.359120, abs=5e-7)
+    assert scores.grad is not None
+    assert scores.grad[0].tolist() == pytest.approx([0.162457, 0.034581, -0.207526, 0.010487], abs=5e-7)
+    cut = losses.delta_ranknet(RANKED, torch.tensor([[0, 0, 1, 0]]), FOUR, cutoff=2)  # weights 1, 1/2, 0
+    assert float(cut) == pytest.approx(0.600100, abs=5e-7)
+    plain = losses.delta_ranknet(RANKED, torch.tensor([[0, 0, 1, 0]]), FOUR, gain=None)
+    assert float(plain) == pytest.approx(0.920472, abs=5e-7)
+    assert float(losses.ranknet(RANKED, torch.tensor([[0, 0, 1, 0]]), FOUR)) == pytest.approx(0.920472, abs=5e-7)
+
+
+def test_adore_puts_a_relevant_document_that_was_not_found_behind() -> None:
+    scores, grades = torch.tensor([[2, 1.5, 1, 0.5, 0.2]]), torch.tensor([[0, 0, 0, 0, 1]])
+    there = torch.ones(1, 5, dtype=torch.bool)
+    assert float(losses.delta_ranknet(scores, grades, there, cutoff=200)) == pytest.approx(0.555887, abs=5e-7)
+    assert float(losses.delta_ranknet(scores, grades, there, cutoff=4)) == pytest.approx(0.831859, abs=5e-7)
+
+
+def test_adore_asks_nothing_of_two_documents_beyond_the_cutoff() -> None:
+    scores = RANKED.clone().requires_grad_()
+    losses.delta_ranknet(scores, torch.tensor([[0, 0, 1, 0]]), FOUR, cutoff=1).sum().backward()
+    assert scores.grad is not None
+    assert (scores.grad[0] != 0).tolist() == [True, False, True, False]
+
+
+def test_adore_weighs_pairs_by_what_swapping_them_changes_of_ndcg() -> None:
+    # grades 0, 1, 2 at ranks 1, 2, 3 with scores 2, 1, 0: gains 0, 1, 3; discounts 1, 1/log2(3), 1/2
+    scores, grades = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[0, 1, 2]])
+    discounts = [1, 1 / math.log2(3), 1 / 2]
+    ideal = 3 * discounts[0] + 1 * discounts[1]
+
+    def pair(higher: int, lower: int) -> float:
+        gain = abs((0, 1, 3)[higher] - (0, 1, 3)[lower]) / ideal
+        step = float(scores[0, lower] - scores[0, higher])
+        return gain * abs(discounts[higher] - discounts[lower]) * math.log(1 + math.exp(step))
+
+    expected = (pair(1, 0) + pair(2, 0) + pair(2, 1)) / 3
+    found = losses.delta_ranknet(scores, grades, torch.ones(1, 3, dtype=torch.bool), gain="ndcg")
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_documents_that_do_not_count_keep_their_rank_and_nothing_else() -> None:
+    there = torch.tensor([[True, False, True, True]])
+    found = losses.delta_ranknet(RANKED, torch.tensor([[0, 0, 1, 0]]), there, cutoff=4)
+    by_hand = (2 / 3 * math.log(1 + math.exp(1)) + 1 / 12 * math.log(1 + math.exp(-0.5))) / 2
+    assert float(found) == pytest.approx(by_hand, abs=1e-6)

@@ -12,7 +12,8 @@ import pytest
 
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
-from rankpipe.training.recipe import CrossEncoderRecipe, Distil, Labels
+from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
+from rankpipe.training.group_phases import Distil, Labels
 from rankpipe.training.recipe_file import is_recipe, load_recipe
 
 WHOLE = """\

@@ -1,9 +1,10 @@
-"""Trainer of a cross-encoder: the network, and how the loss of a step and its gradients are computed."""
+"""Training of a cross-encoder: the network, how the loss of a step and its gradients are computed, what is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +16,19 @@ from rankpipe.models.adapters.diagnose import intruder_dimensions
 from rankpipe.models.pairs import PairReader
 from rankpipe.models.recipe import transformer_settings
 from rankpipe.training import losses
+from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.development import HeldOutLoss, Reranking
 from rankpipe.training.examples import Group
+from rankpipe.training.group_phases import Distil, Labels
+from rankpipe.training.groups import in_groups
 from rankpipe.training.loop import PhasePlan, Plan
 from rankpipe.training.material import Material
-from rankpipe.training.networks import open_cross_encoder
+from rankpipe.training.negatives import TABLE
+from rankpipe.training.networks import open_cross_encoder, write_adapter_settings, write_cross_encoder
 from rankpipe.training.pairs import Pair, PairTexts
-from rankpipe.training.recipe import CrossEncoderRecipe, Distil, Labels, Phase
-from rankpipe.training.scoring import PairScorer
+from rankpipe.training.recipe import Phase
+from rankpipe.training.scoring import STEP_TOKENS, PairScorer
 
-STEP_TOKENS = {"cpu": 32_768, "mps": 32_768, "cuda": 131_072}
-"""Tokens of groups whose activations are kept together until their gradients are computed, by the kind of device."""
 CALIBRATED = 32
 """Steps whose pairs an adapter may look at before it is trained."""
 
@@ -51,7 +54,7 @@ def loss_of(phase: Phase) -> Loss:
     }[phase.loss]
 
 
-class Trainer:
+class CrossEncoderTraining:
     """The network and how a step's loss and gradients are computed.
 
     drawn    names of weights that the folder does not have: a head's, drawn from the recipe's seed
@@ -70,6 +73,7 @@ class Trainer:
         batch_tokens: int | None,
     ) -> None:
         self._recipe, self._dataset, self._material, self._device = recipe, dataset, material, device
+        self._base = base
         lower_case = bool(transformer_settings(base).get("do_lower_case"))
         reader = PairReader(base, max_length=recipe.max_length, lower_case=lower_case)
         self._texts = PairTexts(reader, dataset.corpus, recipe.fields)
@@ -90,24 +94,27 @@ class Trainer:
         groups = self.trained.parameter_groups(0.0, 0.0)
         return sum(parameter.numel() for group in groups for parameter in group["params"])
 
-    @property
-    def measured(self) -> str:
-        """Name of what decides."""
-        return "-loss" if self._material.run is None else self._recipe.development.measure
-
-    def intruders(self, merged: nn.Module) -> dict[str, int]:
-        """Intruder dimensions of the linear layers that the network began with."""
-        after = {name: merged.get_submodule(name).weight.detach().cpu() for name in self._before}  # type: ignore[union-attr]
-        return intruder_dimensions(self._before, after)
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write the network, and the adapter beside it; what was drawn and the intruder dimensions of every layer."""
+        merged: Any = self.trained.merged().cpu()
+        recipe, base = self._recipe, self._base
+        write_cross_encoder(merged, base, folder, max_length=recipe.max_length)
+        if recipe.adapter is not None:
+            self.trained.export(folder / "adapter", recipe.model)
+            write_adapter_settings(base, folder / "adapter", max_length=recipe.max_length)
+        if self._material.mined is not None:
+            self._material.mined.write_table(folder / TABLE, self._dataset.corpus)
+        after = {name: merged.get_submodule(name).weight.detach().cpu() for name in self._before}
+        return {"drawn_weights": self.drawn, "intruder_dimensions": intruder_dimensions(self._before, after)}
 
     def plan(self) -> Plan:
         """What the loop is to do."""
         development = self._recipe.development
         return Plan(
-            phases=[self._phase(number, phase) for number, phase in enumerate(self._recipe.phases)],
+            phases=[self._phase(number, phase) for number, phase in enumerate(self._recipe.planned)],
             measure=self._measure(),
             begun=not self.drawn,
-            measured=self.measured,
+            measured="-loss" if self._material.run is None else development.measure,
             every=development.every,
             patience=development.patience,
             checkpoint=self._recipe.checkpoint,
@@ -115,16 +122,13 @@ class Trainer:
         )
 
     def _phase(self, number: int, phase: Phase) -> PhasePlan:
-        groups, loss = self._material.groups[number], loss_of(phase)
-        return PhasePlan(
-            name=f"{number + 1} {self._recipe.kind_of(phase)}",
-            steps=phase.steps,
-            learning_rate=phase.learning_rate,
-            warm_up=phase.warm_up,
-            schedule=phase.schedule,
-            weight_decay=phase.weight_decay,
-            clip=phase.clip,
+        groups: Any = self._material.groups[number]
+        loss = loss_of(phase)
+        return PhasePlan.of(
+            phase,
+            f"{number + 1} {self._recipe.kind_of(phase)}",
             backward=lambda step: self._backward(groups.step(step), loss),
+            queries=lambda step: [group.query_id for group in groups.step(step)],
         )
 
     def _measure(self) -> Callable[[], float] | None:
@@ -139,8 +143,9 @@ class Trainer:
 
     def _calibration(self) -> Iterator[dict[str, Tensor]]:
         """The pairs of the first phase's first steps, as the network takes them."""
-        for step in range(1, min(CALIBRATED, self._recipe.phases[0].steps) + 1):
-            groups = self._material.groups[0].step(step)
+        drawn: Any = self._material.groups[0]
+        for step in range(1, min(CALIBRATED, self._recipe.planned[0].steps) + 1):
+            groups = drawn.step(step)
             yield self._scores.given(self._pairs(groups))
 
     def _backward(self, groups: Sequence[Group], loss: Loss) -> float:
@@ -174,10 +179,4 @@ class Trainer:
 
     def _losses(self, groups: Sequence[Group], loss: Loss) -> Tensor:
         """(N,) losses of groups."""
-        found = self._scores(self._pairs(groups))
-        sizes = torch.tensor([len(one.documents) for one in groups])
-        present = (torch.arange(int(sizes.max())) < sizes[:, None]).to(self._device)
-        wanted = torch.cat([torch.from_numpy(one.targets) for one in groups]).to(self._device)
-        scores, targets = (torch.zeros(present.shape, device=self._device) for _ in range(2))
-        scores[present], targets[present] = found, wanted
-        return loss(scores, targets, present)
+        return loss(*in_groups(self._scores(self._pairs(groups)), groups))

@@ -1,0 +1,300 @@
+"""Encoders that are trained: texts as vectors, with gradients. In float32 the vectors are those of BiEncoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rankpipe.data import Corpus
+from rankpipe.models.batching import padded
+from rankpipe.models.bi_encoder import EncoderSettings, encoder_recipe, normalises
+from rankpipe.models.network import open_encoder
+from rankpipe.models.pooling import DenseLayer, normalised, pool
+from rankpipe.models.recipe import Recipe, network_config
+from rankpipe.models.tokens import Reader
+from rankpipe.training.encoder_recipe import EncoderRecipe
+from rankpipe.training.packed import PackedBody, Spread
+from rankpipe.training.pairs import KEPT_TOKENS
+from rankpipe.training.scoring import BATCH_TOKENS, STEP_TOKENS
+
+UNIT_TEMPERATURE = 0.05
+"""Of similarities between -1 and 1: softmax of twenty times a cosine, as sentence-transformers has it."""
+
+Tokens = NDArray[np.int64]
+
+
+class TextEncoder(nn.Module):
+    """A network with all that makes one vector of its hidden states.
+
+    recipe      how
+    dimensions  of a vector
+    normalises  whether vectors get length 1 after all
+    """
+
+    def __init__(self, folder: Path, settings: EncoderSettings, *, dropout: float, device: torch.device) -> None:
+        """Open the encoder of a folder, all of it trainable but what vectors do not depend on. Raises ModelError."""
+        super().__init__()
+        self.recipe: Recipe = encoder_recipe(folder, settings)
+        self.transformer: Any = open_encoder(self.recipe.transformer, device, torch.float32).requires_grad_(True)
+        for name, parameter in self.transformer.named_parameters():
+            if name.startswith("pooler."):
+                parameter.requires_grad_(False)
+        for module in self.transformer.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+        config: Any = self.transformer.config
+        width = int(getattr(config, "hidden_size", None) or config.d_model) * len(self.recipe.pooling)
+        layers: list[nn.Module] = []
+        for head in self.recipe.heads:
+            if head.folder is not None:
+                layer = DenseLayer(head, width).requires_grad_(True)
+                width = layer.outputs
+                layers.append(layer)
+        self.layers = nn.ModuleList(layers).to(device)
+        self.dimensions = width
+        self.normalises = normalises(self.recipe, settings)
+        self._padding = int(config.pad_token_id or 0)
+        self._packed = PackedBody(self.transformer) if PackedBody.fits(self.transformer) else None
+
+    @property
+    def unit(self) -> bool:
+        """Whether vectors have length 1."""
+        return self.normalises or any(head.folder is None for head in self.recipe.heads[-1:])
+
+    def forward(self, tokens: Sequence[Tokens], skipped: int = 0) -> Tensor:
+        """(S, D) vectors of sequences in rising order of their lengths; pooling leaves out `skipped` first tokens."""
+        states, lengths = self._states(tokens)
+        vectors = pool(states, lengths, self.recipe.pooling, skipped)
+        layers = iter(self.layers)
+        for head in self.recipe.heads:
+            vectors = normalised(vectors) if head.folder is None else next(layers)(vectors)
+        return normalised(vectors) if self.normalises else vectors
+
+    def _states(self, tokens: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+        """(S, T, D) last hidden states, padded, and the lengths (S,)."""
+        device = self.transformer.device
+        if self._packed is None:
+            ids, lengths = padded(tokens, self._padding)
+            ids, lengths = ids.to(device), lengths.to(device)
+            mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+            return self.transformer(input_ids=ids, attention_mask=mask.long()).last_hidden_state, lengths
+        found = self._packed.states(tokens, None, device, firsts=False)
+        lengths = torch.tensor([len(one) for one in tokens])
+        longest = int(lengths.max())
+        places = (torch.arange(longest) < lengths[:, None]).flatten().nonzero()[:, 0].to(device)
+        whole: Any = Spread.apply(found, places, len(tokens) * longest)
+        return whole.view(len(tokens), longest, -1), lengths.to(device)
+
+
+class Texts:
+    """Texts as an encoder reads them, kept as tokens once they have been read.
+
+    skipped  first tokens, those of the prompt, that pooling leaves out
+    """
+
+    def __init__(self, recipe: Recipe, prompt: str) -> None:
+        """Open the tokenizer. Raises ModelError where there is none, UsageError for a prompt that leaves no room."""
+        known = network_config(recipe.transformer).get("vocab_size")
+        self._reader = Reader(
+            recipe.transformer, max_length=recipe.max_length, lower_case=recipe.lower_case, known=known
+        )
+        self._prompt = prompt
+        self._include_prompt = recipe.include_prompt
+        self.skipped = 0 if recipe.include_prompt else self._reader.read(["a"], prompt).skipped
+        self._kept: dict[Any, NDArray[np.int32]] = {}
+        self._total = 0
+
+    def of(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens of texts."""
+        return self._of(texts, list)
+
+    def of_rows(self, corpus: Corpus, rows: NDArray[np.int32], fields: Sequence[str]) -> list[Tokens]:
+        """Tokens of the documents at rows of a corpus."""
+        return self._of(rows.tolist(), lambda new: corpus.joined_texts(new, fields))
+
+    def _of(self, keys: Sequence[Any], texts: Callable[[list[Any]], Sequence[str]]) -> list[Tokens]:
+        if self._total > KEPT_TOKENS:
+            self._kept, self._total = {}, 0
+        new = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        read = self._reader.read(texts(new), self._prompt).tokens
+        self._kept.update({key: one.astype(np.int32) for key, one in zip(new, read, strict=True)})
+        self._total += sum(map(len, read))
+        return [self._kept[key].astype(np.int64) for key in keys]
+
+
+class Encoders(nn.Module):
+    """The encoders of queries and of documents, often one, with their texts.
+
+    query, document  the encoders
+    """
+
+    def __init__(
+        self, query: TextEncoder, document: TextEncoder, *, dtype: torch.dtype, batch_tokens: int | None
+    ) -> None:
+        """Take encoders; below float32, their products are computed in `dtype`, their weights stay as they are."""
+        super().__init__()
+        self.query, self.document = query, document
+        self._dtype, self._device = dtype, query.transformer.device
+        self._budget = batch_tokens or BATCH_TOKENS[self._device.type]
+        self._limit = STEP_TOKENS[self._device.type]
+        self.query_texts = Texts(query.recipe, query.recipe.query_prompt)
+        self.document_texts = Texts(document.recipe, document.recipe.document_prompt)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one encoder does both."""
+        return self.query is self.document
+
+    @property
+    def temperature(self) -> float:
+        """What similarities are divided by where the recipe says nothing: cosines are small."""
+        return UNIT_TEMPERATURE if self.query.unit and self.document.unit else 1.0
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of weights that are trained."""
+        return sum(one.numel() for one in self.parameters() if one.requires_grad)
+
+    def queries(self, texts: Sequence[str]) -> Part:
+        """Queries, to be encoded."""
+        return Part(self.query, self.query_texts.of(texts), self.query_texts.skipped)
+
+    def documents(self, corpus: Corpus, rows: NDArray[np.int32], fields: Sequence[str]) -> Part:
+        """Documents, to be encoded."""
+        texts = self.document_texts
+        return Part(self.document, texts.of_rows(corpus, rows, fields), texts.skipped)
+
+    def vectors(self, part: Part) -> Tensor:
+        """(N, D) float32 vectors of a part's texts, in their order."""
+        batches = _batches([len(one) for one in part.tokens], self._budget)
+        return _in_order([self._encoded(part, rows) for rows in batches], batches)
+
+    def backward(self, parts: Sequence[Part], loss: Callable[..., Tensor]) -> float:
+        """Loss of the parts' vectors, one argument for each part; its gradients are added to what is there.
+
+        Where all texts together are too many, their vectors are computed first without what gradients need, and then
+        batch by batch again with it, so that memory does not grow with the size of a batch.
+        """
+        batches = [_batches([len(one) for one in part.tokens], self._budget) for part in parts]
+        todo = [
+            partial(self._encoded, part, rows) for part, rows_of in zip(parts, batches, strict=True) for rows in rows_of
+        ]
+
+        def joined(found: Sequence[Tensor]) -> Tensor:
+            given, left = [], list(found)
+            for rows_of in batches:
+                given.append(_in_order(left[: len(rows_of)], rows_of))
+                left = left[len(rows_of) :]
+            return loss(*given)
+
+        if sum(part.length for part in parts) <= self._limit:
+            value = joined([one() for one in todo])
+            value.backward()
+            return float(value.detach())
+        return backward_in_turn(todo, joined)
+
+    def _encoded(self, part: Part, rows: Sequence[int]) -> Tensor:
+        with nullcontext() if self._dtype == torch.float32 else torch.autocast(self._device.type, self._dtype):
+            return part.encoder([part.tokens[row] for row in rows], part.skipped).float()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Texts as tokens, and what encodes them."""
+
+    encoder: TextEncoder
+    tokens: list[Tokens]
+    skipped: int
+
+    @property
+    def length(self) -> int:
+        """Tokens in all."""
+        return sum(map(len, self.tokens))
+
+
+def open_encoders(
+    recipe: EncoderRecipe,
+    base: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    batch_tokens: int | None,
+    apart: bool = False,
+) -> Encoders:
+    """The encoders of a model's folder, one for queries and documents unless it has two. Raises ModelError.
+
+    apart  always two: that of queries is to be trained alone
+    """
+    settings = EncoderSettings(
+        query_prompt=recipe.query_prompt,
+        document_prompt=recipe.document_prompt,
+        pooling=recipe.pooling,
+        similarity=recipe.similarity,
+        max_length=recipe.max_length,
+    )
+    query = TextEncoder(base, settings, dropout=recipe.dropout, device=device)
+    document = query
+    if apart:
+        document = TextEncoder(base, settings, dropout=0.0, device=device).requires_grad_(False)
+    return Encoders(query, document, dtype=dtype, batch_tokens=batch_tokens)
+
+
+def backward_in_turn(todo: Sequence[Callable[[], Tensor]], loss: Callable[[Sequence[Tensor]], Tensor]) -> float:
+    """Loss of what several computations give, and its gradients, while only one of them is held at a time.
+
+    Gradient caching: every computation is done twice, the second time with the same random numbers. Gao, Zhang, Han
+    and Callan, RepL4NLP 2021, arXiv 2101.06983.
+    """
+    states, found = [], []
+    with torch.no_grad():
+        for one in todo:
+            states.append(_random_state())
+            found.append(one())
+    leaves = [one.detach().requires_grad_() for one in found]
+    value = loss(leaves)
+    value.backward()
+    after = _random_state()
+    for one, state, leaf in zip(todo, states, leaves, strict=True):
+        _set_random_state(state)
+        if leaf.grad is not None:
+            one().backward(leaf.grad)
+    _set_random_state(after)
+    return float(value.detach())
+
+
+def _random_state() -> tuple[Tensor, list[Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+
+
+def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Rows in rising order of their lengths, so many together that rows times the longest are within the budget."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def _in_order(found: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> Tensor:
+    """What batches of rows gave, row by row."""
+    rows = torch.tensor([row for batch in batches for row in batch])
+    places = torch.empty_like(rows)
+    places[rows] = torch.arange(len(rows))
+    joined = torch.cat(list(found))
+    return joined[places.to(joined.device)]

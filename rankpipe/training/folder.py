@@ -1,0 +1,158 @@
+"""From a recipe to a folder: what every training does around its loop.
+
+OUTPUT/
+    model.safetensors, config.json, ...   what is trained, as stages and sentence-transformers open it
+    manifest.json        recipe, digests, what was drawn, the curve, versions
+    curve.jsonl          the curve alone, a point a line
+    negatives.parquet    every candidate of the judged queries, and whether it was a negative, where candidates were mined
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+from rankpipe.data import Dataset
+from rankpipe.errors import UsageError
+from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
+from rankpipe.machine import machine, most_memory
+from rankpipe.models.adapters.attached import Attached
+from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.references import model_digest
+from rankpipe.models.runtime import Runtime
+from rankpipe.store import check_replaceable, replacing_folder, unfinished
+from rankpipe.training.loop import Plan, Progress, train
+from rankpipe.training.recipe import Recipe
+
+FORMAT = 2
+"""Of what is drawn and computed: raised where an unfinished training of an earlier version could not be gone on with."""
+
+
+class Training(Protocol):
+    """One kind of training, opened.
+
+    trained  the network, and what of it is trained
+    """
+
+    trained: Attached
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of weights that are trained."""
+        ...
+
+    def plan(self) -> Plan:
+        """What the loop is to do."""
+        ...
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Write what was trained into an empty folder; what the manifest should say of it."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Command:
+    """What was asked for, and how the machine is used for it.
+
+    command  as a person would give it
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    output: Path
+    runtime: Runtime
+    command: str
+    force: bool
+    notify: Callable[[str], None]
+    started: float = field(default_factory=perf_counter)
+    began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for an output that is there already, and for a precision that nothing is trained in."""
+        check_replaceable(self.output, force=self.force)
+        if self.runtime.dtype in ("int8", "float16"):
+            why = (
+                "is for networks that are trained already" if self.runtime.dtype == "int8" else "loses small gradients"
+            )
+            raise UsageError(f"dtype {self.runtime.dtype} {why}; choose auto, float32 or bfloat16")
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        return device_of(self.runtime)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of products."""
+        return dtype_of(self.runtime, self.device)
+
+    def run(self, base: Path, account: dict[str, Any], opened: Callable[[], Training]) -> str:
+        """Train, leave the folder, and say what is best; what a killed, equal call has done is gone on with.
+
+        base     folder of the model that training begins with
+        account  what was drawn and what was left out, as JSON takes it
+        """
+        recipe, dataset, runtime, output = self.recipe, self.dataset, self.runtime, self.output
+        gathered = perf_counter() - self.started
+        dtype = str(self.dtype).removeprefix("torch.")
+        made_by = {
+            "recipe": recipe.described(),
+            "digests": _digests(recipe, dataset, base),
+            "examples": account,
+            "runtime": {**asdict(runtime), "device": str(self.device), "dtype": dtype, "threads": runtime.thread_count},
+        }
+        key = {"format": FORMAT, **made_by, "runtime": [self.device.type, dtype]}
+        with unfinished(output, key) as folder, thread_limit(runtime.thread_count):
+            training = opened()
+            plan = training.plan()
+            progress = train(plan, training.trained, folder, notify=self.notify)
+            with replacing_folder(output, force=self.force) as place:
+                told = training.write(place)
+                manifest = {
+                    "format": FORMAT,
+                    "command": self.command,
+                    **made_by,
+                    "dataset": {"name": dataset.name, "card": dataset.card.name, "documents": dataset.corpus.size},
+                    "trained_parameters": training.trained_parameters,
+                    **_went(plan, progress),
+                    **told,
+                    "versions": versions(),
+                    "machine": machine(),
+                    "most_memory": most_memory(),
+                    "seconds": {"examples": round(gathered, 1), "training": round(progress.seconds, 1)},
+                    "started": self.began.isoformat(timespec="seconds"),
+                    "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                }
+                lines = "".join(json.dumps(point) + "\n" for point in progress.curve)
+                (place / "curve.jsonl").write_text(lines, encoding="utf-8")
+                (place / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if progress.best is None or progress.best_at is None:
+            return f"{recipe.steps:,} steps, not measured"
+        phase, step = progress.best_at
+        return f"{plan.measured} {progress.best:.4f} at step {step:,} of phase '{phase}'"
+
+
+def _went(plan: Plan, progress: Progress) -> dict[str, Any]:
+    """How training went, for the manifest."""
+    best = None
+    if progress.best is not None and progress.best_at is not None:
+        phase, step = progress.best_at
+        best = {"measure": plan.measured, "value": progress.best, "phase": phase, "step": step}
+    return {"best": best, "stopped_early": progress.stopped, "curve": progress.curve}
+
+
+def _digests(recipe: Recipe, dataset: Dataset, base: Path) -> dict[str, str]:
+    """Digests of the network, the documents, and queries and judgements of the splits that are used."""
+    found = {"model": model_digest(base), "corpus": dataset.corpus.digest}
+    for split in dataset.splits:
+        if split in (recipe.split, recipe.development.split or "dev"):
+            found[f"queries {split}"] = queries_digest(dataset.queries(split))
+            found[f"qrels {split}"] = qrels_digest(dataset.qrels(split))
+    return found
