@@ -25,7 +25,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,20 +32,19 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from trained import by_query, comparison, curve, digests, finished, mean, over_seeds, train, write, write_cell
 
 from rankpipe import Dataset, Pipeline, Queries, Run
 from rankpipe.errors import RankpipeError
-from rankpipe.evaluation.comparison import Comparison, compare
-from rankpipe.evaluation.experiment import evaluate_on, given_run
-from rankpipe.evaluation.manifest import described, qrels_digest, queries_digest, versions
-from rankpipe.evaluation.result import Result
+from rankpipe.evaluation.experiment import given_run
+from rankpipe.evaluation.manifest import described, versions
 from rankpipe.machine import machine
 from rankpipe.models.adapter_folder import merged
 from rankpipe.models.adapters.diagnose import intruder_dimensions
 from rankpipe.models.references import resolve
 from rankpipe.stages.cross_encoder import CrossEncoder
 from rankpipe.stages.interpolate import Interpolate
-from rankpipe.store import file_digest, key_digest, replacing, replacing_folder
+from rankpipe.store import file_digest, key_digest, replacing_folder
 from rankpipe.training.networks import open_cross_encoder, write_cross_encoder
 from rankpipe.training.queries import held_out, judged_queries
 
@@ -64,8 +62,6 @@ MAX_LENGTH = 128
 """Tokens of a pair that are read, by the warmed network and by those that are tuned."""
 WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
 """Of the first stage, tried on development queries."""
-LIMIT = 3600
-"""Seconds that one training may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if cells := [json.loads(file.read_text()) for file in sorted((options.output / options.protocol).glob("*/*.json"))]:
         command = shlex.join(["python", "eval/cross_encoder.py", *(sys.argv[1:] if arguments is None else arguments)])
         text = f"# Cross-encoders, protocol {options.protocol}\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
-        _write(options.output / options.protocol / "table.md", text + "\n")
+        write(options.output / options.protocol / "table.md", text + "\n")
         print(text)
     return int(failed)
 
@@ -129,18 +125,18 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
             "recipe": told,
             "protocol": vars(protocol),
             "first": [described(stage) for stage in Pipeline.load("hybrid").stages],
-            "data": [_digests(one) for one in (name, *elsewhere)],
+            "data": [digests(one) for one in (name, *elsewhere)],
             "given": file_digest(options.dl19_run) if "msmarco-dl19" in elsewhere else None,
         }
     )
-    if file.exists() and (found := json.loads(file.read_text()))["key"] == key:
+    if (found := finished(file, key)) is not None:
         say(f"{file}: finished before", markup=False)
         return found
     warm = folder = warmed.network(say)
     if method != "none":
         folder = options.models / name / f"{options.protocol}-{method}-{seed}-{key[:8]}"
-        _write(written := folder.with_suffix(".yaml"), recipe)
-        _train(written, name, folder, say)
+        write(written := folder.with_suffix(".yaml"), recipe)
+        train(written, name, folder, say)
     manifests = {one: json.loads((one / "manifest.json").read_text()) for one in (warm, folder)}
     tuned = (
         manifests[folder] if method != "none" else {"trained_parameters": 0, "seconds": {"training": 0}, "curve": []}
@@ -169,17 +165,8 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
             options.dl19_run,
         ),
     }
-    _write(file, "{\n" + ",\n".join(f'"{one}": {json.dumps(value)}' for one, value in content.items()) + "\n}\n")
+    write_cell(file, content)
     return content
-
-
-@cache
-def _digests(name: str) -> dict[str, str]:
-    dataset = Dataset.load(name)
-    found = {"corpus": dataset.corpus.digest}
-    for split in dataset.splits:
-        found[split] = queries_digest(dataset.queries(split)) + qrels_digest(dataset.qrels(split))
-    return found
 
 
 def _intruders(folder: Path) -> int:
@@ -215,7 +202,7 @@ class _Warmed:
 
     def __init__(self, name: str, options: Any) -> None:
         self.name = name
-        self.digest = key_digest({"recipe": WARM.read_text(), **_digests(name)})
+        self.digest = key_digest({"recipe": WARM.read_text(), **digests(name)})
         self.folder = (options.models / name / f"warm-{self.digest[:8]}").resolve()
         self._kept: Path = options.output / "warm" / f"{name}-{self.digest[:8]}"
 
@@ -225,7 +212,7 @@ class _Warmed:
         if kept and not there:
             self._merge(say)
         elif not there:
-            _train(WARM, self.name, self.folder, say)
+            train(WARM, self.name, self.folder, say)
         if not kept:
             with replacing_folder(self._kept) as place:
                 shutil.copytree(self.folder / "adapter", place / "adapter")
@@ -240,16 +227,6 @@ class _Warmed:
         with replacing_folder(self.folder) as place:
             write_cross_encoder(whole, base, place, max_length=MAX_LENGTH)
             shutil.copy(self._kept / "manifest.json", place / "manifest.json")
-
-
-def _train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
-    """Train if the folder is not there."""
-    if (output / "manifest.json").exists():
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    say(f"{output}: training", markup=False)
-    words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
-    subprocess.run(words, check=True, timeout=LIMIT)  # killed, it goes on where it was, the next time
 
 
 def _measured(
@@ -271,7 +248,7 @@ def _measured(
         "development": {"first": _value(first, dataset, split), "by_weight": chosen},
         "results": {
             name: {
-                kind: _by_query(run, one, "test")
+                kind: by_query(run, one, "test", MEASURE)
                 for kind, run in (("first", before), ("alone", after), ("mixed", _mixed(after, weight)))
             }
             for name, one, before, after in parts
@@ -315,14 +292,8 @@ def _mixed(alone: Run, weight: float) -> Run:
     return Interpolate(with_="run", weight=weight)(alone)
 
 
-def _by_query(run: Run, dataset: Dataset, split: str) -> dict[str, float]:
-    """nDCG@10 of the run's queries that are judged."""
-    values = evaluate_on(run, dataset, split, measures=[MEASURE]).per_query[MEASURE]
-    return {query_id: round(value, 6) for query_id, value in values.items() if query_id in run.queries}
-
-
 def _value(run: Run, dataset: Dataset, split: str) -> float:
-    return fmean(_by_query(run, dataset, split).values())
+    return fmean(by_query(run, dataset, split, MEASURE).values())
 
 
 def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -332,11 +303,11 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for name, method in dict.fromkeys((one["dataset"], one["method"]) for one in cells):
         rows = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
         test = [one["results"]["test"] for one in rows]
-        first, alone, mixed = (_over_seeds([one[kind] for one in test]) for kind in ("first", "alone", "mixed"))
-        found = _comparison(first, mixed)
+        first, alone, mixed = (over_seeds([one[kind] for one in test]) for kind in ("first", "alone", "mixed"))
+        found = comparison(first, mixed, MEASURE)
         elsewhere = [
-            f"{other} {_mean(values['first']):.4f} → {_mean(values['mixed']):.4f} "
-            f"(p {_comparison(values['first'], values['mixed']).t_p:.3f})"
+            f"{other} {mean(values['first']):.4f} → {mean(values['mixed']):.4f} "
+            f"(p {comparison(values['first'], values['mixed'], MEASURE).t_p:.3f})"
             for other, values in rows[0]["results"].items()
             if other != "test"
         ]
@@ -344,44 +315,17 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         memory = max(one["most_memory"] or 0 for one in rows) >> 20
         intruders = fmean(one["intruder_dimensions"] for one in rows)
         yield (
-            f"| {name} | {method} | {len(rows)} | {_mean(first):.4f} | {_mean(alone):.4f} | {_mean(mixed):.4f} "
+            f"| {name} | {method} | {len(rows)} | {mean(first):.4f} | {mean(alone):.4f} | {mean(mixed):.4f} "
             f"| {found.t_p:.3f} | {rows[0]['trained_parameters']:,} | {minutes:.0f} | {memory or ''} "
             f"| {intruders:.0f} | {'; '.join(elsewhere)} |"
         )
     yield "\nWhat more minutes buy: nDCG@10 on development queries, the network alone.\n"
     for name in dict.fromkeys(one["dataset"] for one in cells):
         one = next(one for one in cells if one["dataset"] == name)
-        yield f"- {name}, warming up: " + _curve(one["curve"]["warm"])
+        yield f"- {name}, warming up: " + curve(one["curve"]["warm"], MEASURE)
         for method in dict.fromkeys(one["method"] for one in cells if one["dataset"] == name):
             tuned = next(one for one in cells if (one["dataset"], one["method"]) == (name, method))
-            yield f"- {name}, then {method}: " + _curve(tuned["curve"]["tuning"])
-
-
-def _curve(points: Sequence[Mapping[str, Any]]) -> str:
-    measured = [(point["seconds"] / 60, point[MEASURE]) for point in points if point.get(MEASURE) is not None]
-    return ", ".join(f"{minutes:.0f} min {value:.4f}" for minutes, value in measured)
-
-
-def _over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {query_id: fmean(one[query_id] for one in seeds) for query_id in seeds[0]}
-
-
-def _comparison(first: Mapping[str, float], mixed: Mapping[str, float]) -> Comparison:
-    results = {
-        kind: Result({MEASURE: _mean(values)}, {MEASURE: dict(values)}, ())
-        for kind, values in (("first", first), ("mixed", mixed))
-    }
-    return compare(results)[0]
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return fmean(values.values())
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(text)
+            yield f"- {name}, then {method}: " + curve(tuned["curve"]["tuning"], MEASURE)
 
 
 def _parser() -> argparse.ArgumentParser:

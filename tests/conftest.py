@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -17,6 +18,10 @@ from rankpipe.data import Dataset
 
 settings.register_profile("rankpipe", deadline=None)  # how long an example takes is no property of the code
 settings.load_profile("rankpipe")
+
+
+WORDS = ("apple", "fruit", "road", "car", "sweet", "tree", "query", "passage")
+"""Of the data set `garden`."""
 
 
 class Called(NamedTuple):
@@ -62,6 +67,40 @@ def rankpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Called(end.value.code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """A folder in BEIR layout: 40 documents of few words, 12 training queries, 4 dev, 4 test; two texts in common."""
+    folder = tmp_path / "garden"
+    (folder / "qrels").mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    documents = []
+    for number in range(40):
+        first, second = rng.choice(WORDS, 2, replace=False)
+        words = " ".join(rng.choice(WORDS, 6))
+        documents.append(
+            {
+                "_id": f"d{number}",
+                "title": f"The {first} {second} {number}",
+                "text": f"The {first} is a {second} here. {words.capitalize()} and {words} {number}.",
+            }
+        )
+    queries, lines = [], {"train": [], "dev": [], "test": []}
+    for split, count in (("train", 12), ("dev", 4), ("test", 4)):
+        for number in range(count):
+            row = int(rng.integers(40))
+            text = documents[row]["title"].lower() if number else "the apple tree"  # one text is in every split
+            queries.append({"_id": f"{split}{number}", "text": text})
+            lines[split].append(f"{split}{number}\td{row}\t2")
+            lines[split].append(f"{split}{number}\td{(row + 1) % 40}\t1")
+    for name, records in (("corpus", documents), ("queries", queries)):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    for split, judged in lines.items():
+        text = "\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n"
+        (folder / "qrels" / f"{split}.tsv").write_text(text, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ def script() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
         patch.setitem(__import__("sys").modules, spec.name, module)  # dataclasses look for it there
         spec.loader.exec_module(module)
     return module

@@ -1,0 +1,242 @@
+"""Dense retrieval trained on nfcorpus and scifact: random negatives, STAR, ADORE after either.
+
+    RANKPIPE_DATA=FOLDER python eval/star_adore.py --models FOLDER --output eval/results/star-adore
+
+All begin with all-MiniLM-L6-v2, and take the same steps of the same size: `in-batch` learns from the other queries'
+documents alone, `random` from a random document besides, `star` from a hard one that the model found itself. `adore-...`
+goes on with what one of them left, and trains the encoder of queries alone. Everything is chosen on development
+queries: dev, or where there is none a fifth of train that is held out. Test queries are for reporting.
+
+With the first seed, what was trained on nfcorpus is measured on scifact, cranfield and vaswani, too.
+
+Trained networks stand in --models and are used again; a finished cell (one method, seed and data set) is a small file
+in --output and is not run again. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from cells import slug
+from rich.console import Console
+from trained import by_query, comparison, curve, digests, finished, mean, over_seeds, train, write, write_cell
+
+from rankpipe import Dataset, Dense, Pipeline
+from rankpipe.errors import RankpipeError
+from rankpipe.evaluation.manifest import versions
+from rankpipe.machine import machine
+from rankpipe.store import key_digest
+
+MEASURES = ("nDCG@10", "R@100")
+ZERO = "zero-shot"
+FIRST = ("in-batch", "random", "star")
+"""Methods that train both encoders, from the model as it is."""
+METHODS = (ZERO, *FIRST, "adore-random", "adore-star")
+SEEDS = {"nfcorpus": 3, "scifact": 1}
+ELSEWHERE = {"nfcorpus": ("scifact", "cranfield", "vaswani")}
+"""Collections that a network which was trained on another one is measured on."""
+NEGATIVES = {"in-batch": "hard: 0", "random": "hard: 0, random: 1", "star": "hard: 1"}
+ORDER = (("random", "star"), ("star", "adore-star"), ("random", "adore-random"), (ZERO, "adore-star"))
+"""Pairs of which the second should be better."""
+SCORING = 1
+"""Raised whenever the same cell may come out otherwise than before: then no finished one counts any more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cells that are not there yet and write the table; give the exit status."""
+    options = _parser().parse_args(arguments)
+    say = Console(stderr=True, soft_wrap=True).print
+    wanted = [
+        (name, method, seed)
+        for name in options.datasets
+        for method in options.methods
+        for seed in range(1 if method == ZERO else options.seeds or SEEDS.get(name, 1))
+    ]
+    done = [_done(*one, options, say) for one in wanted]
+    if cells := [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]:
+        command = shlex.join(["python", "eval/star_adore.py", *(sys.argv[1:] if arguments is None else arguments)])
+        text = f"# STAR and ADORE\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
+        write(options.output / "table.md", text + "\n")
+        print(text)
+    return int(not all(done))
+
+
+def _done(name: str, method: str, seed: int, options: argparse.Namespace, say: Any) -> bool:
+    """Whether a cell is there, after it was run if need be."""
+    try:
+        _cell(name, method, seed, options, say)
+    except (RankpipeError, subprocess.SubprocessError) as error:
+        say(f"{name}, {method}, seed {seed}: failed: {error}", markup=False)
+        return False
+    return True
+
+
+def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: Any) -> dict[str, Any]:
+    """A cell from its file if that still holds, else run; that of the network it begins with comes before."""
+    file = options.output / slug(name) / f"{method}-{seed}.json"
+    before = method.removeprefix("adore-") if method.startswith("adore-") else None
+    begun = _cell(name, before, seed, options, say) if before else None
+    recipe = "" if method == ZERO else _recipe(method, seed, options)
+    elsewhere = ELSEWHERE.get(name, ()) if seed == 0 and not options.steps else ()
+    key = key_digest(
+        {
+            "scoring": SCORING,
+            "recipe": recipe,
+            "begins": begun["key"] if begun else options.model,
+            "data": [digests(one) for one in (name, *elsewhere)],
+        }
+    )
+    if (found := finished(file, key)) is not None:
+        if before is None or method in options.methods:
+            say(f"{file}: finished before", markup=False)
+        return found
+    model = query_model = options.model
+    manifest: dict[str, Any] = {"seconds": {"training": 0}, "curve": [], "most_memory": None}
+    if method != ZERO:
+        if begun and before:
+            model = str(_folder(options, name, before, seed, begun["key"]))
+            if not Path(model).exists():  # the cell is finished, and its network is not there any more
+                _train(name, before, seed, begun["key"], options, say)
+        folder = _train(name, method, seed, key, options, say, model)
+        query_model, manifest = str(folder), json.loads((folder / "manifest.json").read_text())
+        model = model if begun else query_model
+    say(f"{file}: measuring", markup=False)
+    stage = Dense(model=model, query_model=None if query_model == model else query_model, k=100)
+    content = {
+        "key": key,
+        "dataset": name,
+        "method": method,
+        "seed": seed,
+        "recipe": recipe,
+        "seconds": manifest["seconds"]["training"],
+        "most_memory": manifest["most_memory"],
+        "curve": manifest["curve"],
+        "versions": versions(),
+        "machine": machine(),
+        "results": {one: _measured(stage, one) for one in (name, *elsewhere)},
+    }
+    write_cell(file, content)
+    return content
+
+
+def _train(
+    name: str, method: str, seed: int, key: str, options: argparse.Namespace, say: Any, model: str | None = None
+) -> Path:
+    """The folder of a trained network, which is there afterwards."""
+    folder = _folder(options, name, method, seed, key)
+    written = folder.with_suffix(".yaml")
+    recipe = _recipe(method, seed, options)
+    write(written, recipe.replace(f"model: {BEGUN}", f"model: {model}"))
+    train(written, name, folder, say)
+    return folder
+
+
+def _folder(options: argparse.Namespace, name: str, method: str, seed: int, key: str) -> Path:
+    return (options.models / slug(name) / f"{method}-{seed}-{key[:8]}").resolve()
+
+
+BEGUN = "what-was-begun-with"
+"""Stands in a recipe for the folder that ADORE begins with: where it stands is of no interest to others."""
+
+
+def _recipe(method: str, seed: int, options: argparse.Namespace) -> str:
+    if method in FIRST:
+        return (
+            f"train: bi-encoder\nmodel: {options.model}\nmax_length: {options.max_length}\ncandidates: {{depth: 200}}\nphases:\n"
+            f"  - contrastive: {{{NEGATIVES[method]}, batch: 32, steps: {options.steps or 200}, learning_rate: 2.0e-5}}\n"
+            f"development: {{queries: 100, depth: 20, every: {max((options.steps or 200) // 4, 1)}, patience: null}}\n"
+            f"seed: {seed}\n"
+        )
+    return (
+        f"train: query-encoder\nmodel: {BEGUN}\nmax_length: {options.max_length}\nphases:\n"
+        f"  - adore: {{depth: 200, batch: 32, steps: {options.steps or 400}, learning_rate: 1.0e-5}}\n"
+        f"development: {{queries: 324, every: {max((options.steps or 400) // 8, 1)}, patience: null}}\n"
+        f"seed: {seed}\n"
+    )
+
+
+def _measured(stage: Dense, name: str) -> dict[str, dict[str, float]]:
+    """Every measure of every test query."""
+    dataset = Dataset.load(name)
+    run = Pipeline(stages=(stage,), corpus=dataset.corpus).run(dataset.queries("test"))
+    return {measure: by_query(run, dataset, "test", measure) for measure in MEASURES}
+
+
+def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for name in dict.fromkeys(one["dataset"] for one in cells):
+        of = {method: _of(cells, name, method) for method in METHODS if _of(cells, name, method)}
+        yield f"## {name}\n"
+        yield "| method | seeds | nDCG@10 | R@100 | minutes | MiB |"
+        yield "|---|---:|---:|---:|---:|---:|"
+        for method, rows in of.items():
+            values = [_spread([mean(one["results"][name][measure]) for one in rows]) for measure in MEASURES]
+            minutes = fmean(one["seconds"] for one in rows) / 60
+            memory = max(one["most_memory"] or 0 for one in rows) >> 20
+            yield f"| {method} | {len(rows)} | {values[0]} | {values[1]} | {minutes:.0f} | {memory or ''} |"
+        yield "\nDifference of means over seeds, p of the paired t-test over queries:\n"
+        for first, second in ORDER:
+            if first in of and second in of:
+                yield f"- {first} → {second}: " + ", ".join(
+                    _compared(of[first], of[second], name, measure) for measure in MEASURES
+                )
+        others = dict.fromkeys(other for rows in of.values() for other in rows[0]["results"] if other != name)
+        if others:
+            yield f"\nTrained on {name}, measured elsewhere (first seed), nDCG@10, and p against zero-shot:\n"
+            yield "| method | " + " | ".join(others) + " |\n|---|" + "---:|" * len(others)
+            for method, rows in of.items():
+                yield f"| {method} | " + " | ".join(_elsewhere(of, rows[0], other) for other in others) + " |"
+        yield "\nWhat was measured on development queries, first seed:\n"
+        for method, rows in of.items():
+            if rows[0]["curve"]:
+                yield f"- {method}: " + curve(rows[0]["curve"], MEASURES[0])
+        yield ""
+
+
+def _of(cells: Sequence[Mapping[str, Any]], name: str, method: str) -> list[Mapping[str, Any]]:
+    """Cells of a method, the first seed first."""
+    found = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
+    return sorted(found, key=lambda one: one["seed"])
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _compared(first: Sequence[Any], second: Sequence[Any], name: str, measure: str) -> str:
+    before, after = (over_seeds([one["results"][name][measure] for one in rows]) for rows in (first, second))
+    return f"{measure} {mean(after) - mean(before):+.4f} (p {comparison(before, after, measure).t_p:.3f})"
+
+
+def _elsewhere(of: Mapping[str, Sequence[Any]], one: Mapping[str, Any], other: str) -> str:
+    values = one["results"][other][MEASURES[0]]
+    if one["method"] == ZERO or ZERO not in of:
+        return f"{mean(values):.4f}"
+    before = of[ZERO][0]["results"][other][MEASURES[0]]
+    return f"{mean(values):.4f} (p {comparison(before, values, MEASURES[0]).t_p:.3f})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", default=list(SEEDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, help="of a training; by default 3 on nfcorpus, 1 on scifact")
+    parser.add_argument("--model", default="minilm", help="to begin with")
+    parser.add_argument(
+        "--steps", type=int, help="of every training, to see whether all works; measures nothing elsewhere"
+    )
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a text that trained networks read")
+    parser.add_argument("--models", type=Path, required=True, help="folder for trained networks")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

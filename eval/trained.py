@@ -1,0 +1,93 @@
+"""What the evaluations of trainings have in common: recipes run by command, cells in files, values over seeds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rankpipe import Dataset, Run
+from rankpipe.evaluation.comparison import Comparison, compare
+from rankpipe.evaluation.experiment import evaluate_on
+from rankpipe.evaluation.manifest import qrels_digest, queries_digest
+from rankpipe.evaluation.result import Result
+from rankpipe.store import replacing
+
+LIMIT = 3600
+"""Seconds that one training may take."""
+
+
+@cache
+def digests(name: str) -> dict[str, str]:
+    """Digests of a data set's documents and of every split's queries and judgements."""
+    dataset = Dataset.load(name)
+    found = {"corpus": dataset.corpus.digest}
+    for split in dataset.splits:
+        found[split] = queries_digest(dataset.queries(split)) + qrels_digest(dataset.qrels(split))
+    return found
+
+
+def train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
+    """Train if the folder is not there."""
+    if (output / "manifest.json").exists():
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    say(f"{output}: training", markup=False)
+    words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
+    subprocess.run(words, check=True, timeout=LIMIT)  # killed, it goes on where it was, the next time
+
+
+def finished(file: Path, key: str) -> dict[str, Any] | None:
+    """What a cell's file holds, if it was made from the same."""
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text())
+    return found if found["key"] == key else None
+
+
+def write_cell(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a cell, a key a line."""
+    write(file, "{\n" + ",\n".join(f'"{one}": {json.dumps(value)}' for one, value in content.items()) + "\n}\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whose folder need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(text)
+
+
+def by_query(run: Run, dataset: Dataset, split: str, measure: str) -> dict[str, float]:
+    """The measure of the run's queries that are judged."""
+    values = evaluate_on(run, dataset, split, measures=[measure]).per_query[measure]
+    return {query_id: round(value, 6) for query_id, value in values.items() if query_id in run.queries}
+
+
+def curve(points: Sequence[Mapping[str, Any]], measure: str) -> str:
+    """What was measured after so many minutes."""
+    measured = [(point["seconds"] / 60, point[measure]) for point in points if point.get(measure) is not None]
+    return ", ".join(f"{minutes:.0f} min {value:.4f}" for minutes, value in measured)
+
+
+def over_seeds(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each query's mean."""
+    return {query_id: fmean(one[query_id] for one in seeds) for query_id in seeds[0]}
+
+
+def comparison(first: Mapping[str, float], second: Mapping[str, float], measure: str) -> Comparison:
+    """Two systems' values of the same queries, compared."""
+    results = {
+        kind: Result({measure: mean(values)}, {measure: dict(values)}, ())
+        for kind, values in (("first", first), ("second", second))
+    }
+    return compare(results)[0]
+
+
+def mean(values: Mapping[str, float]) -> float:
+    """Over queries."""
+    return fmean(values.values())
