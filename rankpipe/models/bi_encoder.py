@@ -1,8 +1,8 @@
 """Bi-encoder: texts as vectors, queries and documents apart, their similarity a dot product.
 
 Reimers and Gurevych, EMNLP 2019, arXiv 1908.10084; Karpukhin et al., EMNLP 2020, arXiv 2004.04906. Any folder of
-sentence-transformers (Transformer, Pooling, Dense, Normalize) or of a Hugging Face encoder. In float32 the vectors
-equal those of SentenceTransformer.encode.
+sentence-transformers (Transformer, Pooling, Dense, Normalize; a Router, with such modules for queries and for documents)
+or of a Hugging Face encoder. In float32 the vectors equal those of SentenceTransformer.encode.
 
 Documents are tokenised once, sorted by length and encoded in batches of a budget of tokens, so hardly anything is
 computed for padding. Queries are encoded in batches of one shape, because the rounding of a matrix product depends on
@@ -26,8 +26,17 @@ from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, each_on_a_core, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
-from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
-from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.recipe import (
+    PoolingMode,
+    Recipe,
+    Similarity,
+    longest,
+    network_config,
+    read_recipe,
+    recipe_digest,
+)
+from rankpipe.models.references import resolve
+from rankpipe.models.routes import Role
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Reader, Windows
 
@@ -70,19 +79,22 @@ class BiEncoder:
     """An open encoder.
 
     device      where it computes
-    digest      of the model's folder
+    digest      of what was loaded
     dimensions  D
     recipe      what is done, the pipeline's settings included
     dtype       precision of the network, as text: "bfloat16"
     """
 
-    def __init__(self, reference: str, settings: EncoderSettings, runtime: Runtime) -> None:
-        """Open a model. Raises ModelError where that fails, UsageError for settings that do not fit it."""
+    def __init__(self, reference: str, settings: EncoderSettings, runtime: Runtime, *, role: Role = "document") -> None:
+        """Open a model. Raises ModelError where that fails, UsageError for settings that do not fit it.
+
+        role  whose texts it is for, where queries and documents have routes of their own (`recipe.routed`)
+        """
         folder = resolve(reference)
-        self.digest = model_digest(folder)
+        self.digest = recipe_digest(folder, role)
         self.settings = settings
         self.recipe = _with_settings(
-            read_recipe(folder, pooling=settings.pooling, similarity=settings.similarity), settings
+            read_recipe(folder, role, pooling=settings.pooling, similarity=settings.similarity), settings
         )
         self.device = device_of(runtime)
         self._dtype = dtype_of(runtime, self.device)
