@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,6 +220,42 @@ def write_tiny_encoder(
     if normalise:
         (folder / f"{len(modules) - 1}_Normalize").mkdir(exist_ok=True)
     _write_json(folder / "config_sentence_transformers.json", dict(described or {}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_router(tiny_encoder: Callable[..., Path]) -> Callable[..., Path]:
+    """`tiny_router(folder, query={...}, document={...})` writes an encoder with a Router; see write_tiny_router."""
+    return write_tiny_router
+
+
+def write_tiny_router(
+    folder: Path,
+    *,
+    query: Mapping[str, Any] | None = None,
+    document: Mapping[str, Any] | None = None,
+    behind: str = "",
+    prompts: Mapping[str, str] | None = None,
+) -> Path:
+    """Let sentence-transformers write an encoder that has a route for queries and one for documents, and give the folder.
+
+    query, document  what write_tiny_encoder is told of each; by default they differ in their seed
+    behind           modules that both routes lead to, of 32 dimensions: "Dense, Normalize"
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base import modules
+
+    told = {"query": {"seed": 1} if query is None else query, "document": document or {}}
+    routes: dict[str, Any] = {}
+    for role, made in told.items():
+        encoder = write_tiny_encoder(folder.with_name(f"{folder.name}-{role}"), **made)
+        routes[f"{role}_modules"] = list(SentenceTransformer(str(encoder), device="cpu").children())
+    torch.manual_seed(0)
+    kinds: dict[str, Any] = {"Dense": partial(modules.Dense, 32, 32), "Normalize": modules.Normalize}
+    listed = [modules.Router.for_query_document(**routes), *(kinds[kind]() for kind in behind.split(", ") if kind)]
+    model = SentenceTransformer(modules=listed, device="cpu", prompts=dict(prompts or {}))
+    model.save_pretrained(str(folder), create_model_card=False)
     return folder
 
 

@@ -1,8 +1,8 @@
 """Bi-encoder: texts as vectors, queries and documents apart, their similarity a dot product.
 
 Reimers and Gurevych, EMNLP 2019, arXiv 1908.10084; Karpukhin et al., EMNLP 2020, arXiv 2004.04906. Any folder of
-sentence-transformers (Transformer, Pooling, Dense, Normalize) or of a Hugging Face encoder. In float32 the vectors
-equal those of SentenceTransformer.encode.
+sentence-transformers (Transformer, Pooling, Dense, Normalize; a Router, with such modules for queries and for documents)
+or of a Hugging Face encoder. In float32 the vectors equal those of SentenceTransformer.encode.
 
 Documents are tokenised once, sorted by length and encoded in batches of a budget of tokens, so hardly anything is
 computed for padding. Queries are encoded in batches of one shape, because the rounding of a matrix product depends on
@@ -27,8 +27,17 @@ from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, each_on_a_core, padded, query_batches
 from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
-from rankpipe.models.recipe import PoolingMode, Recipe, Similarity, longest, network_config, read_recipe
-from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.recipe import (
+    PoolingMode,
+    Recipe,
+    Similarity,
+    longest,
+    network_config,
+    read_recipe,
+    recipe_digest,
+)
+from rankpipe.models.references import resolve
+from rankpipe.models.routes import Role
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Reader, Windows
 
@@ -71,18 +80,21 @@ class BiEncoder:
     """An open encoder.
 
     device      where it computes
-    digest      of the model's folder
+    digest      of what was loaded
     dimensions  D
     recipe      what is done, the pipeline's settings included
     dtype       precision of the network, as text: "bfloat16"
     """
 
-    def __init__(self, reference: str, settings: EncoderSettings, runtime: Runtime) -> None:
-        """Open a model. Raises ModelError where that fails, UsageError for settings that do not fit it."""
+    def __init__(self, reference: str, settings: EncoderSettings, runtime: Runtime, *, role: Role = "document") -> None:
+        """Open a model. Raises ModelError where that fails, UsageError for settings that do not fit it.
+
+        role  whose texts it is for, where queries and documents have routes of their own (`recipe.routed`)
+        """
         folder = resolve(reference)
-        self.digest = model_digest(folder)
+        self.digest = recipe_digest(folder, role)
         self.settings = settings
-        self.recipe = encoder_recipe(folder, settings)
+        self.recipe = encoder_recipe(folder, role, settings)
         self.device = device_of(runtime)
         self._dtype = dtype_of(runtime, self.device)
         self._threads = runtime.thread_count
@@ -205,12 +217,12 @@ class BiEncoder:
         return heads, width
 
 
-def encoder_recipe(folder: Path, settings: EncoderSettings) -> Recipe:
-    """A folder's recipe, with what the pipeline says instead of the folder.
+def encoder_recipe(folder: Path, role: Role, settings: EncoderSettings) -> Recipe:
+    """A folder's recipe for the texts of a role, with what the pipeline says instead of the folder.
 
     Raises ModelError as read_recipe does, UsageError for a length that the network does not read.
     """
-    recipe = read_recipe(folder, pooling=settings.pooling, similarity=settings.similarity)
+    recipe = read_recipe(folder, role, pooling=settings.pooling, similarity=settings.similarity)
     changes: dict[str, Any] = {}
     for name in ("query_prompt", "document_prompt"):
         if (value := getattr(settings, name)) is not None:

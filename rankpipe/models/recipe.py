@@ -1,7 +1,8 @@
 """How a folder's model makes vectors: what sentence-transformers wrote down beside the weights. No torch here.
 
-A folder with modules.json lists its modules: a Transformer, then Pooling, then any of Dense and Normalize. A plain
-Hugging Face encoder has none, and says nothing of pooling, so the pipeline has to.
+A folder with modules.json lists its modules: a Transformer, then Pooling, then any of Dense and Normalize. In place of
+some of them can stand a Router, which has its own for queries and for documents. A plain Hugging Face encoder lists
+none, and says nothing of pooling, so the pipeline has to.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from types import NoneType
 from typing import Any, Literal
 
 from rankpipe.errors import ModelError
-from rankpipe.models.references import read_json
+from rankpipe.models.references import model_digest, modules_digest, read_json
+from rankpipe.models.routes import Role, followed, has_router
 
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 Similarity = Literal["cosine", "dot"]
@@ -59,6 +61,7 @@ class Recipe:
     lower_case       texts are put into lower case first
     query_prompt, document_prompt   what stands before every text
     similarity       that the model was trained for
+    routed           whether this is the route of one role, and another role has its own
     """
 
     transformer: Path
@@ -70,10 +73,13 @@ class Recipe:
     query_prompt: str = ""
     document_prompt: str = ""
     similarity: Similarity = "cosine"
+    routed: bool = False
 
 
-def read_recipe(folder: Path, *, pooling: PoolingMode | None = None, similarity: Similarity | None = None) -> Recipe:
-    """Read a folder's recipe; `pooling` and `similarity` stand above what the folder says.
+def read_recipe(
+    folder: Path, role: Role, *, pooling: PoolingMode | None = None, similarity: Similarity | None = None
+) -> Recipe:
+    """Read a folder's recipe for the texts of a role; `pooling` and `similarity` stand above what the folder says.
 
     Raises ModelError where the folder holds no encoder, one of a kind that is not known, or says nothing of pooling.
     """
@@ -88,10 +94,21 @@ def read_recipe(folder: Path, *, pooling: PoolingMode | None = None, similarity:
             )
         read = Recipe(transformer=folder, pooling=(pooling,), max_length=stated_length(folder, config, {}))
     else:
-        read = _read_modules(folder)
+        read = _read_modules(folder, role)
         if pooling is not None:
             read = replace(read, pooling=(pooling,))
     return _with_prompts(read, folder, similarity)
+
+
+def recipe_digest(folder: Path, role: Role) -> str:
+    """Digest of all that is loaded for a role: of the folder or, where it has a Router, of the modules on the role's way.
+
+    Folders that differ in the other role's route alone have the same, so what config_sentence_transformers.json says
+    is not in it: prompt and normalisation stand beside a digest wherever it is kept.
+    """
+    path = folder / "modules.json"
+    listed = listed_modules(path) if path.is_file() else []
+    return modules_digest(followed(listed, role)) if has_router(listed) else model_digest(folder)
 
 
 def network_config(transformer: Path) -> dict[str, Any]:
@@ -136,16 +153,20 @@ def stated_prompts(folder: Path) -> tuple[str, str]:
     return prompts.get("query") or default, document
 
 
-def _read_modules(folder: Path) -> Recipe:
+def _read_modules(folder: Path, role: Role) -> Recipe:
     path = folder / "modules.json"
-    modules = listed_modules(path)
+    listed = listed_modules(path)
+    routed, modules = has_router(listed), followed(listed, role)
+    where = f"{path}, route {role}" if routed else path
     kinds = [kind for kind, _ in modules]
     known = {"Transformer", "Pooling", "Dense", "Normalize"}
     if unknown := [kind for kind in kinds if kind not in known]:
-        raise ModelError(f"{path}: modules of the kind {unknown[0]} are not supported; only {', '.join(sorted(known))}")
+        raise ModelError(
+            f"{where}: modules of the kind {unknown[0]} are not supported; only {', '.join(sorted(known))}"
+        )
     if kinds[:2] != ["Transformer", "Pooling"] or "Transformer" in kinds[1:] or "Pooling" in kinds[2:]:
         raise ModelError(
-            f"{path}: the modules are {', '.join(kinds) or 'none'}; they must begin with Transformer, Pooling"
+            f"{where}: the modules are {', '.join(kinds) or 'none'}; they must begin with Transformer, Pooling"
         )
     transformer = modules[0][1]
     settings = transformer_settings(transformer)
@@ -157,6 +178,7 @@ def _read_modules(folder: Path) -> Recipe:
         heads=tuple(read_head(kind, place) for kind, place in modules[2:]),
         max_length=stated_length(transformer, network_config(transformer), settings),
         lower_case=bool(settings.get("do_lower_case")),
+        routed=routed,
     )
 
 

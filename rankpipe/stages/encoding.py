@@ -32,7 +32,8 @@ NEEDS = ("torch", "transformers", "sentence_transformers")
 class Encoding(Stage):
     """Settings of a bi-encoder; None is what the model's own folder says.
 
-    model            folder, hub name, alias or package: reference of the encoder of documents, and of queries too
+    model            folder, hub name, alias or package: reference of the encoder of documents, and of queries too, each
+                     by their own route where it has a Router
     query_model      reference of another encoder for queries, for a pair that was trained apart
     query_prompt     stands before every query; "" for none
     document_prompt  stands before every document; "" for none
@@ -160,14 +161,17 @@ class Encoding(Stage):
             max_length=self.max_length,
             windows=windows,
         )
-        documents = BiEncoder(self.model, settings, current_runtime())
-        if self.query_model is None:
+        documents = BiEncoder(self.model, settings, current_runtime(), role="document")
+        if self.query_model is None and not documents.recipe.routed:
             return documents, documents
-        queries = BiEncoder(self.query_model, settings, current_runtime())
+        queries = BiEncoder(self.query_model or self.model, settings, current_runtime(), role="query")
         if queries.dimensions != documents.dimensions:
+            names = (f"query_model {self.query_model!r}", f"model {self.model!r}")
+            if self.query_model is None:
+                names = (f"the query route of model {self.model!r}", "its document route")
             raise UsageError(
-                f"query_model {self.query_model!r} gives vectors of {queries.dimensions} dimensions, "
-                f"model {self.model!r} of {documents.dimensions}; they must fit each other"
+                f"{names[0]} gives vectors of {queries.dimensions} dimensions, {names[1]} of {documents.dimensions}; "
+                "they must fit each other"
             )
         return documents, queries
 

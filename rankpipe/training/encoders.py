@@ -20,6 +20,7 @@ from rankpipe.models.bi_encoder import EncoderSettings, encoder_recipe, normalis
 from rankpipe.models.network import open_encoder
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import Recipe, network_config
+from rankpipe.models.routes import Role
 from rankpipe.models.tokens import Reader
 from rankpipe.training.encoder_recipe import EncoderRecipe
 from rankpipe.training.packed import PackedBody, Spread
@@ -40,10 +41,12 @@ class TextEncoder(nn.Module):
     normalises  whether vectors get length 1 after all
     """
 
-    def __init__(self, folder: Path, settings: EncoderSettings, *, dropout: float, device: torch.device) -> None:
+    def __init__(
+        self, folder: Path, role: Role, settings: EncoderSettings, *, dropout: float, device: torch.device
+    ) -> None:
         """Open the encoder of a folder, all of it trainable but what vectors do not depend on. Raises ModelError."""
         super().__init__()
-        self.recipe: Recipe = encoder_recipe(folder, settings)
+        self.recipe: Recipe = encoder_recipe(folder, role, settings)
         self.transformer: Any = open_encoder(self.recipe.transformer, device, torch.float32).requires_grad_(True)
         for name, parameter in self.transformer.named_parameters():
             if name.startswith("pooler."):
@@ -241,10 +244,9 @@ def open_encoders(
         similarity=recipe.similarity,
         max_length=recipe.max_length,
     )
-    query = TextEncoder(base, settings, dropout=recipe.dropout, device=device)
-    document = query
-    if apart:
-        document = TextEncoder(base, settings, dropout=0.0, device=device).requires_grad_(False)
+    document = query = TextEncoder(base, "document", settings, dropout=recipe.dropout, device=device)
+    if apart or document.recipe.routed:
+        query = TextEncoder(base, "query", settings, dropout=recipe.dropout, device=device)
     return Encoders(query, document, dtype=dtype, batch_tokens=batch_tokens)
 
 

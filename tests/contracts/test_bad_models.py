@@ -212,6 +212,15 @@ def test_vectors_of_another_dimension(
     )
 
 
+@pytest.mark.parametrize("stage", ["dense", "rescore"])
+def test_a_router_with_other_routes(
+    refused: Callable[..., None], tmp_path: Path, tiny_router: Callable[..., Path], stage: str
+) -> None:
+    path = tiny_router(tmp_path / "model") / "router_config.json"
+    path.write_text(path.read_text().replace('"document"', '"passage"'))
+    refused(stage, path.parent, f"error: {path}: the routes are query, passage; they must be query and document")
+
+
 def test_terms_of_another_vocabulary(
     rankpipe: Command, pets: Path, tmp_path: Path, tiny_masked_lm: Callable[..., Path]
 ) -> None:

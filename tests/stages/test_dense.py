@@ -116,6 +116,62 @@ def test_encoders_that_do_not_fit_each_other_are_refused(
     )
 
 
+def test_with_a_router_queries_and_documents_take_their_own_routes(
+    tmp_path: Path, tiny_router: Callable[..., Path]
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = str(tiny_router(tmp_path / "routed", prompts={"query": "query: ", "document": "passage: "}))
+    theirs = SentenceTransformer(model, device="cpu")
+    scores = theirs.encode_document(list(TEXTS.values())) @ theirs.encode_query(["sweet fruit"])[0]
+    expected = dict(zip(TEXTS, scores.tolist(), strict=True))
+    found = ranked(Dense(model=model), {"q": "sweet fruit"})["q"]
+    assert list(found) == sorted(TEXTS, key=lambda doc_id: (round(expected[doc_id], 5), doc_id), reverse=True)
+    assert found == pytest.approx(expected, abs=1e-5)
+    given = Run.of(Queries.of({"q": "sweet fruit"}), CORPUS, {"q": dict.fromkeys(TEXTS, 0)})
+    with FULL.active():
+        assert Rescore(model=model)(given).to_dict()["q"] == pytest.approx(found, abs=1e-6)
+
+
+def test_a_router_may_be_that_of_the_queries_alone(
+    model: str, tmp_path: Path, tiny_encoder: Callable[..., Path], tiny_router: Callable[..., Path]
+) -> None:
+    routed = str(tiny_router(tmp_path / "routed", query={"seed": 1}, document={"seed": 2}))
+    query = str(tiny_encoder(tmp_path / "query", seed=1))
+    document = str(tiny_encoder(tmp_path / "document", seed=2))
+    assert ranked(Dense(model=model, query_model=routed)) == ranked(Dense(model=model, query_model=query))
+    assert ranked(Dense(model=routed, query_model=model)) == ranked(Dense(model=document, query_model=model))
+
+
+def test_a_folder_without_router_is_opened_once(model: str, tmp_path: Path, tiny_router: Callable[..., Path]) -> None:
+    documents, queries = Dense(model=model).encoders()
+    assert documents is queries
+    stage = Dense(model=str(tiny_router(tmp_path / "routed")))
+    documents, queries = stage.encoders()
+    assert stage.facts(CORPUS)["model"] == documents.digest != queries.digest == stage.facts(CORPUS)["query_model"]
+
+
+def test_routers_that_share_the_route_of_documents_share_their_vectors(
+    tmp_path: Path, store: Path, tiny_router: Callable[..., Path]
+) -> None:
+    one, other = (
+        ranked(Dense(model=str(tiny_router(tmp_path / name, query={"seed": seed}))))
+        for name, seed in (("one", 1), ("other", 2))
+    )
+    assert one != other
+    assert len(list((store / "vectors").iterdir())) == 1
+
+
+def test_routes_that_do_not_fit_each_other_are_refused(tmp_path: Path, tiny_router: Callable[..., Path]) -> None:
+    model = str(tiny_router(tmp_path / "routed", query={"hidden": 16}))
+    with pytest.raises(UsageError) as caught:
+        Dense(model=model).prepare(CORPUS)
+    assert str(caught.value) == (
+        f"the query route of model '{model}' gives vectors of 16 dimensions, its document route of 32; "
+        "they must fit each other"
+    )
+
+
 def test_the_best_window_of_a_document_counts_and_is_named(model: str) -> None:
     corpus = Corpus.from_texts(["the car the road tree " * 3 + "sweet fruit", "sweet"])
     stage = Dense(model=model, window=8, stride=2, fields=["text"])

@@ -150,7 +150,7 @@ def test_a_network_that_is_not_bert_is_called_as_it_is(tmp_path: Path, tiny_enco
     torch.manual_seed(2)
     config = DistilBertConfig(vocab_size=200, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=64)
     DistilBertModel(config).save_pretrained(folder)
-    opened = TextEncoder(folder, EncoderSettings(), dropout=0.0, device=CPU)
+    opened = TextEncoder(folder, "document", EncoderSettings(), dropout=0.0, device=CPU)
     assert opened._packed is None
     stage = BiEncoder(str(folder), EncoderSettings(), Runtime(dtype="float32"))
     ours = encoders(folder)
