@@ -95,8 +95,7 @@ def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: A
         }
     )
     if (found := finished(file, key)) is not None:
-        if before is None or method in options.methods:
-            say(f"{file}: finished before", markup=False)
+        say(f"{file}: finished before", markup=False)
         return found
     model = query_model = options.model
     manifest: dict[str, Any] = {"seconds": {"training": 0}, "curve": [], "most_memory": None}
