@@ -10,6 +10,7 @@ held out; the weight of the first stage is chosen there too. Test queries are fo
 
 `--protocol full`: three seeds, a hundred candidates of every test query, and what was not trained on: cranfield and
 vaswani behind the hybrid, TREC DL 2019 behind BM25. `--protocol reduced`: one seed, fewer steps, 100 test queries.
+`--dtype int8` measures with networks in 8-bit integers, which takes a CPU half the time; they are trained as they are.
 
 Trained networks stand in --models and are used again; a finished cell (one method, seed and data set) is a small file
 in --output and is not run again. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
@@ -34,7 +35,7 @@ import torch
 from rich.console import Console
 from trained import by_query, comparison, curve, digests, finished, mean, over_seeds, train, write, write_cell
 
-from rankpipe import Dataset, Pipeline, Queries, Run
+from rankpipe import Dataset, Pipeline, Queries, Run, Runtime
 from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.experiment import given_run
 from rankpipe.evaluation.manifest import described, versions
@@ -73,7 +74,7 @@ class Protocol:
     chosen     development queries that the weight of the first stage is chosen on
     test       test queries, drawn by a seed; None: all
     seeds      of the training
-    elsewhere  whether collections that were not trained on are measured, with the first seed
+    elsewhere  test queries of each collection that was not trained on, measured with the first seed; 0: none
     """
 
     steps: int
@@ -81,13 +82,15 @@ class Protocol:
     chosen: int
     test: int | None
     seeds: int
-    elsewhere: bool
+    elsewhere: int
 
 
 PROTOCOLS = {
-    "full": Protocol(steps=200, depth=100, chosen=100, test=None, seeds=3, elsewhere=True),
-    "reduced": Protocol(steps=60, depth=50, chosen=60, test=100, seeds=1, elsewhere=False),
+    "full": Protocol(steps=150, depth=100, chosen=80, test=None, seeds=3, elsewhere=100),
+    "reduced": Protocol(steps=60, depth=50, chosen=60, test=100, seeds=1, elsewhere=0),
 }
+ELSEWHERE_DEPTH = 50
+"""Candidates that are re-ranked of collections that were not trained on."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,6 +128,7 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
             "recipe": told,
             "protocol": vars(protocol),
             "first": [described(stage) for stage in Pipeline.load("hybrid").stages],
+            "dtype": options.dtype,
             "data": [digests(one) for one in (name, *elsewhere)],
             "given": file_digest(options.dl19_run) if "msmarco-dl19" in elsewhere else None,
         }
@@ -156,14 +160,8 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
         "curve": {"warm": manifests[warm]["curve"], "tuning": tuned["curve"]},
         "versions": versions(),
         "machine": machine(),
-        **_measured(
-            CrossEncoder(model=str(folder), depth=protocol.depth, rest="drop"),
-            dataset,
-            seed,
-            protocol,
-            elsewhere,
-            options.dl19_run,
-        ),
+        "dtype": options.dtype,
+        **_Measuring(folder, Runtime(dtype=options.dtype), protocol).all(dataset, seed, elsewhere, options.dl19_run),
     }
     write_cell(file, content)
     return content
@@ -192,7 +190,7 @@ def _recipe(method: str, seed: int, protocol: Protocol, warm: Path) -> str:
         "candidates: {pipeline: hybrid, depth: 100}\n"
         "phases:\n"
         f"  - labels: {{loss: softmax, batch: 4, group: 8, steps: {protocol.steps}, learning_rate: {rate}}}\n"
-        f"development: {{queries: 60, depth: 30, every: {protocol.steps // 2}, patience: null}}\n"
+        f"development: {{queries: 40, depth: 25, every: {protocol.steps // 2}, patience: null}}\n"
         f"seed: {seed}\n"
     )
 
@@ -229,31 +227,62 @@ class _Warmed:
             shutil.copy(self._kept / "manifest.json", place / "manifest.json")
 
 
-def _measured(
-    stage: CrossEncoder, dataset: Dataset, seed: int, protocol: Protocol, elsewhere: Sequence[str], bm25: Path | None
-) -> dict[str, Any]:
-    """nDCG@10 of the first stage, of the network alone and of both, on test and on what was not trained on."""
-    first, alone = _reranked(stage, dataset, _development(dataset, seed, protocol.chosen))
-    split = "dev" if "dev" in dataset.splits else "train"
-    chosen = {weight: _value(_mixed(alone, weight), dataset, split) for weight in WEIGHTS}
-    weight = max(WEIGHTS, key=lambda one: chosen[one])
-    queries = dataset.queries("test")
-    if protocol.test is not None:
-        drawn = np.random.default_rng(0).permutation(len(queries))[: protocol.test]
-        queries = queries.select(np.sort(drawn))
-    parts = [("test", dataset, *_reranked(stage, dataset, queries))]
-    parts += _elsewhere(stage, elsewhere, bm25)
-    return {
-        "weight": weight,
-        "development": {"first": _value(first, dataset, split), "by_weight": chosen},
-        "results": {
-            name: {
-                kind: by_query(run, one, "test", MEASURE)
-                for kind, run in (("first", before), ("alone", after), ("mixed", _mixed(after, weight)))
-            }
-            for name, one, before, after in parts
-        },
-    }
+@dataclass(frozen=True)
+class _Measuring:
+    """nDCG@10 of the first stage, of a network alone and of both.
+
+    runtime  of the network
+    """
+
+    folder: Path
+    runtime: Runtime
+    protocol: Protocol
+
+    def all(self, dataset: Dataset, seed: int, elsewhere: Sequence[str], bm25: Path | None) -> dict[str, Any]:
+        """On test and on what was not trained on, with the weight that is best on development queries."""
+        protocol = self.protocol
+        first, alone = self._reranked(dataset, _development(dataset, seed, protocol.chosen), protocol.depth)
+        split = "dev" if "dev" in dataset.splits else "train"
+        chosen = {weight: _value(_mixed(alone, weight), dataset, split) for weight in WEIGHTS}
+        weight = max(WEIGHTS, key=lambda one: chosen[one])
+        queries = _some(dataset.queries("test"), protocol.test)
+        parts = [("test", dataset, *self._reranked(dataset, queries, protocol.depth))]
+        parts += self._elsewhere(elsewhere, bm25)
+        return {
+            "weight": weight,
+            "development": {"first": _value(first, dataset, split), "by_weight": chosen},
+            "results": {
+                name: {
+                    kind: by_query(run, one, "test", MEASURE)
+                    for kind, run in (("first", before), ("alone", after), ("mixed", _mixed(after, weight)))
+                }
+                for name, one, before, after in parts
+            },
+        }
+
+    def _elsewhere(self, names: Sequence[str], bm25: Path | None) -> Iterator[tuple[str, Dataset, Run, Run]]:
+        for name in names:
+            dataset = Dataset.load(name)
+            if name == "msmarco-dl19" and bm25 is not None:
+                first = given_run(bm25, dataset, ties="rank").top(ELSEWHERE_DEPTH)
+                yield name, dataset, first, self._scored(first)
+            else:
+                queries = _some(dataset.queries("test"), self.protocol.elsewhere)
+                yield (name, dataset, *self._reranked(dataset, queries, ELSEWHERE_DEPTH))
+
+    def _reranked(self, dataset: Dataset, queries: Queries, depth: int) -> tuple[Run, Run]:
+        """The hybrid's first candidates, and the network's order of them."""
+        first = Pipeline.load("hybrid", corpus=dataset.corpus).run(queries).top(depth)
+        return first, self._scored(first)
+
+    def _scored(self, first: Run) -> Run:
+        stage = CrossEncoder(model=str(self.folder), depth=self.protocol.depth, rest="drop")
+        return Pipeline(stages=(stage,), runtime=self.runtime).rerank(first)
+
+
+def _some(queries: Queries, count: int | None) -> Queries:
+    """At most so many queries, drawn by a seed; None: all."""
+    return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:count]))
 
 
 def _development(dataset: Dataset, seed: int, count: int) -> Queries:
@@ -262,7 +291,7 @@ def _development(dataset: Dataset, seed: int, count: int) -> Queries:
         queries = judged_queries(dataset, "dev", beside="train")[0]
     else:  # those that training held out
         queries = held_out(judged_queries(dataset, "train")[0], 0.2, seed)[1]
-    return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:count]))
+    return _some(queries, count)
 
 
 def _elsewhere_of(protocol: Protocol, seed: int, bm25: Path | None) -> list[str]:
@@ -270,22 +299,6 @@ def _elsewhere_of(protocol: Protocol, seed: int, bm25: Path | None) -> list[str]
     if not (protocol.elsewhere and seed == 0):
         return []
     return ["cranfield", "vaswani", *(["msmarco-dl19"] if bm25 else [])]
-
-
-def _elsewhere(stage: CrossEncoder, names: Sequence[str], bm25: Path | None) -> Iterator[tuple[str, Dataset, Run, Run]]:
-    for name in names:
-        dataset = Dataset.load(name)
-        if name == "msmarco-dl19" and bm25 is not None:
-            first = given_run(bm25, dataset, ties="rank").top(stage.depth)
-            yield name, dataset, first, Pipeline(stages=(stage,)).rerank(first)
-        else:
-            yield (name, dataset, *_reranked(stage, dataset, dataset.queries("test")))
-
-
-def _reranked(stage: CrossEncoder, dataset: Dataset, queries: Queries) -> tuple[Run, Run]:
-    """The hybrid's first candidates, and the network's order of them."""
-    first = Pipeline.load("hybrid", corpus=dataset.corpus).run(queries).top(stage.depth)
-    return first, Pipeline(stages=(stage,)).rerank(first)
 
 
 def _mixed(alone: Run, weight: float) -> Run:
@@ -298,8 +311,10 @@ def _value(run: Run, dataset: Dataset, split: str) -> float:
 
 def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One row per data set and method: means over the seeds; p of the paired t-test of mixed against first stage."""
-    yield "| data set | method | seeds | hybrid | alone | mixed | p | trained weights | minutes | MiB | intruders | elsewhere |"
-    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+    heads = ("data set", "method", "seeds", "dev, hybrid", "dev, mixed", "hybrid", "alone", "mixed", "p")
+    heads += ("trained weights", "minutes", "MiB", "intruders", "elsewhere")
+    yield f"| {' | '.join(heads)} |"
+    yield f"|---|---|{'---:|' * (len(heads) - 3)}---|"
     for name, method in dict.fromkeys((one["dataset"], one["method"]) for one in cells):
         rows = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
         test = [one["results"]["test"] for one in rows]
@@ -311,12 +326,15 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             for other, values in rows[0]["results"].items()
             if other != "test"
         ]
+        developed = [(one["development"]["first"], max(one["development"]["by_weight"].values())) for one in rows]
+        development = [fmean(values) for values in zip(*developed, strict=True)]
         minutes = fmean(one["seconds"]["warm"] + one["seconds"]["tuning"] for one in rows) / 60
         memory = max(one["most_memory"] or 0 for one in rows) >> 20
         intruders = fmean(one["intruder_dimensions"] for one in rows)
         yield (
-            f"| {name} | {method} | {len(rows)} | {mean(first):.4f} | {mean(alone):.4f} | {mean(mixed):.4f} "
-            f"| {found.t_p:.3f} | {rows[0]['trained_parameters']:,} | {minutes:.0f} | {memory or ''} "
+            f"| {name} | {method} | {len(rows)} | {development[0]:.4f} | {development[1]:.4f} "
+            f"| {mean(first):.4f} | {mean(alone):.4f} | {mean(mixed):.4f} | {found.t_p:.3f} "
+            f"| {rows[0]['trained_parameters']:,} | {minutes:.0f} | {memory or ''} "
             f"| {intruders:.0f} | {'; '.join(elsewhere)} |"
         )
     yield "\nWhat more minutes buy: nDCG@10 on development queries, the network alone.\n"
@@ -333,6 +351,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--datasets", nargs="+", default=["scifact", "nfcorpus"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["none", "full", "lora"])
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="full")
+    parser.add_argument("--dtype", default="auto", help="of networks as they are measured, such as int8")
     parser.add_argument("--seeds", type=int, help="of a training; by default as many as the protocol has")
     parser.add_argument("--models", type=Path, required=True, help="folder for trained networks")
     parser.add_argument("--dl19-run", type=Path, help="BM25's run file of TREC DL 2019; without it, that is left out")

@@ -85,6 +85,15 @@ class Pipeline(Chain):
         """Raise PipelineError with every mistake in the order of the stages, if there is any."""
         check_stages(self.stages)
 
+    def check_reranks(self) -> None:
+        """Raise PipelineError as check does, UsageError if the first stage would replace the candidates of a run."""
+        check_stages(self.stages, GIVEN_RUN)
+        first = self.stages[0]
+        if "candidates" in first.makes - first.needs and not first.parts:
+            raise UsageError(
+                f"'{first.type_name()}' replaces the candidates of a run; re-ranking begins with a re-ranker"
+            )
+
     def prepare(self, corpus: Corpus | None = None) -> None:
         """Build or open every index and model, so that the first query does not wait for them."""
         corpus = self._corpus() if corpus is None else corpus
@@ -116,12 +125,7 @@ class Pipeline(Chain):
 
         Raises UsageError for a pipeline whose first stage would replace the candidates.
         """
-        check_stages(self.stages, GIVEN_RUN)
-        first = self.stages[0]
-        if "candidates" in first.makes - first.needs and not first.parts:
-            raise UsageError(
-                f"'{first.type_name()}' replaces the candidates of a run; re-ranking begins with a re-ranker"
-            )
+        self.check_reranks()
         self.prepare(run.corpus)
         return self._in_batches(run.with_feature(RUN, run.scores), batch_size, progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -179,9 +179,9 @@ class QueryEncoderRecipe(EncoderRecipe):
     phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"adore": Adore}
 
     @property
-    def adore(self) -> Sequence[Adore]:
+    def adore(self) -> tuple[Adore, ...]:
         """The phases as they are run."""
-        return [phase for phase in self.planned if isinstance(phase, Adore)]
+        return tuple(phase for phase in self.planned if isinstance(phase, Adore))
 
     @model_validator(mode="after")
     def _searches(self) -> QueryEncoderRecipe:

@@ -89,20 +89,21 @@ def delta_ranknet(
             as shares of the ideal DCG; None: every pair weighs 1
     cutoff  a is 0 beyond this rank: two documents beyond it do not matter; None for no cutoff
     """
-    losses = functional.softplus(-_differences(scores))
     ranks = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
     within = ranks <= (cutoff or len(ranks))
+    pairs = _pairs(grades if gain == "ndcg" else (grades > 0).to(scores.dtype), present)
+    group, higher, lower = pairs.nonzero(as_tuple=True)  # few of all: most groups have few relevant documents
+    losses = functional.softplus(scores[group, lower] - scores[group, higher])
     if gain == "ndcg":
         discounts = within / torch.log2(1 + ranks)
         gains = (2.0 ** grades.to(scores.dtype).clamp(min=0) - 1) * present
         ideal = (gains.sort(dim=1, descending=True).values * discounts).sum(1)
         shares = gains / ideal.clamp(min=torch.finfo(gains.dtype).tiny)[:, None]
-        pairs = _pairs(grades, present)
-        weights = _differences(discounts[None]).abs() * _differences(shares).abs()
-    else:
-        pairs = _pairs((grades > 0).to(scores.dtype), present)
-        weights = _differences((within / ranks)[None]).abs() if gain == "mrr" else torch.ones_like(losses)
-    return _mean((weights * losses).flatten(1), pairs.flatten(1))
+        losses = losses * (shares[group, higher] - shares[group, lower]) * (discounts[higher] - discounts[lower]).abs()
+    elif gain == "mrr":
+        losses = losses * ((within / ranks)[higher] - (within / ranks)[lower]).abs()
+    sums = torch.zeros(len(scores), dtype=scores.dtype, device=scores.device).index_add(0, group, losses)
+    return sums / pairs.flatten(1).sum(1).clamp(min=1)
 
 
 def list_mle(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:

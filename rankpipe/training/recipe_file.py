@@ -8,7 +8,7 @@ from typing import Any
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
 from rankpipe.pipeline import Pipeline
-from rankpipe.pipeline.order import NOTHING, Given
+from rankpipe.pipeline.order import NOTHING
 from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.pipeline.reading import Reading
 from rankpipe.pipeline.registry import closest, suggestion
@@ -85,7 +85,7 @@ class _RecipeReading(Reading):
             candidates = given["candidates"][1]
             self._check_pipeline(candidates)
             if isinstance(candidates, Mapping) and (guard := candidates.get("guard")) is not None:
-                self._check_pipeline(guard.value, GIVEN_RUN)
+                self._check_pipeline(guard.value, reranks=True)
         if values.get("phases") == ():
             del values["phases"], given["phases"]  # said already
             before = len(self.problems)
@@ -148,7 +148,7 @@ class _RecipeReading(Reading):
             return f"'{extra}' stands beside '{first}'; as one of its settings it is indented further"
         return f"{quoted(extra)} stands beside {quoted(first)}; each phase is an item of its own, begun by '- '"
 
-    def _check_pipeline(self, setting: Node, given: Given = NOTHING) -> None:
+    def _check_pipeline(self, setting: Node, *, reranks: bool = False) -> None:
         """Note what is wrong with the pipeline that a setting names, in its own file."""
         entry = setting.get("pipeline") if isinstance(setting, Mapping) else None
         if entry is None or not isinstance(entry.value, Scalar) or not isinstance(entry.value.value, str):
@@ -156,7 +156,9 @@ class _RecipeReading(Reading):
         name = entry.value.value
         beside = self.folder / name if self.folder is not None else Path(name)
         try:
-            Pipeline.load(beside if beside.is_file() else name, given=given)
+            pipeline = Pipeline.load(beside if beside.is_file() else name, given=GIVEN_RUN if reranks else NOTHING)
+            if reranks:
+                pipeline.check_reranks()
         except PipelineError as error:
             self.problems += error.problems
         except UsageError as error:

@@ -59,6 +59,7 @@ def cell(method: str, seed: int, mixed: list[float]) -> dict[str, Any]:
         "seconds": {"warm": 60.0, "tuning": 60.0 * seed},
         "most_memory": (seed + 1) << 20,
         "intruder_dimensions": seed,
+        "development": {"first": 0.3, "by_weight": {"0.0": 0.2, "0.5": 0.32 + 0.02 * seed, "1.0": 0.3}},
         "curve": {"warm": [{"seconds": 60.0, "nDCG@10": 0.25}], "tuning": [{"seconds": 120.0}]},
         "results": {"test": per_query, **({"other": per_query} if seed == 0 else {})},
     }
@@ -69,6 +70,6 @@ def test_the_table_has_means_over_seeds_and_queries(script: ModuleType) -> None:
     lines = list(script._table(json.loads(json.dumps(rows))))
     # mixed by query, over seeds: .35 .55 .6; less first: .15 .15 0; t = .1 / (.0866 / sqrt 3) = 2, two degrees of freedom
     assert lines[2] == (
-        "| tiny | lora | 2 | 0.4000 | 0.3000 | 0.5000 | 0.184 | 1,234 | 2 | 2 | 0 | other 0.4000 → 0.5000 (p 0.000) |"
+        "| tiny | lora | 2 | 0.3000 | 0.3300 | 0.4000 | 0.3000 | 0.5000 | 0.184 | 1,234 | 2 | 2 | 0 | other 0.4000 → 0.5000 (p 0.000) |"
     )
     assert lines[-2:] == ["- tiny, warming up: 1 min 0.2500", "- tiny, then lora: "]

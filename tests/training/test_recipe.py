@@ -12,7 +12,16 @@ import pytest
 
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
+from rankpipe.index.ann_kinds import Hnsw
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
+from rankpipe.training.encoder_recipe import (
+    Adore,
+    BiEncoderRecipe,
+    Contrastive,
+    Guard,
+    MinedCandidates,
+    QueryEncoderRecipe,
+)
 from rankpipe.training.group_phases import Distil, Labels
 from rankpipe.training.recipe_file import is_recipe, load_recipe
 
@@ -107,7 +116,11 @@ seed: -1
     ("line", "instead", "said"),
     [
         ("train: cross-encoder", "trian: cross-encoder", "2:1: a recipe has no 'trian'; did you mean 'train'?"),
-        ("train: cross-encoder", "", "1:1: a recipe needs 'train', what is trained; there are: cross-encoder"),
+        (
+            "train: cross-encoder",
+            "",
+            "1:1: a recipe needs 'train', what is trained; there are: bi-encoder, cross-encoder, query-encoder",
+        ),
         (
             "train: cross-encoder",
             "train: crossencoder",
@@ -194,3 +207,66 @@ def test_check_of_a_recipe_brings_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+STAR = """\
+train: bi-encoder
+model: minilm
+candidates: {depth: 50, guard: {margin: 0.1}}
+phases:
+  - contrastive: {hard: 2, random: 1, steps: 10, learning_rate: 2e-5}
+  - distil: {steps: 5, learning_rate: 2e-5}
+subset: {kind: rs2, ratio: 0.25}
+"""
+ADORE = """\
+train: query-encoder
+model: minilm
+phases:
+  - adore: {depth: 100, gain: ndcg, index: {kind: hnsw}, steps: 10, learning_rate: 5e-6}
+"""
+
+
+def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(STAR, encoding="utf-8")
+    star = load_recipe(path)
+    assert isinstance(star, BiEncoderRecipe)
+    assert star.candidates == MinedCandidates(depth=50, guard=Guard(margin=0.1))
+    assert star.phases == (
+        Contrastive(hard=2, random=1, steps=10, learning_rate=2e-5),
+        Distil(steps=5, learning_rate=2e-5),
+    )
+    assert ([phase.steps for phase in star.planned], star.steps) == ([3, 2], 5)  # a quarter, rounded up
+    assert star.described()["phases"][0]["contrastive"]["steps"] == 10
+    path.write_text(ADORE, encoding="utf-8")
+    adore = load_recipe(path)
+    assert isinstance(adore, QueryEncoderRecipe)
+    assert adore.adore == (Adore(depth=100, gain="ndcg", index=Hnsw(), steps=10, learning_rate=5e-6),)
+    assert adore.dense(k=7, index=adore.adore[0].index).index == Hnsw()
+
+
+@pytest.mark.parametrize(
+    ("whole", "line", "instead", "said"),
+    [
+        (STAR, "margin: 0.1", "margin: high", "3:41: 'bi-encoder' setting 'candidates['guard']['margin']' is 'high', must be a number"),
+        (STAR, "margin: 0.1", "pipeline: bm25", "'bm25' replaces the candidates"),
+        (STAR, "margin: 0.1", "pipeline: nowhere", "there is no pipeline file 'nowhere'"),
+        (STAR, "hard: 2, random: 1", "hard: 0, in_batch: false", "no document is a negative"),
+        (STAR, "hard: 2, random: 1", "hard: 0, weighting: alpha", "'weighting: alpha' is of 'loss: ranknet' with 'hard' above 0"),
+        (STAR, "hard: 2, random: 1", "loss: softmax, weighting: alpha", "'weighting: alpha' is of 'loss: ranknet' with 'hard' above 0"),
+        (STAR, "kind: rs2, ratio: 0.25", "kind: fixed, ratio: 0.25, replacement: true", "'replacement' is of 'kind: rs2'"),
+        (STAR, "ratio: 0.25", "ratio: 1.5", "'bi-encoder' setting 'subset['ratio']' is 1.5, must be at most 1"),
+        (STAR, "  - distil: {", "  - labels: {", "6:5: no phase is called 'labels'; there are: contrastive, distil"),
+        (STAR, "phases:", "development: {depth: 60}\nphases:", "'development' takes 60 candidates of a query, and there are 50"),
+        (ADORE, "model: minilm", "model: minilm\ndevelopment: {depth: 60}", "'development' has no 'depth' here"),
+        (ADORE, "kind: hnsw", "kind: hnws", "'adore' setting 'index' is a map, whose 'kind' is 'hnws'"),
+        (ADORE, "gain: ndcg", "gain: map", "'adore' setting 'gain' is 'map', must be 'mrr' or 'ndcg'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_recipes_of_encoders(
+    mistakes: Callable[[str], list[str]], whole: str, line: str, instead: str, said: str
+) -> None:
+    assert line in whole
+    found = mistakes(whole.replace(line, instead))
+    assert len(found) == 1
+    assert said in found[0]
