@@ -196,9 +196,7 @@ class QueryEncoderTraining:
 
         def loss(queries: Tensor) -> Tensor:
             places, grades, present = found or self._search(queries.detach(), judged, phase, index)
-            gathered = self._vectors.values[places.reshape(-1)].astype(np.float32, copy=False)
-            documents = torch.from_numpy(gathered).to(self._device).view(*places.shape, -1)
-            scores = torch.einsum("qd,qgd->qg", queries, documents) / self._temperature
+            scores = torch.einsum("qd,qgd->qg", queries, self._documents(places)) / self._temperature
             of_queries = losses.delta_ranknet(
                 scores,
                 torch.from_numpy(grades).to(self._device),
@@ -209,6 +207,11 @@ class QueryEncoderTraining:
             return of_queries.mean()
 
         return encoders.backward([part], loss)
+
+    def _documents(self, places: NDArray[np.int64]) -> Tensor:
+        """(Q, G, D) vectors of documents by their places (Q, G); they have no gradient."""
+        gathered = self._vectors.values[places.reshape(-1)].astype(np.float32, copy=False)
+        return torch.from_numpy(gathered).to(self._device).view(*places.shape, -1)
 
     def _search(self, queries: Tensor, judged: list[Judged], phase: Adore, index: DenseIndex) -> Retrieved:
         k, tie_order = min(phase.depth, len(self._vectors.rows)), self._dataset.corpus.tie_order
