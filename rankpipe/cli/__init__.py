@@ -276,6 +276,9 @@ def train(
     dataset: DatasetOption,
     output: Annotated[Path, typer.Option(help="Folder for what is trained.")],
     model: Annotated[str | None, typer.Option(help="To begin with, instead of the recipe's.")] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Compute activations twice, for less memory (gradient checkpointing).")
+    ] = False,
     force: ForceOption = False,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
@@ -285,7 +288,9 @@ def train(
     from rankpipe.cli.train import train_recipe
 
     runtime = _runtime(threads, device, dtype)
-    train_recipe(recipe, dataset, output, runtime, model=model, command=_command(), force=force, say=_say)
+    train_recipe(
+        recipe, dataset, output, runtime, model=model, recompute=recompute, command=_command(), force=force, say=_say
+    )
 
 
 @app.command()

@@ -20,11 +20,12 @@ def train_recipe(
     runtime: Runtime,
     *,
     model: str | None,
+    recompute: bool,
     command: str,
     force: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Train what a recipe says, from another model where one is given.
+    """Train what a recipe says, from another model where one is given; see rankpipe.training.folder.Command.
 
     Raises MissingExtraError without the packages that training needs.
     """
@@ -47,7 +48,14 @@ def train_recipe(
     from rankpipe.training.folder import Command
 
     asked = Command(
-        recipe=loaded, dataset=data, output=output, runtime=runtime, command=command, force=force, notify=say
+        recipe=loaded,
+        dataset=data,
+        output=output,
+        runtime=runtime,
+        command=command,
+        force=force,
+        notify=say,
+        recompute=recompute,
     )
     if isinstance(loaded, CrossEncoderRecipe):
         best = train_cross_encoder(loaded, asked)
@@ -57,5 +65,6 @@ def train_recipe(
         best = train_query_encoder(loaded, asked)
     else:
         raise UsageError(f"no trainer for {loaded.name}")
-    print(best)
-    say(f"trained: {output}")
+    if asked.processes.first:
+        print(best)
+        say(f"trained: {output}")

@@ -24,7 +24,7 @@ def train_bi_encoder(recipe: BiEncoderRecipe, asked: Command) -> str:
         pipeline = Pipeline(stages=(stage,), corpus=dataset.corpus, runtime=runtime)
     else:
         pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=dataset.corpus, runtime=runtime)
-    with runtime.active():
+    with runtime.active(), asked.processes.one_after_the_first():
         material = gather(recipe, dataset, pipeline, notify=asked.notify)
 
     def opened() -> BiEncoderTraining:
@@ -36,6 +36,7 @@ def train_bi_encoder(recipe: BiEncoderRecipe, asked: Command) -> str:
             device=asked.device,
             dtype=asked.dtype,
             batch_tokens=runtime.batch_tokens,
+            recompute=asked.recompute,
         )
 
     return asked.run(base, material.account, opened)
@@ -47,7 +48,7 @@ def train_query_encoder(recipe: QueryEncoderRecipe, asked: Command) -> str:
     Documents are encoded once, into the store.
     """
     base, runtime, dataset = resolve(recipe.model), asked.runtime, asked.dataset
-    with runtime.active():
+    with runtime.active(), asked.processes.one_after_the_first():
         queries = gather_queries(recipe, dataset, notify=asked.notify)
         stage = recipe.dense(k=max(phase.depth for phase in recipe.adore))
         vectors = stage.all_vectors(dataset.corpus)
@@ -65,6 +66,7 @@ def train_query_encoder(recipe: QueryEncoderRecipe, asked: Command) -> str:
                 device=asked.device,
                 dtype=asked.dtype,
                 batch_tokens=runtime.batch_tokens,
+                recompute=asked.recompute,
                 threads=runtime.thread_count,
             )
 

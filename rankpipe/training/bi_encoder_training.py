@@ -59,10 +59,13 @@ class BiEncoderTraining:
         device: torch.device,
         dtype: torch.dtype,
         batch_tokens: int | None,
+        recompute: bool = False,
     ) -> None:
         self._recipe, self._dataset, self._material = recipe, dataset, material
         self._device = device
-        self._encoders = open_encoders(recipe, base, device=device, dtype=dtype, batch_tokens=batch_tokens)
+        self._encoders = open_encoders(
+            recipe, base, device=device, dtype=dtype, batch_tokens=batch_tokens, recompute=recompute
+        )
         self._temperature = recipe.temperature or self._encoders.temperature
         self.trained = Attached(self._encoders, ())
 

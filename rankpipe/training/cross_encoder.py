@@ -28,7 +28,7 @@ def train_cross_encoder(recipe: CrossEncoderRecipe, asked: Command) -> str:
         raise UsageError(f"max_length is {recipe.max_length}; the network {base} reads {limit} tokens")
     runtime, dataset = asked.runtime, asked.dataset
     pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=dataset.corpus, runtime=runtime)
-    with runtime.active():
+    with runtime.active(), asked.processes.one_after_the_first():
         material = gather(recipe, dataset, pipeline, notify=asked.notify)
 
     def opened() -> CrossEncoderTraining:
@@ -40,6 +40,7 @@ def train_cross_encoder(recipe: CrossEncoderRecipe, asked: Command) -> str:
             device=asked.device,
             dtype=asked.dtype,
             batch_tokens=runtime.batch_tokens,
+            recompute=asked.recompute,
         )
 
     return asked.run(base, material.account, opened)

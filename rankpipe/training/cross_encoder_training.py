@@ -26,6 +26,7 @@ from rankpipe.training.material import Material
 from rankpipe.training.negatives import TABLE
 from rankpipe.training.networks import open_cross_encoder, write_adapter_settings, write_cross_encoder
 from rankpipe.training.pairs import Pair, PairTexts
+from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Phase
 from rankpipe.training.scoring import STEP_TOKENS, PairScorer
 
@@ -71,6 +72,7 @@ class CrossEncoderTraining:
         device: torch.device,
         dtype: torch.dtype,
         batch_tokens: int | None,
+        recompute: bool = False,
     ) -> None:
         self._recipe, self._dataset, self._material, self._device = recipe, dataset, material, device
         self._base = base
@@ -83,7 +85,7 @@ class CrossEncoderTraining:
             for name, layer in network.named_modules()
             if isinstance(layer, nn.Linear) and f"{name}.weight" not in self.drawn
         }
-        self._scores = PairScorer(network, device=device, dtype=dtype, batch_tokens=batch_tokens)
+        self._scores = PairScorer(network, device=device, dtype=dtype, batch_tokens=batch_tokens, recompute=recompute)
         self.trained = attach(
             network, recipe.adapter, drawn=self.drawn, calibration=self._calibration, seed=recipe.seed
         )
@@ -151,23 +153,25 @@ class CrossEncoderTraining:
     def _backward(self, groups: Sequence[Group], loss: Loss) -> float:
         """Mean loss of groups; its gradients are added to what is there.
 
-        Groups are never taken apart; where all together are too many, gradients are added part by part.
+        Groups are never taken apart; where all together are too many, gradients are added part by part. Of several
+        processes each takes its share of the groups.
         """
-        total = 0.0
-        for part in self._parts(groups):
+        total, together = 0.0, processes()
+        own = together.share([len(one.documents) for one in groups])
+        for part in self._parts([groups[row] for row in sorted(own)]):
             share = self._losses(part, loss).sum() / len(groups)
             share.backward()
             total += float(share.detach())
-        return total
+        return together.total(total)
 
     def _parts(self, groups: Sequence[Group]) -> list[list[Group]]:
         """Groups, so many together that their tokens are within STEP_TOKENS; at least one."""
         limit = STEP_TOKENS[self._device.type]
-        parts: list[list[Group]] = [[]]
+        parts: list[list[Group]] = []
         tokens = 0
         for group in groups:
             more = sum(len(ids) for ids, _ in self._pairs([group]))
-            if parts[-1] and tokens + more > limit:
+            if not parts or tokens + more > limit:
                 parts.append([])
                 tokens = 0
             parts[-1].append(group)

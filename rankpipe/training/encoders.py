@@ -23,8 +23,9 @@ from rankpipe.models.recipe import Recipe, network_config
 from rankpipe.models.routes import Role
 from rankpipe.models.tokens import Reader
 from rankpipe.training.encoder_recipe import EncoderRecipe
-from rankpipe.training.packed import PackedBody, Spread
+from rankpipe.training.packed import PackedBody, Spread, recomputing
 from rankpipe.training.pairs import KEPT_TOKENS
+from rankpipe.training.processes import Processes, processes
 from rankpipe.training.scoring import BATCH_TOKENS, STEP_TOKENS
 
 UNIT_TEMPERATURE = 0.05
@@ -42,7 +43,14 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(
-        self, folder: Path, role: Role, settings: EncoderSettings, *, dropout: float, device: torch.device
+        self,
+        folder: Path,
+        role: Role,
+        settings: EncoderSettings,
+        *,
+        dropout: float,
+        device: torch.device,
+        recompute: bool = False,
     ) -> None:
         """Open the encoder of a folder, all of it trainable but what vectors do not depend on. Raises ModelError."""
         super().__init__()
@@ -66,7 +74,11 @@ class TextEncoder(nn.Module):
         self.dimensions = width
         self.normalises = normalises(self.recipe, settings)
         self._padding = int(config.pad_token_id or 0)
-        self._packed = PackedBody(self.transformer) if PackedBody.fits(self.transformer) else None
+        self._packed = None
+        if PackedBody.fits(self.transformer):
+            self._packed = PackedBody(self.transformer, recompute=recompute)
+        elif recompute:
+            recomputing(self.transformer)
 
     @property
     def unit(self) -> bool:
@@ -146,7 +158,7 @@ class Encoders(nn.Module):
         """Take encoders; below float32, their products are computed in `dtype`, their weights stay as they are."""
         super().__init__()
         self.query, self.document = query, document
-        self._dtype, self._device = dtype, query.transformer.device
+        self._dtype, self._device, self._together = dtype, query.transformer.device, processes()
         self._budget = batch_tokens or BATCH_TOKENS[self._device.type]
         self._limit = STEP_TOKENS[self._device.type]
         self.query_texts = Texts(query.recipe, query.recipe.query_prompt)
@@ -179,7 +191,9 @@ class Encoders(nn.Module):
     def vectors(self, part: Part) -> Tensor:
         """(N, D) float32 vectors of a part's texts, in their order."""
         batches = _batches([len(one) for one in part.tokens], self._budget)
-        return _in_order([self._encoded(part, rows) for rows in batches], batches)
+        rows = [row for batch in batches for row in batch]
+        found = torch.cat([self._encoded(part, batch) for batch in batches])
+        return Processes().joined(found, rows, len(rows))
 
     def backward(self, parts: Sequence[Part], loss: Callable[..., Tensor]) -> float:
         """Loss of the parts' vectors, one argument for each part; its gradients are added to what is there.
@@ -187,19 +201,24 @@ class Encoders(nn.Module):
         Where all texts together are too many, their vectors are computed first without what gradients need, and then
         batch by batch again with it, so that memory does not grow with the size of a batch.
         """
-        batches = [_batches([len(one) for one in part.tokens], self._budget) for part in parts]
+        shares = [self._together.share([len(one) for one in part.tokens]) for part in parts]
+        batches = [
+            [[share[at] for at in rows] for rows in _batches([len(part.tokens[row]) for row in share], self._budget)]
+            for part, share in zip(parts, shares, strict=True)
+        ]
         todo = [
             partial(self._encoded, part, rows) for part, rows_of in zip(parts, batches, strict=True) for rows in rows_of
         ]
 
         def joined(found: Sequence[Tensor]) -> Tensor:
             given, left = [], list(found)
-            for rows_of in batches:
-                given.append(_in_order(left[: len(rows_of)], rows_of))
-                left = left[len(rows_of) :]
+            for part, rows_of in zip(parts, batches, strict=True):
+                own, left = left[: len(rows_of)], left[len(rows_of) :]
+                rows = [row for one in rows_of for row in one]
+                given.append(self._together.joined(_cat(own, part), rows, len(part.tokens)))
             return loss(*given)
 
-        if sum(part.length for part in parts) <= self._limit:
+        if sum(part.length for part in parts) <= self._limit * self._together.count:
             value = joined([one() for one in todo])
             value.backward()
             return float(value.detach())
@@ -231,6 +250,7 @@ def open_encoders(
     device: torch.device,
     dtype: torch.dtype,
     batch_tokens: int | None,
+    recompute: bool = False,
     apart: bool = False,
 ) -> Encoders:
     """The encoders of a model's folder, one for queries and documents unless it has two. Raises ModelError.
@@ -244,9 +264,10 @@ def open_encoders(
         similarity=recipe.similarity,
         max_length=recipe.max_length,
     )
-    document = query = TextEncoder(base, "document", settings, dropout=recipe.dropout, device=device)
+    opened = partial(TextEncoder, settings=settings, dropout=recipe.dropout, device=device, recompute=recompute)
+    document = query = opened(base, "document")
     if apart or document.recipe.routed:
-        query = TextEncoder(base, "query", settings, dropout=recipe.dropout, device=device)
+        query = opened(base, "query")
     return Encoders(query, document, dtype=dtype, batch_tokens=batch_tokens)
 
 
@@ -293,10 +314,9 @@ def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-def _in_order(found: Sequence[Tensor], batches: Sequence[Sequence[int]]) -> Tensor:
-    """What batches of rows gave, row by row."""
-    rows = torch.tensor([row for batch in batches for row in batch])
-    places = torch.empty_like(rows)
-    places[rows] = torch.arange(len(rows))
-    joined = torch.cat(list(found))
-    return joined[places.to(joined.device)]
+def _cat(found: Sequence[Tensor], part: Part) -> Tensor:
+    """Vectors of a process's share of a part, which may be none."""
+    if found:
+        return torch.cat(list(found))
+    encoder = part.encoder
+    return torch.zeros(0, encoder.dimensions, device=encoder.transformer.device)

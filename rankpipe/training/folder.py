@@ -10,7 +10,8 @@ OUTPUT/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,6 +30,7 @@ from rankpipe.models.references import model_digest
 from rankpipe.models.runtime import Runtime
 from rankpipe.store import check_replaceable, replacing_folder, unfinished
 from rankpipe.training.loop import Plan, Progress, train
+from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Recipe
 
 FORMAT = 2
@@ -61,7 +63,8 @@ class Training(Protocol):
 class Command:
     """What was asked for, and how the machine is used for it.
 
-    command  as a person would give it
+    command    as a person would give it
+    recompute  whether activations are computed a second time for their gradients, layer by layer, and not kept
     """
 
     recipe: Recipe
@@ -71,11 +74,14 @@ class Command:
     command: str
     force: bool
     notify: Callable[[str], None]
+    recompute: bool = False
     started: float = field(default_factory=perf_counter)
     began: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def __post_init__(self) -> None:
         """Raises UsageError for an output that is there already, and for a precision that nothing is trained in."""
+        self.processes = processes()
+        self.notify = self.processes.quiet(self.notify)
         check_replaceable(self.output, force=self.force)
         if self.runtime.dtype in ("int8", "float16"):
             why = (
@@ -86,6 +92,8 @@ class Command:
     @property
     def device(self) -> torch.device:
         """Where networks run."""
+        if self.runtime.device == "auto" and self.processes.device is not None:
+            return self.processes.device
         return device_of(self.runtime)
 
     @property
@@ -102,17 +110,21 @@ class Command:
         recipe, dataset, runtime, output = self.recipe, self.dataset, self.runtime, self.output
         gathered = perf_counter() - self.started
         dtype = str(self.dtype).removeprefix("torch.")
-        made_by = {
+        made_by: dict[str, Any] = {
             "recipe": recipe.described(),
             "digests": _digests(recipe, dataset, base),
             "examples": account,
             "runtime": {**asdict(runtime), "device": str(self.device), "dtype": dtype, "threads": runtime.thread_count},
         }
+        if self.processes.count > 1:
+            made_by["runtime"]["processes"] = self.processes.count
         key = {"format": FORMAT, **made_by, "runtime": [self.device.type, dtype]}
-        with unfinished(output, key) as folder, thread_limit(runtime.thread_count):
+        with self._unfinished(key) as folder, thread_limit(runtime.thread_count):
             training = opened()
             plan = training.plan()
-            progress = train(plan, training.trained, folder, notify=self.notify)
+            progress = train(plan, training.trained, folder, notify=self.notify, together=self.processes)
+            if not self.processes.first:
+                return ""
             with replacing_folder(output, force=self.force) as place:
                 told = training.write(place)
                 manifest = {
@@ -137,6 +149,20 @@ class Command:
             return f"{recipe.steps:,} steps, not measured"
         phase, step = progress.best_at
         return f"{plan.measured} {progress.best:.4f} at step {step:,} of phase '{phase}'"
+
+    @contextmanager
+    def _unfinished(self, key: Mapping[str, Any]) -> Iterator[Path]:
+        """The folder of checkpoints: the first process holds it, the others are told where it is."""
+        together = self.processes
+        if together.first:
+            with unfinished(self.output, key) as folder:
+                together.same(folder)
+                yield folder
+                together.wait()  # nobody reads a checkpoint any more
+        else:
+            folder = together.same(Path())
+            yield folder
+            together.wait()
 
 
 def _went(plan: Plan, progress: Progress) -> dict[str, Any]:

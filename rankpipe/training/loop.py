@@ -28,6 +28,7 @@ from rankpipe.training.checkpoints import (
     under,
     write_checkpoint,
 )
+from rankpipe.training.processes import Processes
 from rankpipe.training.recipe import Phase
 
 SAY_EVERY = 30.0
@@ -134,17 +135,24 @@ class Progress:
     stopped: list[str] = field(default_factory=list)
 
 
-def train(plan: Plan, trained: Attached, folder: Path, *, notify: Callable[[str], None]) -> Progress:
+def train(
+    plan: Plan, trained: Attached, folder: Path, *, notify: Callable[[str], None], together: Processes | None = None
+) -> Progress:
     """Run all phases; the network is left with the best weights. Checkpoints stand in `folder`.
+
+    together  the processes that run this, each of them for its share of every step
 
     Raises RankpipeError for a loss or a gradient that is not finite.
     """
-    return _Loop(plan, trained, folder, notify).run()
+    return _Loop(plan, trained, folder, notify, together or Processes()).run()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, trained: Attached, folder: Path, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, trained: Attached, folder: Path, notify: Callable[[str], None], together: Processes
+    ) -> None:
         self._plan, self._trained, self._folder, self._notify = plan, trained, folder, notify
+        self._together = together
         self._progress = Progress()
         self._best: dict[str, Tensor] = {}
         self._device = next(trained.network.parameters()).device
@@ -202,10 +210,11 @@ class _Loop:
         self._trained.network.train()
         self._trained.before_step(before + step, self._total)
         loss = phase.backward(step)
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        self._together.sum_gradients(parameters)
         if (penalty := self._trained.penalty()) is not None:
             penalty.backward()
             loss += float(penalty.detach())
-        parameters = [one for group in optimizer.param_groups for one in group["params"]]
         norm = float(nn.utils.clip_grad_norm_(parameters, phase.clip))
         if (what := self._wrong(step, loss, norm)) is not None:
             kept = f"the last checkpoint is kept in {self._folder}; " if any(self._folder.iterdir()) else ""
@@ -248,7 +257,7 @@ class _Loop:
             return None
         self._trained.network.eval()
         with torch.inference_mode():
-            return self._plan.measure()
+            return self._together.same(self._plan.measure())
 
     def _kept(self, value: float, phase: str, step: int) -> None:
         """Keep the weights as the best ones."""
@@ -285,6 +294,8 @@ class _Loop:
 
     def _checkpoint(self, done: int, optimizer: torch.optim.Optimizer, *, ended: bool) -> None:
         self._progress.seconds = perf_counter() - self._started
+        if not self._together.first:
+            return
         tensors = {
             **under("trained", self._trained.state_dict()),
             **under("best", self._best),

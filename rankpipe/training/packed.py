@@ -16,11 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 ROWS = 8
 """Sequences, at least, that attention pads to one length; they are neighbours by length."""
 PADDED = 1.1
 """How many times the tokens that there are such a block may have, padding included, to take in more sequences."""
+
+
+def recomputing(network: Any) -> None:
+    """Have a network of transformers keep only what goes into its layers, as PackedBody does with `recompute`."""
+    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 class Block(NamedTuple):
@@ -44,8 +50,12 @@ class Block(NamedTuple):
 class PackedBody:
     """Hidden states of a BertModel."""
 
-    def __init__(self, bert: Any) -> None:
-        self._bert = bert
+    def __init__(self, bert: Any, *, recompute: bool = False) -> None:
+        """Take a network; with `recompute`, only what goes into a layer is kept until its gradients are computed.
+
+        Chen, Xu, Zhang and Guestrin, arXiv 1604.06174: a second forward pass for memory that does not grow with layers.
+        """
+        self._bert, self._recompute = bert, recompute
         self._heads = bert.config.num_attention_heads
 
     @staticmethod
@@ -81,7 +91,10 @@ class PackedBody:
         blocks = _blocks(lengths, device)
         *layers, last = bert.encoder.layer
         for layer in layers:
-            states = self._layer(layer, states, blocks)
+            if self._recompute and torch.is_grad_enabled():
+                states = checkpoint(self._layer, layer, states, blocks, use_reentrant=False)
+            else:
+                states = self._layer(layer, states, blocks)
         begins = torch.from_numpy(np.cumsum([0, *lengths[:-1]])).to(device) if firsts else None
         return self._layer(last, states, blocks, begins)
 
@@ -131,8 +144,8 @@ class PackedBody:
 class PackedBert(PackedBody):
     """Scores of a BertForSequenceClassification with one output."""
 
-    def __init__(self, network: Any) -> None:
-        super().__init__(network.bert)
+    def __init__(self, network: Any, *, recompute: bool = False) -> None:
+        super().__init__(network.bert, recompute=recompute)
         self._network = network
 
     @staticmethod

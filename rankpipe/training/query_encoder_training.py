@@ -128,10 +128,13 @@ class QueryEncoderTraining:
         dtype: torch.dtype,
         batch_tokens: int | None,
         threads: int,
+        recompute: bool = False,
     ) -> None:
         self._recipe, self._dataset, self._queries, self._vectors = recipe, dataset, queries, vectors
         self._device, self._threads = device, threads
-        self._encoders = open_encoders(recipe, base, device=device, dtype=dtype, batch_tokens=batch_tokens, apart=True)
+        self._encoders = open_encoders(
+            recipe, base, device=device, dtype=dtype, batch_tokens=batch_tokens, recompute=recompute, apart=True
+        )
         self._temperature = recipe.temperature or self._encoders.temperature
         self._indexes = {
             phase.index: recipe.dense(k=phase.depth, index=phase.index).open_index(dataset.corpus)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rankpipe.models.batching import padded
-from rankpipe.training.packed import PackedBert
+from rankpipe.training.packed import PackedBert, recomputing
 from rankpipe.training.pairs import Pair
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}
@@ -25,13 +25,25 @@ class PairScorer:
     Sequences of like length go through it together; those of a BertForSequenceClassification end to end, unpadded.
     """
 
-    def __init__(self, network: Any, *, device: torch.device, dtype: torch.dtype, batch_tokens: int | None) -> None:
+    def __init__(
+        self,
+        network: Any,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_tokens: int | None,
+        recompute: bool = False,
+    ) -> None:
         """Take a network; below float32, its products are computed in `dtype`, its weights stay as they are."""
         self._network, self._device, self._dtype = network, device, dtype
         self._budget = batch_tokens or BATCH_TOKENS[device.type]
         self._padding = int(network.config.pad_token_id or 0)
         self._typed = (getattr(network.config, "type_vocab_size", None) or 0) > 1
-        self._packed = PackedBert(network) if PackedBert.fits(network) else None
+        self._packed = None
+        if PackedBert.fits(network):
+            self._packed = PackedBert(network, recompute=recompute)
+        elif recompute:
+            recomputing(network)
 
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
         """(H,) float32 scores of pairs, in their order."""

@@ -34,9 +34,11 @@ MADE: list[dict[str, Any]] = [
 ]
 
 
-def encoders(folder: Path, *, batch_tokens: int | None = None, **settings: Any) -> Encoders:
+def encoders(folder: Path, *, batch_tokens: int | None = None, recompute: bool = False, **settings: Any) -> Encoders:
     recipe = BiEncoderRecipe(model=str(folder), phases=(Contrastive(steps=1, learning_rate=1e-5),), **settings)
-    return open_encoders(recipe, folder, device=CPU, dtype=torch.float32, batch_tokens=batch_tokens)
+    return open_encoders(
+        recipe, folder, device=CPU, dtype=torch.float32, batch_tokens=batch_tokens, recompute=recompute
+    )
 
 
 @pytest.mark.parametrize("made", MADE, ids=str)
@@ -141,6 +143,30 @@ def test_computed_twice_batch_by_batch_gradients_are_the_same(
         first = torch.rand(1)
         gradients(opened, contrast)
         assert not torch.equal(torch.rand(1), first)  # the numbers went on
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_activations_that_are_not_kept_give_the_same_gradients(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], dropout: float
+) -> None:
+    folder = tiny_encoder(tmp_path)
+    value, kept = gradients(encoders(folder, dropout=dropout).train(), contrast)
+    held: list[int] = []
+    for recompute in (False, True):
+        opened = encoders(folder, dropout=dropout, recompute=recompute).train()
+        counted = 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal counted
+            counted += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            again, found = gradients(opened, contrast)
+        held.append(counted)
+        assert again == pytest.approx(value, rel=1e-6)
+        torch.testing.assert_close(found, kept, rtol=1e-5, atol=1e-7)
+    assert held[1] < held[0]
 
 
 def test_a_network_that_is_not_bert_is_called_as_it_is(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
