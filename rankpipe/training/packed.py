@@ -141,12 +141,11 @@ class PackedBody:
         return states.view(block.rows, block.length, self._heads, -1).transpose(1, 2)
 
 
-class PackedBert(PackedBody):
+class PackedBert:
     """Scores of a BertForSequenceClassification with one output."""
 
     def __init__(self, network: Any, *, recompute: bool = False) -> None:
-        super().__init__(network.bert, recompute=recompute)
-        self._network = network
+        self._network, self._body = network, PackedBody(network.bert, recompute=recompute)
 
     @staticmethod
     def fits(network: Any) -> bool:
@@ -158,8 +157,8 @@ class PackedBert(PackedBody):
     ) -> Tensor:
         """(S,) scores of sequences of tokens and token types, given in rising order of their lengths."""
         tokens, types = zip(*sequences, strict=True)
-        pooler = self._bert.pooler
-        pooled = pooler.activation(pooler.dense(self.states(tokens, types, device, firsts=True)))
+        pooler = self._network.bert.pooler
+        pooled = pooler.activation(pooler.dense(self._body.states(tokens, types, device, firsts=True)))
         return self._network.classifier(self._network.dropout(pooled))[:, 0].float()
 
 

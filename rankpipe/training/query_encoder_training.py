@@ -219,7 +219,8 @@ class QueryEncoderTraining:
     def _search(self, queries: Tensor, judged: list[Judged], phase: Adore, index: DenseIndex) -> Retrieved:
         k, tie_order = min(phase.depth, len(self._vectors.rows)), self._dataset.corpus.tie_order
         found = index.search(queries.float().cpu().numpy(), k, tie_order, threads=self._threads)
-        documents, scores = (np.split(array, found.offsets[1:-1]) for array in (found.documents, found.scores))
+        cuts = found.offsets[1:-1]
+        documents, scores = np.split(found.documents, cuts), np.split(found.scores, cuts)
         return retrieved(documents, scores, judged, self._vectors, phase.margin)
 
     def _measure(self) -> float:
