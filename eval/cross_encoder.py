@@ -61,6 +61,11 @@ SCORING = 1
 """Raised whenever the same cell may come out otherwise than before: then no finished one counts any more."""
 MAX_LENGTH = 128
 """Tokens of a pair that are read, by the warmed network and by those that are tuned."""
+KEPT = (
+    *("recipe", "digests", "examples", "trained_parameters", "best", "curve", "intruder_dimensions"),
+    *("versions", "machine", "most_memory", "seconds"),
+)
+"""Of a warmed network's manifest: all but where it was made."""
 WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
 """Of the first stage, tried on development queries."""
 
@@ -214,7 +219,8 @@ class _Warmed:
         if not kept:
             with replacing_folder(self._kept) as place:
                 shutil.copytree(self.folder / "adapter", place / "adapter")
-                shutil.copy(self.folder / "manifest.json", place / "manifest.json")
+                told = json.loads((self.folder / "manifest.json").read_text())
+                write(place / "manifest.json", json.dumps({name: told[name] for name in KEPT}, indent=1) + "\n")
         return self.folder
 
     def _merge(self, say: Any) -> None:
