@@ -194,7 +194,7 @@ def _recipe(method: str, seed: int, protocol: Protocol, warm: Path) -> str:
         f"train: cross-encoder\nmodel: {warm}\n{adapter}max_length: {MAX_LENGTH}\n"
         "candidates: {pipeline: hybrid, depth: 100}\n"
         "phases:\n"
-        f"  - labels: {{loss: softmax, batch: 4, group: 8, steps: {protocol.steps}, learning_rate: {rate}}}\n"
+        f"  - labels: {{loss: softmax, relevant: candidates, batch: 4, group: 8, steps: {protocol.steps}, learning_rate: {rate}}}\n"
         f"development: {{queries: 40, depth: 25, every: {protocol.steps // 2}, patience: null}}\n"
         f"seed: {seed}\n"
     )

@@ -146,8 +146,14 @@ class TaughtGroups:
 class JudgedGroups:
     """Relevant documents and hard negatives: candidates that no judgement calls relevant."""
 
-    def __init__(self, judged: Sequence[Judged], corpus: Corpus, shape: Shape, positives: int) -> None:
-        self._shape, self._live, self._positives = shape, corpus.live_rows(), positives
+    def __init__(
+        self, judged: Sequence[Judged], corpus: Corpus, shape: Shape, positives: int, *, only_found: bool = False
+    ) -> None:
+        """Take what is known of queries, and how many relevant documents a group has at most.
+
+        only_found  those that are among the candidates, where there are any
+        """
+        self._shape, self._live, self._positives, self._only_found = shape, corpus.live_rows(), positives, only_found
         self._judged = judged
         self._turns = Turns(len(judged), shape.seed, shape.subset)
 
@@ -162,11 +168,15 @@ class JudgedGroups:
         return {
             "queries": len(self._judged),
             "relevant": int(sum(len(one.positives) for one in self._judged)),
+            "relevant_candidates": int(sum(int(one.found.sum()) for one in self._judged)),
             "hard_negatives": int(sum(len(one.negatives) for one in self._judged)),
         }
 
     def _group(self, judged: Judged, rng: np.random.Generator) -> Group:
-        chosen = np.sort(rng.permutation(len(judged.positives))[: self._positives])
+        drawn_from = np.arange(len(judged.positives))
+        if self._only_found and judged.found.any():
+            drawn_from = drawn_from[judged.found]
+        chosen = np.sort(rng.permutation(drawn_from)[: self._positives])
         relevant, grades = judged.positives[chosen], judged.grades[chosen]
         wanted = min(self._shape.size - self._shape.random - len(relevant), len(judged.negatives))
         hard = rng.permutation(judged.negatives)[:wanted]

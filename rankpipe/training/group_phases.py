@@ -67,12 +67,15 @@ class Labels(GroupPhase):
     """Learn judgements: relevant documents against candidates that are not known to be relevant.
 
     positives    of a group, relevant documents at most
+    relevant     which relevant documents they are drawn from. candidates: those that are candidates, for a re-ranker is
+                 asked about no others; all where none is. judged: always all
     loss         see rankpipe.training.losses; binary sees relevant or not, the others grades
     margin       of the loss "margin"
     temperature  scores are divided by it before softmax
     """
 
     positives: Annotated[int, Ge(1)] = 1
+    relevant: Literal["candidates", "judged"] = "candidates"
     loss: Literal["binary", "ranknet", "margin", "softmax", "lambda", "list-mle"] = "softmax"
     margin: Annotated[float, Gt(0)] = 1.0
     temperature: Annotated[float, Gt(0)] = 1.0

@@ -134,7 +134,8 @@ class _Gathering:
         return candidates(self.pipeline, queries, self.recipe.candidates.depth)
 
     def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
-        return JudgedGroups(self._mined(pool).judged, self.dataset.corpus, shape, phase.positives)
+        judged, only_found = self._mined(pool).judged, phase.relevant == "candidates"
+        return JudgedGroups(judged, self.dataset.corpus, shape, phase.positives, only_found=only_found)
 
     def _contrastive(self, phase: Contrastive, seed: tuple[int, int], pool: Pool | None) -> Batches:
         return Batches(

@@ -35,6 +35,7 @@ class Judged:
     """What is known of one training query.
 
     positives  rows of relevant documents, and their grades
+    found      which of them are among its candidates
     masked     rows of documents that are no negatives of it, whatever they are drawn for: those that are judged
                relevant to any degree, and those that a guard found too good; rising
     negatives  rows of its candidates that are
@@ -44,6 +45,7 @@ class Judged:
     text: str
     positives: NDArray[np.int32]
     grades: NDArray[np.float32]
+    found: NDArray[np.bool_]
     masked: NDArray[np.int32]
     negatives: NDArray[np.int32]
 
@@ -142,9 +144,9 @@ def mined(
         fates[np.isin(documents, rows)] = RELEVANT
         masked = np.unique(np.concatenate([rows, own, documents[fates == TOO_GOOD]]).astype(np.int32))
         negatives = np.array(documents[fates == NEGATIVE], np.int32)
-        found.judged.append(
-            Judged(query_id, pool.queries.texts[row], rows[positive], grades[positive], masked, negatives)
-        )
+        among = np.isin(rows[positive], documents)
+        text = pool.queries.texts[row]
+        found.judged.append(Judged(query_id, text, rows[positive], grades[positive], among, masked, negatives))
     return found
 
 

@@ -22,6 +22,7 @@ def judged(number: int, positives: list[int], negatives: list[int], masked: list
         f"query {number}",
         rows,
         np.ones(len(rows), np.float32),
+        np.zeros(len(rows), bool),
         np.unique(np.array(positives + (masked or []), np.int32)),
         np.array(negatives, np.int32),
     )

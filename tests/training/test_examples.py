@@ -121,6 +121,19 @@ def test_no_judged_document_is_ever_a_negative() -> None:
             assert {2, 3, 4} <= grades.keys()
 
 
+def test_relevant_documents_are_drawn_from_the_candidates_where_there_are_any() -> None:
+    # q1: d1 is a candidate, d9 is not; q2: neither d8 nor d9 is
+    found = mined(pool([[0, 1, 2], [0, 1, 2]]), Qrels({"q1": {"d1": 2, "d9": 3}, "q2": {"d8": 1, "d9": 1}}), CORPUS)
+    assert [one.found.tolist() for one in found.judged] == [[True, False], [False, False]]
+    for only_found, wanted in ((True, {"q1": {0}, "q2": {7, 8}}), (False, {"q1": {0, 8}, "q2": {7, 8}})):
+        groups = JudgedGroups(found.judged, CORPUS, shape(size=3), positives=1, only_found=only_found)
+        drawn: dict[str, set[int]] = {"q1": set(), "q2": set()}
+        for step in range(1, 40):
+            for group in groups.step(step):
+                drawn[group.query_id] |= set(group.documents[group.targets > 0].tolist())
+        assert drawn == wanted
+
+
 def test_queries_without_a_relevant_document_are_left_out() -> None:
     found = mined(pool([[0], [1]]), Qrels({"q1": {"d1": 0}, "q2": {"nowhere": 2}}), CORPUS)
     assert found.judged == []
