@@ -2,7 +2,7 @@
 
     RANKPIPE_DATA=FOLDER python eval/star_adore.py --models FOLDER --output eval/results/star-adore
 
-All begin with all-MiniLM-L6-v2, and take the same steps of the same size: `in-batch` learns from the other queries'
+All begin with all-MiniLM-L6-v2, which reads 256 tokens (`zero-shot`) and here 128 (`zero-shot-short`), and take the same steps of the same size: `in-batch` learns from the other queries'
 documents alone, `random` from a random document besides, `star` from a hard one that the model found itself. `adore-...`
 goes on with what one of them left, and trains the encoder of queries alone. Everything is chosen on development
 queries: dev, or where there is none a fifth of train that is held out. Test queries are for reporting.
@@ -36,10 +36,11 @@ from rankpipe.machine import machine
 from rankpipe.store import key_digest
 
 MEASURES = ("nDCG@10", "R@100")
-ZERO = "zero-shot"
+ZERO, SHORT = "zero-shot", "zero-shot-short"
+"""The model as it is, and as it is but for the length that trained ones read."""
 FIRST = ("in-batch", "random", "star")
 """Methods that train both encoders, from the model as it is."""
-METHODS = (ZERO, *FIRST, "adore-random", "adore-star")
+METHODS = (ZERO, SHORT, *FIRST, "adore-random", "adore-star")
 SEEDS = {"nfcorpus": 3, "scifact": 1}
 ELSEWHERE = {"nfcorpus": ("scifact", "cranfield", "vaswani")}
 """Collections that a network which was trained on another one is measured on."""
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (name, method, seed)
         for name in options.datasets
         for method in options.methods
-        for seed in range(1 if method == ZERO else options.seeds or SEEDS.get(name, 1))
+        for seed in range(1 if method in (ZERO, SHORT) else options.seeds or SEEDS.get(name, 1))
     ]
     done = [_done(*one, options, say) for one in wanted]
     if cells := [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]:
@@ -84,12 +85,13 @@ def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: A
     file = options.output / slug(name) / f"{method}-{seed}.json"
     before = method.removeprefix("adore-") if method.startswith("adore-") else None
     begun = _cell(name, before, seed, options, say) if before else None
-    recipe = "" if method == ZERO else _recipe(method, seed, options)
+    recipe = "" if method in (ZERO, SHORT) else _recipe(method, seed, options)
     elsewhere = ELSEWHERE.get(name, ()) if seed == 0 and not options.steps else ()
     key = key_digest(
         {
             "scoring": SCORING,
             "recipe": recipe,
+            "length": options.max_length if method == SHORT else None,
             "begins": begun["key"] if begun else options.model,
             "data": [digests(one) for one in (name, *elsewhere)],
         }
@@ -99,7 +101,7 @@ def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: A
         return found
     model = query_model = options.model
     manifest: dict[str, Any] = {"seconds": {"training": 0}, "curve": [], "most_memory": None}
-    if method != ZERO:
+    if recipe:
         if begun and before:
             model = str(_folder(options, name, before, seed, begun["key"]))
             if not Path(model).exists():  # the cell is finished, and its network is not there any more
@@ -108,7 +110,12 @@ def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: A
         query_model, manifest = str(folder), json.loads((folder / "manifest.json").read_text())
         model = model if begun else query_model
     say(f"{file}: measuring", markup=False)
-    stage = Dense(model=model, query_model=None if query_model == model else query_model, k=100)
+    stage = Dense(
+        model=model,
+        query_model=None if query_model == model else query_model,
+        max_length=options.max_length if method == SHORT else None,
+        k=100,
+    )
     content = {
         "key": key,
         "dataset": name,

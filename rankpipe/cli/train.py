@@ -41,8 +41,6 @@ def train_recipe(
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
     data = Dataset.load(dataset)
-    for note in data.notes:
-        say(note)
     from rankpipe.training.bi_encoder import train_bi_encoder, train_query_encoder
     from rankpipe.training.cross_encoder import train_cross_encoder
     from rankpipe.training.folder import Command
@@ -57,6 +55,8 @@ def train_recipe(
         notify=say,
         recompute=recompute,
     )
+    for note in data.notes:
+        asked.notify(note)
     if isinstance(loaded, CrossEncoderRecipe):
         best = train_cross_encoder(loaded, asked)
     elif isinstance(loaded, BiEncoderRecipe):

@@ -24,7 +24,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = "*.safetensors"
 ROUTER_CONFIG = "router_config.json"
 LOADED = (
-    *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", ROUTER_CONFIG),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "adapter_config.json"),
     *("*.safetensors.index.json", WEIGHTS),
@@ -180,5 +180,4 @@ def _from_hub(name: str) -> Path:
 
 
 def _hub_patterns() -> list[str]:
-    names = (*LOADED, ROUTER_CONFIG)
-    return [*names, *(f"*/{name}" for name in names)]
+    return [*LOADED, *(f"*/{pattern}" for pattern in LOADED)]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.data import Corpus
+from rankpipe.errors import UsageError
 from rankpipe.training.examples import Turns, random_rows
 from rankpipe.training.negatives import Judged
 from rankpipe.training.recipe import Subset
@@ -53,12 +54,14 @@ class Batches:
         seed: tuple[int, ...],
         subset: Subset | None = None,
     ) -> None:
+        if not (hard or random or (in_batch and min(batch, len(judged)) > 1)):
+            raise UsageError(f"{len(judged)} judged query gives no negatives; 'hard' or 'random' must be above 0")
         self._judged, self._live = judged, corpus.live_rows()
         self._size, self._hard, self._random, self._in_batch = min(batch, len(judged)), hard, random, in_batch
         self._seed, self._turns = seed, Turns(len(judged), seed, subset)
 
     def step(self, step: int) -> Batch:
-        """The batch of a step; steps count from 1. No query stands in it twice unless its rounds are shorter."""
+        """The batch of a step; steps count from 1. A query stands in it twice only where a round ends in it."""
         rng = np.random.default_rng([*self._seed, 1 << 20, step])
         first = (step - 1) * self._size
         queries = [self._judged[self._turns[turn]] for turn in range(first, first + self._size)]

@@ -7,6 +7,7 @@ from rankpipe.models.references import resolve
 from rankpipe.pipeline import Pipeline
 from rankpipe.training.bi_encoder_training import BiEncoderTraining
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, QueryEncoderRecipe
+from rankpipe.training.encoders import check_encoders
 from rankpipe.training.folder import Command
 from rankpipe.training.material import gather
 from rankpipe.training.query_encoder_training import QueryEncoderTraining, gather_queries
@@ -19,6 +20,7 @@ def train_bi_encoder(recipe: BiEncoderRecipe, asked: Command) -> str:
     trained, RankpipeError for a loss that is not finite.
     """
     base, runtime, dataset = resolve(recipe.model), asked.runtime, asked.dataset
+    check_encoders(recipe, base)
     if recipe.candidates.pipeline is None:
         stage = recipe.dense(k=max(recipe.candidates.depth, recipe.development_depth))
         pipeline = Pipeline(stages=(stage,), corpus=dataset.corpus, runtime=runtime)
@@ -48,6 +50,7 @@ def train_query_encoder(recipe: QueryEncoderRecipe, asked: Command) -> str:
     Documents are encoded once, into the store.
     """
     base, runtime, dataset = resolve(recipe.model), asked.runtime, asked.dataset
+    check_encoders(recipe, base)
     with runtime.active(), asked.processes.one_after_the_first():
         queries = gather_queries(recipe, dataset, notify=asked.notify)
         stage = recipe.dense(k=max(phase.depth for phase in recipe.adore))

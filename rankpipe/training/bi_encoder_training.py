@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,8 @@ from rankpipe.training.material import Material
 from rankpipe.training.negatives import TABLE
 from rankpipe.training.recipe import Phase
 
+ALPHA = 0.1
+"""Weight of random pairs where the recipe says nothing."""
 Masks = tuple[Tensor, Tensor, Tensor]
 """Of hard, random and other queries' hard negatives, (Q, C) each."""
 
@@ -40,7 +43,9 @@ def batch_loss_of(phase: Contrastive) -> Callable[[Tensor, Tensor, Masks], Tenso
         return lambda scores, positive, masks: batch_losses.info_nce(scores, positive, masks[0] | masks[1] | masks[2])
     if phase.weighting == "pooled":
         return lambda scores, positive, masks: batch_losses.pooled(scores, positive, masks[0] | masks[1] | masks[2])
-    return lambda scores, positive, masks: batch_losses.weighted(scores, positive, masks[0], masks[1], phase.alpha)
+    return lambda scores, positive, masks: batch_losses.weighted(
+        scores, positive, masks[0], masks[1], ALPHA if phase.alpha is None else phase.alpha
+    )
 
 
 class BiEncoderTraining:
@@ -135,7 +140,7 @@ class BiEncoderTraining:
 
     def _parts(self, groups: Sequence[Group]) -> list[Any]:
         """Queries and documents of groups, to be encoded; a group's documents one after another."""
-        rows = torch.cat([torch.from_numpy(group.documents) for group in groups]).numpy()
+        rows = np.concatenate([group.documents for group in groups])
         queries = self._encoders.queries([group.query for group in groups])
         return [queries, self._encoders.documents(self._dataset.corpus, rows, self._recipe.fields)]
 

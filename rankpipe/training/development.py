@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -93,7 +94,9 @@ def searched(
 ) -> float:
     """The measure's mean over queries, given their vectors, of exact search in vectors of documents."""
     corpus, card = dataset.corpus, dataset.card
-    found = FlatIndex(vectors).search(queries, min(DEPTH, len(vectors.rows)), corpus.tie_order)
+    found = FlatIndex(vectors).search(
+        queries, min(DEPTH, len(vectors.rows)), corpus.tie_order, threads=torch.get_num_threads()
+    )
     run = Run(asked, corpus, found.offsets, found.documents, found.scores)
     result = evaluate(run, qrels, [measure], relevance_cut=card.relevance_cut, drop_self=card.self_match)
     return result[measure]

@@ -73,11 +73,7 @@ def _write_modules(encoder: TextEncoder, folder: Path, *, first: str, prefix: st
     width = int(getattr(encoder.transformer.config, "hidden_size", None) or encoder.transformer.config.d_model)
     _write_json(
         folder / modules[-1][1] / "config.json",
-        {
-            "word_embedding_dimension": width,
-            **{key: mode in recipe.pooling for key, mode in LEGACY_POOLING.items()},
-            "include_prompt": recipe.include_prompt,
-        },
+        {"word_embedding_dimension": width, **_pooling(recipe.pooling), "include_prompt": recipe.include_prompt},
     )
     layers: Any = iter(encoder.layers)
     kinds = ["Normalize" if head.folder is None else "Dense" for head in recipe.heads]
@@ -90,6 +86,13 @@ def _write_modules(encoder: TextEncoder, folder: Path, *, first: str, prefix: st
         if kind == "Dense":
             _write_dense(next(layers), folder / place)
     return modules
+
+
+def _pooling(modes: Sequence[str]) -> dict[str, Any]:
+    """How Pooling is told its modes: by the switches of old, which have an order of their own, or by a list."""
+    switches = {key: mode in modes for key, mode in LEGACY_POOLING.items()}
+    known = [mode for key, mode in LEGACY_POOLING.items() if switches[key]]
+    return switches if known == list(modes) else {"pooling_mode": list(modes)}
 
 
 def _write_transformer(encoder: TextEncoder, folder: Path) -> None:

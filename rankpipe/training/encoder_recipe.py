@@ -55,7 +55,7 @@ class Contrastive(Phase):
     in_batch   whether the documents of the other queries are negatives, too, where they are not relevant
     loss       ranknet or softmax (InfoNCE), see rankpipe.training.batch_losses
     weighting  of ranknet. pooled: every pair the same; alpha: hard negatives of its own, and the mean of random pairs
-               (random documents, relevant ones of the other queries) times `alpha`
+               (random documents, relevant ones of the other queries) times `alpha`; None: 0.1
 
     STAR is one hard negative mined by the model, those of the batch, and ranknet: Zhan et al., SIGIR 2021, arXiv
     2104.08051.
@@ -67,7 +67,7 @@ class Contrastive(Phase):
     in_batch: bool = True
     loss: Literal["ranknet", "softmax"] = "ranknet"
     weighting: Literal["pooled", "alpha"] = "pooled"
-    alpha: Annotated[float, Ge(0)] = 0.1
+    alpha: Annotated[float, Ge(0)] | None = None
 
     @model_validator(mode="after")
     def _compares(self) -> Contrastive:
@@ -75,6 +75,8 @@ class Contrastive(Phase):
             raise ValueError("no document is a negative; 'hard' or 'random' must be above 0, or 'in_batch' true")
         if self.weighting == "alpha" and not (self.loss == "ranknet" and self.hard):
             raise ValueError("'weighting: alpha' is of 'loss: ranknet' with 'hard' above 0")
+        if self.alpha is not None and self.weighting != "alpha":
+            raise ValueError("'alpha' is of 'weighting: alpha'")
         return self
 
 
@@ -103,6 +105,12 @@ class Adore(Phase):
     margin: float | None = None
     search_with_dropout: bool = False
     index: DenseKind = Flat()
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Adore:
+        if self.gain is None and self.cutoff is not None:
+            raise ValueError("'cutoff' is of a 'gain'; without one, every pair weighs the same")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -163,6 +171,9 @@ class BiEncoderRecipe(EncoderRecipe):
 
     @model_validator(mode="after")
     def _reaches(self) -> BiEncoderRecipe:
+        contrastive = [phase for phase in self.phases if isinstance(phase, Contrastive)]
+        if self.candidates.guard and contrastive and not any(phase.hard for phase in contrastive):
+            raise ValueError("'guard' is of hard negatives, and no phase draws any")
         if (self.development.depth or 0) > self.candidates.depth:
             raise ValueError(
                 f"'development' takes {self.development.depth} candidates of a query, and there are "

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from rankpipe.models.bi_encoder import EncoderSettings, encoder_recipe, normalis
 from rankpipe.models.network import open_encoder
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import Recipe, network_config
+from rankpipe.models.references import check_weights
 from rankpipe.models.routes import Role
 from rankpipe.models.tokens import Reader
 from rankpipe.training.encoder_recipe import EncoderRecipe
+from rankpipe.training.networks import set_dropout
 from rankpipe.training.packed import PackedBody, Spread, recomputing
 from rankpipe.training.pairs import KEPT_TOKENS
 from rankpipe.training.processes import Processes, processes
@@ -59,9 +61,7 @@ class TextEncoder(nn.Module):
         for name, parameter in self.transformer.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
-        for module in self.transformer.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
+        set_dropout(self.transformer, dropout)
         config: Any = self.transformer.config
         width = int(getattr(config, "hidden_size", None) or config.d_model) * len(self.recipe.pooling)
         layers: list[nn.Module] = []
@@ -220,7 +220,8 @@ class Encoders(nn.Module):
 
         if sum(part.length for part in parts) <= self._limit * self._together.count:
             value = joined([one() for one in todo])
-            value.backward()
+            if value.requires_grad:  # not where none of the texts is this process's
+                value.backward()
             return float(value.detach())
         return backward_in_turn(todo, joined)
 
@@ -257,18 +258,34 @@ def open_encoders(
 
     apart  always two: that of queries is to be trained alone
     """
-    settings = EncoderSettings(
+    opened = partial(
+        TextEncoder, settings=settings_of(recipe), dropout=recipe.dropout, device=device, recompute=recompute
+    )
+    document = query = opened(base, "document")
+    if apart or document.recipe.routed:
+        query = opened(base, "query")
+    return Encoders(query, document, dtype=dtype, batch_tokens=batch_tokens)
+
+
+def check_encoders(recipe: EncoderRecipe, base: Path) -> None:
+    """Refuse a folder that cannot be trained as the recipe says, before anything that takes long.
+
+    Raises ModelError for a folder that holds no encoder, or does not say how it pools; UsageError for a length that the
+    network does not read.
+    """
+    for role in get_args(Role):
+        check_weights(encoder_recipe(base, role, settings_of(recipe)).transformer)
+
+
+def settings_of(recipe: EncoderRecipe) -> EncoderSettings:
+    """What a recipe says of an encoder."""
+    return EncoderSettings(
         query_prompt=recipe.query_prompt,
         document_prompt=recipe.document_prompt,
         pooling=recipe.pooling,
         similarity=recipe.similarity,
         max_length=recipe.max_length,
     )
-    opened = partial(TextEncoder, settings=settings, dropout=recipe.dropout, device=device, recompute=recompute)
-    document = query = opened(base, "document")
-    if apart or document.recipe.routed:
-        query = opened(base, "query")
-    return Encoders(query, document, dtype=dtype, batch_tokens=batch_tokens)
 
 
 def backward_in_turn(todo: Sequence[Callable[[], Tensor]], loss: Callable[[Sequence[Tensor]], Tensor]) -> float:
@@ -284,7 +301,8 @@ def backward_in_turn(todo: Sequence[Callable[[], Tensor]], loss: Callable[[Seque
             found.append(one())
     leaves = [one.detach().requires_grad_() for one in found]
     value = loss(leaves)
-    value.backward()
+    if value.requires_grad:
+        value.backward()
     after = _random_state()
     for one, state, leaf in zip(todo, states, leaves, strict=True):
         _set_random_state(state)

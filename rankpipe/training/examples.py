@@ -75,9 +75,9 @@ class Turns:
         self._round, self._order = -1, np.empty(0, np.int64)
         self._drawn = subset is not None and (subset.kind == "fixed" or subset.replacement)
         self._size = math.ceil(subset.ratio * count) if subset is not None and self._drawn else count
-        self._fixed = (
-            self._permutation(1 << 20)[: self._size] if subset is not None and subset.kind == "fixed" else None
-        )
+        self._fixed = None
+        if subset is not None and subset.kind == "fixed":  # the same in every phase: of the training's seed alone
+            self._fixed = np.random.default_rng([self._seed[0], 1 << 20]).permutation(count)[: self._size]
 
     def __getitem__(self, turn: int) -> int:
         """Row of a turn; turns count from 0."""

@@ -92,8 +92,9 @@ class Command:
     @property
     def device(self) -> torch.device:
         """Where networks run."""
-        if self.runtime.device == "auto" and self.processes.device is not None:
-            return self.processes.device
+        own = self.processes.device
+        if own is not None and self.runtime.device in ("auto", own.type):
+            return own
         return device_of(self.runtime)
 
     @property
@@ -113,6 +114,7 @@ class Command:
         made_by: dict[str, Any] = {
             "recipe": recipe.described(),
             "digests": _digests(recipe, dataset, base),
+            "judged_as": {"relevance_cut": dataset.card.relevance_cut, "self_match": dataset.card.self_match},
             "examples": account,
             "runtime": {**asdict(runtime), "device": str(self.device), "dtype": dtype, "threads": runtime.thread_count},
         }

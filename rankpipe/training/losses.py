@@ -91,19 +91,32 @@ def delta_ranknet(
     """
     ranks = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
     within = ranks <= (cutoff or len(ranks))
-    pairs = _pairs(grades if gain == "ndcg" else (grades > 0).to(scores.dtype), present)
-    group, higher, lower = pairs.nonzero(as_tuple=True)  # few of all: most groups have few relevant documents
-    losses = functional.softplus(scores[group, lower] - scores[group, higher])
     if gain == "ndcg":
+        levels = grades.to(scores.dtype).clamp(min=0) * present
         discounts = within / torch.log2(1 + ranks)
-        gains = (2.0 ** grades.to(scores.dtype).clamp(min=0) - 1) * present
+        gains = 2.0**levels - 1
         ideal = (gains.sort(dim=1, descending=True).values * discounts).sum(1)
         shares = gains / ideal.clamp(min=torch.finfo(gains.dtype).tiny)[:, None]
-        losses = losses * (shares[group, higher] - shares[group, lower]) * (discounts[higher] - discounts[lower]).abs()
-    elif gain == "mrr":
-        losses = losses * ((within / ranks)[higher] - (within / ranks)[lower]).abs()
-    sums = torch.zeros(len(scores), dtype=scores.dtype, device=scores.device).index_add(0, group, losses)
-    return sums / pairs.flatten(1).sum(1).clamp(min=1)
+    else:
+        levels = ((grades > 0) & present).to(scores.dtype)
+        discounts = within / ranks if gain == "mrr" else ranks
+        shares = levels
+    found = []
+    for group, there in enumerate(present):
+        # level by level, so that no place is taken twice: the sums of gradients then have one order, whatever the threads
+        losses, pairs = [scores.new_zeros(())], 0
+        for level in levels[group].unique().tolist():
+            higher = ((levels[group] == level) & there).nonzero()[:, 0]
+            lower = ((levels[group] < level) & there).nonzero()[:, 0]
+            if len(higher) and len(lower):
+                of_pairs = functional.softplus(scores[group, lower] - scores[group, higher][:, None])
+                if gain is not None:
+                    apart = (discounts[lower] - discounts[higher][:, None]).abs()
+                    of_pairs = of_pairs * apart * (shares[group, higher][:, None] - shares[group, lower])
+                losses.append(of_pairs.sum())
+                pairs += of_pairs.numel()
+        found.append(torch.stack(losses).sum() / max(pairs, 1))
+    return torch.stack(found)
 
 
 def list_mle(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:

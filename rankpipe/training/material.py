@@ -172,7 +172,7 @@ class _Gathering:
             candidates=pool.digest, candidates_by_fate=found.counts(), without_relevant=found.unused
         )
         if guard is not None:
-            self.account["judged"]["unguarded"] = found.unguarded
+            self.account["judged"].update(unguarded=found.unguarded, guard=getattr(found.guard, "digest", "own scores"))
         return found
 
     def _guard(self, guard: Guard, pool: Pool, qrels: Qrels) -> Guarding:
@@ -190,7 +190,8 @@ class _Gathering:
         recipe = self.recipe
         train: Taught = {}
         back: Taught = {}
-        count = math.ceil(phase.steps * phase.batch / len(phase.queries))
+        # of a subset, the turns take a part of these
+        count = math.ceil(recipe.phases[number].steps * phase.batch / len(phase.queries))
         drawn_sources = sum(source != "judged" for source in phase.queries)
         for source in phase.queries:
             if source == "judged":
@@ -239,7 +240,10 @@ class _Gathering:
                     f"{name}: {account['queries']:,} queries, {account['relevant']:,} relevant documents, "
                     f"{account['hard_negatives']:,} hard negatives to draw from"
                 )
-                if (times := phase.steps * phase.batch / account["queries"]) > OFTEN:
+                used = account["queries"]
+                if (subset := self.recipe.subset) is not None and subset.kind == "fixed":
+                    used = math.ceil(subset.ratio * used)
+                if (times := phase.steps * min(phase.batch, used) / used) > OFTEN:
                     self.notify(
                         f"{name}: every query is trained on {times:.0f} times; so few are learnt by heart: judge more, or "
                         "choose fewer steps"

@@ -181,12 +181,14 @@ class GivenScores:
     """A guard by the scores that a pipeline of re-rankers gives candidates and relevant documents.
 
     offsets, best  where the scores of a query's candidates are, and its best relevant document's score
+    digest         of what made them
     """
 
     offsets: NDArray[np.int64]
     candidates: NDArray[np.float32]
     best: NDArray[np.float32]
     margin: float
+    digest: str
 
     def scores(self, row: int) -> NDArray[np.float32]:
         """Those that the pipeline gave."""
@@ -217,7 +219,7 @@ def scored_by(
     }
     folder = store.artefact("guards", key, lambda folder: _score(folder, pipeline, pool, corpus, relevant))
     candidates, best = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("candidates", "best"))
-    return GivenScores(pool.offsets, candidates, best, margin)
+    return GivenScores(pool.offsets, candidates, best, margin, store.key_digest(key))
 
 
 def _score(folder: Path, pipeline: Pipeline, pool: Pool, corpus: Corpus, relevant: Sequence[NDArray[np.int32]]) -> None:

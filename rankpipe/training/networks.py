@@ -19,6 +19,8 @@ from rankpipe.models.tokens import quiet
 
 ACTIVATION = "torch.nn.modules.linear.Identity"
 """What sentence-transformers applies to the scores of the folder: nothing, they stay logits."""
+OWN_DROPOUT = ("attention_dropout", "attn_dropout", "dropout_p")
+"""Names under which modules of transformers keep the share that attention drops."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model"),
@@ -40,10 +42,18 @@ def open_cross_encoder(folder: Path, seed: int, *, dropout: float, device: torch
             f"model folder {folder}: {len(lacking)} weights of a {type(network).__name__} are not in its safetensors, "
             f"or have another shape; the first is {lacking[0]}"
         )
+    set_dropout(network, dropout)
+    return network.to(device), drawn
+
+
+def set_dropout(network: nn.Module, share: float) -> None:
+    """Have a network drop this share of its activations, also where a module keeps it as a number of its own."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
-            module.p = dropout
-    return network.to(device), drawn
+            module.p = share
+        for name in OWN_DROPOUT:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, share)
 
 
 def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: int) -> None:

@@ -1,7 +1,7 @@
 """Several processes that train one network together, each on a device of its own, as accelerate or torchrun start them.
 
 Every process has the whole network and draws the same step; it computes a share of the step's texts, and the gradients
-of all are summed, so the weights are those of one process but for rounding.
+of all are summed, so without dropout the weights are those of one process but for rounding.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rankpipe.models.references import need_extra
+
+WAIT = timedelta(days=2)
+"""How long processes wait for each other: the first one may encode a whole corpus meanwhile."""
 
 T = TypeVar("T")
 
@@ -116,5 +120,5 @@ def processes() -> Processes:
     need_extra("training in several processes", ("accelerate",), "accelerate", "train")
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
     return Processes(state.process_index, state.num_processes, state.device)

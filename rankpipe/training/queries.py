@@ -71,6 +71,11 @@ def train_and_development(
     else:
         development, dropped = judged_queries(dataset, split, beside=recipe.split)
         out = {"dropped_recurring": dropped}
+    if not len(development):
+        raise UsageError(
+            f"no query of split '{split}' of data set '{dataset.name}' is left for development: the text of each is a query "
+            "of another split, too"
+        )
     if len(development) > recipe.development.queries:
         rows = drawn(len(development), recipe.development.queries, (recipe.seed, 7))
         development = development.select(rows)
@@ -83,8 +88,8 @@ def no_judgements(dataset: Dataset, split: str) -> UsageError:
     there = ", ".join(dataset.splits)
     return UsageError(
         f"data set '{dataset.name}' has no split '{split}' that a phase could learn judgements from; "
-        f"{f'it has {there}' if there else 'it has no judgements at all'}. Phases 'distil' need none: see the recipe "
-        "cross-encoder-distilled"
+        f"{f'it has {there}' if there else 'it has no judgements at all'}. What needs none are phases 'distil': see the "
+        "recipe cross-encoder-distilled"
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rankpipe.data import Corpus
+from rankpipe.errors import UsageError
 from rankpipe.training.batches import Batch, Batches
 from rankpipe.training.examples import Turns
 from rankpipe.training.negatives import Judged
@@ -96,6 +98,12 @@ def test_a_batch_has_no_more_queries_than_there_are() -> None:
     assert sorted(batch.query_ids) == ["q0", "q1"]
 
 
+def test_a_single_query_without_negatives_is_refused() -> None:
+    with pytest.raises(UsageError) as error:
+        batches([judged(0, [0], [])], hard=0, batch=32)
+    assert str(error.value) == "1 judged query gives no negatives; 'hard' or 'random' must be above 0"
+
+
 def test_rs2_takes_turns_through_an_order_of_all() -> None:
     # n 10, r .3: three epochs of 3 have 9 different ones, the fourth begins with the one that is left
     turns = Turns(10, (0,), Subset(kind="rs2", ratio=0.3))
@@ -112,8 +120,10 @@ def test_rs2_with_replacement_draws_every_epoch_from_all() -> None:
     assert len({tuple(sorted(epoch)) for epoch in epochs}) > 20  # of 120 that there are
 
 
-def test_a_fixed_part_is_drawn_once() -> None:
-    turns = Turns(10, (0,), Subset(kind="fixed", ratio=0.3))
+def test_a_fixed_part_is_drawn_once_for_all_phases() -> None:
+    other = Turns(10, (0, 1), Subset(kind="fixed", ratio=0.3))  # of another phase
+    turns = Turns(10, (0, 0), Subset(kind="fixed", ratio=0.3))
+    assert {other[turn] for turn in range(3)} == {turns[turn] for turn in range(3)}
     epochs = [[turns[3 * epoch + place] for place in range(3)] for epoch in range(20)]
     assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
     assert len({tuple(epoch) for epoch in epochs}) > 1  # in another order

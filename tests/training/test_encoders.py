@@ -29,6 +29,7 @@ MADE: list[dict[str, Any]] = [
     {"normalise": False, "described": PROMPTS},
     {"pooling": "cls"},
     {"pooling": ["cls", "mean"]},
+    {"pooling": ["mean", "cls"]},
     {"dense": (24, "Tanh")},
     {"described": PROMPTS, "include_prompt": False, "pooling": "weightedmean"},
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -312,3 +313,52 @@ def test_documents_that_do_not_count_keep_their_rank_and_nothing_else() -> None:
     found = losses.delta_ranknet(RANKED, torch.tensor([[0, 0, 1, 0]]), there, cutoff=4)
     by_hand = (2 / 3 * math.log(1 + math.exp(1)) + 1 / 12 * math.log(1 + math.exp(-0.5))) / 2
     assert float(found) == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_gradients_of_many_pairs_are_the_same_to_the_last_bit_with_several_threads() -> None:
+    generator = torch.Generator().manual_seed(1)
+    drawn_scores = torch.randn(32, 200, generator=generator)
+    grades = (torch.rand(32, 200, generator=generator) < 0.15).int() * 2
+    there = torch.ones(32, 200, dtype=torch.bool)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for gain in ("mrr", "ndcg"):
+            found = []
+            for _ in range(15):
+                scores = drawn_scores.clone().requires_grad_()
+                losses.delta_ranknet(scores, grades, there, gain=gain).mean().backward()
+                assert scores.grad is not None
+                found.append(scores.grad)
+            assert all(torch.equal(one, found[0]) for one in found)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("gain", ["mrr", "ndcg", None])
+def test_delta_ranknet_is_the_sum_over_all_pairs(gain: Any) -> None:
+    scores, grades = drawn(4, groups=3, size=9)
+    there = torch.ones(3, 9, dtype=torch.bool)
+    there[1, 5:] = False
+    found = losses.delta_ranknet(scores, grades, there, gain=gain, cutoff=6)
+    levels = (grades if gain == "ndcg" else (grades > 0).double()) * there
+    for group in range(3):
+        ideal = sum(
+            (2.0**grade - 1) / math.log2(2 + rank)
+            for rank, grade in enumerate(sorted((levels[group]).tolist(), reverse=True)[:6])
+        )
+        total, pairs = 0.0, 0
+        for high in range(9):
+            for low in range(9):
+                if not (there[group, high] and there[group, low] and levels[group, high] > levels[group, low]):
+                    continue
+                weight = 1.0
+                if gain == "mrr":
+                    first, second = (1 / (rank + 1) if rank < 6 else 0.0 for rank in (high, low))
+                    weight = abs(first - second)
+                elif gain == "ndcg":
+                    first, second = (1 / math.log2(2 + rank) if rank < 6 else 0.0 for rank in (high, low))
+                    weight = abs(first - second) * float(2.0 ** levels[group, high] - 2.0 ** levels[group, low]) / ideal
+                total += weight * math.log1p(math.exp(float(scores[group, low] - scores[group, high])))
+                pairs += 1
+        assert float(found[group]) == pytest.approx(total / pairs, abs=1e-9)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file  # noqa: E402
 RECIPES = {
     "bi-encoder": "  - contrastive: {batch: 5, hard: 1, steps: 4, learning_rate: 1.0e-3}\n"
     "  - distil: {batch: 3, group: 4, steps: 2, learning_rate: 1.0e-3}",
-    "query-encoder": "  - adore: {batch: 5, depth: 6, steps: 4, learning_rate: 1.0e-3}",
+    "query-encoder": "  - adore: {batch: 1, depth: 6, steps: 4, learning_rate: 1.0e-3}",
     "cross-encoder": "  - labels: {batch: 3, group: 4, steps: 4, learning_rate: 1.0e-3}",
 }
 UNSEEN = ("key.bias", "classifier.bias")
