@@ -28,9 +28,10 @@ Scores = Callable[[Sequence[Pair]], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Reranking:
-    """Candidates of judged queries, re-ranked by the network alone and measured as the data set's card says.
+    """Candidates of judged queries, re-ranked by the network and measured as the data set's card says.
 
-    run  the first candidates of the queries
+    run     the first candidates of the queries
+    weight  of their scores, which are added to the network's; 0: the network alone
     """
 
     run: Run
@@ -39,6 +40,7 @@ class Reranking:
     measure: str
     texts: PairTexts
     scores: Scores
+    weight: float = 0.0
 
     def __call__(self) -> float:
         """The measure's mean over the queries."""
@@ -46,7 +48,7 @@ class Reranking:
         documents = [run.documents[start:end] for start, end in zip(run.offsets[:-1], run.offsets[1:], strict=True)]
         found = self.scores(self.texts.pairs(run.queries.texts, documents)).cpu().numpy()
         result = evaluate(
-            run.rescored(found.astype(np.float32)),
+            run.rescored(found + self.weight * run.scores),
             self.qrels,
             [self.measure],
             relevance_cut=card.relevance_cut,

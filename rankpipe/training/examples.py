@@ -25,12 +25,14 @@ class Group(NamedTuple):
 
     documents  (G,) int32 rows of the corpus, none twice
     targets    (G,) float32: grades, or a teacher's scores
+    added      (G,) float32: what is added to the network's scores before their loss
     """
 
     query_id: str
     query: str
     documents: NDArray[np.int32]
     targets: NDArray[np.float32]
+    added: NDArray[np.float32]
 
 
 class Groups(Protocol):
@@ -112,7 +114,7 @@ class TaughtGroups:
             }
             if len(usable):
                 self._sources.append((pool, own, usable, Turns(len(usable), (*shape.seed, number), shape.subset)))
-        self.unit = _unit([pool for pool, *_ in self._sources])
+        self.unit = score_unit([pool for pool, *_ in self._sources])
 
     def __len__(self) -> int:
         """Number of sources that gave queries."""
@@ -140,19 +142,29 @@ class TaughtGroups:
         known = dict(zip(found.tolist(), scores.tolist(), strict=True))
         far_scores = np.array([known.get(row, pool.floor[query]) for row in far.tolist()], np.float32)
         targets = (np.concatenate([scores[taken], far_scores]) / self.unit).astype(np.float32)
-        return Group(pool.queries.ids[query], pool.queries.texts[query], np.concatenate([found[taken], far]), targets)
+        documents = np.concatenate([found[taken], far])
+        return Group(pool.queries.ids[query], pool.queries.texts[query], documents, targets, np.zeros_like(targets))
 
 
 class JudgedGroups:
     """Relevant documents and hard negatives: candidates that no judgement calls relevant."""
 
     def __init__(
-        self, judged: Sequence[Judged], corpus: Corpus, shape: Shape, positives: int, *, only_found: bool = False
+        self,
+        judged: Sequence[Judged],
+        corpus: Corpus,
+        shape: Shape,
+        positives: int,
+        *,
+        only_found: bool = False,
+        weight: float = 0.0,
     ) -> None:
         """Take what is known of queries, and how many relevant documents a group has at most.
 
         only_found  those that are among the candidates, where there are any
+        weight      of the scores with which documents were found, added to the network's
         """
+        self._weight = weight
         self._shape, self._live, self._positives, self._only_found = shape, corpus.live_rows(), positives, only_found
         self._judged = judged
         self._turns = Turns(len(judged), shape.seed, shape.subset)
@@ -179,14 +191,19 @@ class JudgedGroups:
         chosen = np.sort(rng.permutation(drawn_from)[: self._positives])
         relevant, grades = judged.positives[chosen], judged.grades[chosen]
         wanted = min(self._shape.size - self._shape.random - len(relevant), len(judged.negatives))
-        hard = rng.permutation(judged.negatives)[:wanted]
+        drawn_hard = rng.permutation(len(judged.negatives))[:wanted]
+        hard = judged.negatives[drawn_hard]
         far = random_rows(
             self._live, self._shape.size - len(relevant) - wanted, np.concatenate([hard, judged.masked]), rng
         )
         documents = np.concatenate([relevant, hard, far]).astype(np.int32)
         targets = np.zeros(len(documents), np.float32)
         targets[: len(grades)] = grades
-        return Group(judged.query_id, judged.text, documents, targets)
+        lowest = judged.first.min() if len(judged.first) else 0.0
+        first = np.concatenate([judged.first[chosen], judged.first[len(judged.positives) + drawn_hard]])
+        added = np.full(len(documents), self._weight * lowest, np.float32)
+        added[: len(first)] = self._weight * first
+        return Group(judged.query_id, judged.text, documents, targets, added)
 
 
 def random_rows(
@@ -202,7 +219,7 @@ def random_rows(
     return np.array(list(taken)[:count], np.int32)
 
 
-def _unit(pools: Sequence[Pool]) -> float:
+def score_unit(pools: Sequence[Pool]) -> float:
     """Standard deviation of a query's candidates' scores, mean over all queries with two or more; 1 without any."""
     deviations = [
         float(np.std(pool.of(row)[1], dtype=np.float64))

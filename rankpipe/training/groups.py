@@ -11,10 +11,14 @@ from rankpipe.training.examples import Group
 
 
 def in_groups(scores: Tensor, groups: Sequence[Group]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, targets and presence (N, G) of N groups, given the scores of all their documents, one after another."""
+    """Scores, targets and presence (N, G) of N groups, given the network's scores of all their documents in turn.
+
+    What a group adds to them is in the scores.
+    """
     sizes = torch.tensor([len(one.documents) for one in groups])
     present = (torch.arange(int(sizes.max())) < sizes[:, None]).to(scores.device)
     wanted = torch.cat([torch.from_numpy(one.targets) for one in groups]).to(scores.device)
     placed, targets = (torch.zeros(present.shape, device=scores.device) for _ in range(2))
-    placed[present], targets[present] = scores, wanted
+    added = torch.cat([torch.from_numpy(one.added) for one in groups]).to(scores.device)
+    placed[present], targets[present] = scores + added, wanted
     return placed, targets, present

@@ -20,7 +20,7 @@ from rankpipe.training.batches import Batches
 from rankpipe.training.candidates import Pool, candidates, no_candidates
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive, Guard
-from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups
+from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups, score_unit
 from rankpipe.training.group_phases import Distil, Labels
 from rankpipe.training.negatives import Guarding, Mined, OwnScores, mined, scored_by
 from rankpipe.training.recipe import Phase
@@ -41,6 +41,7 @@ class Material:
     groups   of every phase; batches, of one that learns from whole batches
     mined    what became of every candidate of the judged queries; None where no phase learns from judgements
     run      candidates of the queries that development is measured on, with their judgements; None without judgements
+    weight   of their scores, added to the network's
     held     groups that the loss is measured on where there are no judgements
     account  what was drawn and what was left out, as JSON takes it
     """
@@ -48,6 +49,7 @@ class Material:
     groups: list[Groups | Batches]
     mined: Mined | None
     run: Run | None
+    weight: float
     qrels: Qrels | None
     held: list[Group]
     account: dict[str, Any]
@@ -108,10 +110,15 @@ class _Gathering:
         self.account["phases"] = [one.account() for one in groups]
         self._tell()
         if development is None:
-            return Material(groups=groups, mined=self.mined, run=None, qrels=None, held=held, account=self.account)
+            return Material(
+                groups=groups, mined=self.mined, run=None, weight=0.0, qrels=None, held=held, account=self.account
+            )
+        weight = self._added_weight(pool)
         run = self._pool(development).run(self.pipeline, recipe.development_depth)
         qrels = drawing.qrels_of(development, dataset, self.account["development"]["split"])
-        return Material(groups=groups, mined=self.mined, run=run, qrels=qrels, held=held, account=self.account)
+        return Material(
+            groups=groups, mined=self.mined, run=run, weight=weight, qrels=qrels, held=held, account=self.account
+        )
 
     def _shape(self, phase: Labels | Distil, seed: tuple[int, int]) -> Shape:
         return Shape(batch=phase.batch, size=phase.group, random=phase.random, seed=seed, subset=self.recipe.subset)
@@ -135,7 +142,16 @@ class _Gathering:
 
     def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
         judged, only_found = self._mined(pool).judged, phase.relevant == "candidates"
-        return JudgedGroups(judged, self.dataset.corpus, shape, phase.positives, only_found=only_found)
+        return JudgedGroups(
+            judged, self.dataset.corpus, shape, phase.positives, only_found=only_found, weight=self._added_weight(pool)
+        )
+
+    def _added_weight(self, pool: Pool | None) -> float:
+        """What the candidates' scores are multiplied by before they are added to the network's."""
+        weight = getattr(self.recipe.candidates, "weight", 0.0)
+        if not weight or pool is None:
+            return 0.0
+        return weight / score_unit([pool])
 
     def _contrastive(self, phase: Contrastive, seed: tuple[int, int], pool: Pool | None) -> Batches:
         return Batches(

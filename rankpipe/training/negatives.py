@@ -39,6 +39,8 @@ class Judged:
     masked     rows of documents that are no negatives of it, whatever they are drawn for: those that are judged
                relevant to any degree, and those that a guard found too good; rising
     negatives  rows of its candidates that are
+    first      scores with which positives and negatives were found, the positives before; of what was not, the lowest
+               that the query's ranking has
     """
 
     query_id: str
@@ -48,6 +50,7 @@ class Judged:
     found: NDArray[np.bool_]
     masked: NDArray[np.int32]
     negatives: NDArray[np.int32]
+    first: NDArray[np.float32]
 
 
 class Guarding(Protocol):
@@ -144,10 +147,26 @@ def mined(
         fates[np.isin(documents, rows)] = RELEVANT
         masked = np.unique(np.concatenate([rows, own, documents[fates == TOO_GOOD]]).astype(np.int32))
         negatives = np.array(documents[fates == NEGATIVE], np.int32)
-        among = np.isin(rows[positive], documents)
-        text = pool.queries.texts[row]
-        found.judged.append(Judged(query_id, text, rows[positive], grades[positive], among, masked, negatives))
+        relevant = rows[positive]
+        found.judged.append(
+            Judged(
+                query_id,
+                pool.queries.texts[row],
+                relevant,
+                grades[positive],
+                np.isin(relevant, documents),
+                masked,
+                negatives,
+                _first_scores(pool, row, np.concatenate([relevant, negatives])),
+            )
+        )
     return found
+
+
+def _first_scores(pool: Pool, row: int, documents: NDArray[np.int32]) -> NDArray[np.float32]:
+    found, scores = pool.of(row)
+    known = dict(zip(found.tolist(), scores.tolist(), strict=True))
+    return np.array([known.get(one, pool.floor[row]) for one in documents.tolist()], np.float32)
 
 
 def judged_rows(qrels: Qrels, query_id: str, corpus: Corpus) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
