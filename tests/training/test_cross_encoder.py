@@ -185,7 +185,7 @@ def test_without_a_dev_split_training_queries_are_held_out(
             "split: more",
             "  - labels: {steps: 2, learning_rate: 1.0e-3}",
             "data set '{garden}' has no split 'more' that a phase could learn judgements from; it has dev, test, train. "
-            "Phases 'distil' need none: see the recipe cross-encoder-distilled",
+            "What needs none are phases 'distil': see the recipe cross-encoder-distilled",
         ),
         (
             "development: {split: more}",
