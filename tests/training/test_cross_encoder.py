@@ -161,7 +161,8 @@ def test_texts_that_the_loss_is_measured_on_train_no_phase(garden: Path, recipe_
     assert isinstance(recipe, CrossEncoderRecipe)
     found = gather(recipe, dataset, Pipeline.load("bm25", corpus=dataset.corpus), notify=lambda _: None)
     held = {group.query for group in found.held}
-    trained = {group.query for groups in found.groups for step in range(1, 41) for group in groups.step(step)}
+    phases_drawn: list[Any] = list(found.groups)
+    trained = {group.query for groups in phases_drawn for step in range(1, 41) for group in groups.step(step)}
     assert len(held) == 2
     assert not held & trained
 
