@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 
+from torch import Tensor  # noqa: E402
+
 from rankpipe.training.batch_losses import info_nce, pooled, weighted  # noqa: E402
 
 QUERIES = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -17,7 +19,7 @@ SCORES = QUERIES @ torch.cat([POSITIVES, HARD]).T  # [[1, .2, .8, .3], [.5, 1, .
 FIRST = torch.tensor([0, 1])
 
 
-def mask(*rows: str) -> torch.Tensor:
+def mask(*rows: str) -> Tensor:
     return torch.tensor([[sign == "x" for sign in row] for row in rows])
 
 
