@@ -27,6 +27,7 @@ from rankpipe.index.dense import Nearest
 from rankpipe.models.network import device_of, dtype_of, thread_limit
 from rankpipe.models.references import resolve
 from rankpipe.training.encoder_recipe import Adore, QueryEncoderRecipe
+from rankpipe.training.means import Means
 from rankpipe.training.query_encoder_training import QueryEncoderTraining, gather_queries
 
 STEPS = 4
@@ -71,10 +72,12 @@ class Loop:
             queries,
             vectors,
             Path(resolve("minilm")),
-            device=device,
-            dtype=dtype_of(options.runtime, device),
-            batch_tokens=None,
-            threads=options.runtime.thread_count,
+            Means(
+                device=device,
+                dtype=dtype_of(options.runtime, device),
+                batch_tokens=None,
+                threads=options.runtime.thread_count,
+            ),
         )
         indexes = self._training._indexes
         self.index = Timed(indexes[phase.index])

@@ -98,6 +98,23 @@ def padded_batches(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np
         yield from (rows[begin : begin + most] for begin in range(0, len(rows), most))
 
 
+def rising_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Rows in rising order of their lengths, so many together that rows times the longest are within the budget."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def in_order(found: Tensor, rows: Sequence[int]) -> Tensor:
+    """What was found for rows, each of them once, in the order of the rows."""
+    places = torch.empty(len(rows), dtype=torch.int64)
+    places[torch.tensor(rows, dtype=torch.int64)] = torch.arange(len(rows))
+    return found[places.to(found.device)]
+
+
 def padded(tokens: Sequence[NDArray[np.int64]], padding: int, length: int = 0) -> tuple[Tensor, Tensor]:
     """(S, T) tokens of sequences, padded on the right to `length` or, if that is more, the longest; their lengths (S,)."""
     lengths = torch.tensor([len(one) for one in tokens])

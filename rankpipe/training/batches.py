@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
 from rankpipe.training.examples import Turns, random_rows
-from rankpipe.training.negatives import Judged
+from rankpipe.training.negatives import Judged, account_of
 from rankpipe.training.recipe import Subset
 
 
@@ -76,11 +76,7 @@ class Batches:
 
     def account(self) -> dict[str, Any]:
         """Queries, relevant documents and negatives to draw from."""
-        return {
-            "queries": len(self._judged),
-            "relevant": int(sum(len(one.positives) for one in self._judged)),
-            "hard_negatives": int(sum(len(one.negatives) for one in self._judged)),
-        }
+        return account_of(self._judged)
 
     def _joined(
         self,

@@ -28,20 +28,7 @@ def train_bi_encoder(recipe: BiEncoderRecipe, asked: Command) -> str:
         pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=dataset.corpus, runtime=runtime)
     with runtime.active(), asked.processes.one_after_the_first():
         material = gather(recipe, dataset, pipeline, notify=asked.notify)
-
-    def opened() -> BiEncoderTraining:
-        return BiEncoderTraining(
-            recipe,
-            dataset,
-            material,
-            base,
-            device=asked.device,
-            dtype=asked.dtype,
-            batch_tokens=runtime.batch_tokens,
-            recompute=asked.recompute,
-        )
-
-    return asked.run(base, material.account, opened)
+    return asked.run(base, material.account, lambda: BiEncoderTraining(recipe, dataset, material, base, asked.means))
 
 
 def train_query_encoder(recipe: QueryEncoderRecipe, asked: Command) -> str:
@@ -60,17 +47,6 @@ def train_query_encoder(recipe: QueryEncoderRecipe, asked: Command) -> str:
 
     def opened() -> QueryEncoderTraining:
         with runtime.active():
-            return QueryEncoderTraining(
-                recipe,
-                dataset,
-                queries,
-                vectors,
-                base,
-                device=asked.device,
-                dtype=asked.dtype,
-                batch_tokens=runtime.batch_tokens,
-                recompute=asked.recompute,
-                threads=runtime.thread_count,
-            )
+            return QueryEncoderTraining(recipe, dataset, queries, vectors, base, asked.means)
 
     return asked.run(base, queries.account, opened)

@@ -18,17 +18,16 @@ from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import Attached
 from rankpipe.training import batch_losses
 from rankpipe.training.batches import Batch, Batches
-from rankpipe.training.cross_encoder_training import Loss, loss_of
 from rankpipe.training.development import HeldOutLoss, Searching
 from rankpipe.training.encoder_folder import write_encoders
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive
 from rankpipe.training.encoders import open_encoders
 from rankpipe.training.examples import Group, Groups
 from rankpipe.training.group_phases import Distil
-from rankpipe.training.groups import in_groups
+from rankpipe.training.groups import Loss, in_groups, loss_of
 from rankpipe.training.loop import PhasePlan, Plan
 from rankpipe.training.material import Material
-from rankpipe.training.negatives import TABLE
+from rankpipe.training.means import Means
 from rankpipe.training.recipe import Phase
 
 ALPHA = 0.1
@@ -39,13 +38,11 @@ Masks = tuple[Tensor, Tensor, Tensor]
 
 def batch_loss_of(phase: Contrastive) -> Callable[[Tensor, Tensor, Masks], Tensor]:
     """The loss that a phase names: of scores (Q, C), the columns (Q,) of relevant documents, and masks."""
-    if phase.loss == "softmax":
-        return lambda scores, positive, masks: batch_losses.info_nce(scores, positive, masks[0] | masks[1] | masks[2])
-    if phase.weighting == "pooled":
-        return lambda scores, positive, masks: batch_losses.pooled(scores, positive, masks[0] | masks[1] | masks[2])
-    return lambda scores, positive, masks: batch_losses.weighted(
-        scores, positive, masks[0], masks[1], ALPHA if phase.alpha is None else phase.alpha
-    )
+    if phase.weighting == "alpha":
+        alpha = ALPHA if phase.alpha is None else phase.alpha
+        return lambda scores, positive, masks: batch_losses.weighted(scores, positive, masks[0], masks[1], alpha)
+    loss = batch_losses.info_nce if phase.loss == "softmax" else batch_losses.pooled
+    return lambda scores, positive, masks: loss(scores, positive, masks[0] | masks[1] | masks[2])
 
 
 class BiEncoderTraining:
@@ -60,44 +57,23 @@ class BiEncoderTraining:
         dataset: Dataset,
         material: Material,
         base: Path,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        batch_tokens: int | None,
-        recompute: bool = False,
+        means: Means,
     ) -> None:
         self._recipe, self._dataset, self._material = recipe, dataset, material
-        self._device = device
-        self._encoders = open_encoders(
-            recipe, base, device=device, dtype=dtype, batch_tokens=batch_tokens, recompute=recompute
-        )
+        self._device = means.device
+        self._encoders = open_encoders(recipe, base, means)
         self._temperature = recipe.temperature or self._encoders.temperature
         self.trained = Attached(self._encoders, ())
 
-    @property
-    def trained_parameters(self) -> int:
-        """Number of weights that are trained."""
-        return self._encoders.trained_parameters
-
     def plan(self) -> Plan:
         """What the loop is to do."""
-        recipe, development = self._recipe, self._recipe.development
-        return Plan(
-            phases=[self._phase(number, phase) for number, phase in enumerate(recipe.planned)],
-            measure=self._measure(),
-            begun=True,
-            measured="-loss" if self._material.run is None else development.measure,
-            every=development.every,
-            patience=development.patience,
-            checkpoint=recipe.checkpoint,
-            seed=recipe.seed,
-        )
+        phases = [self._phase(number, phase) for number, phase in enumerate(self._recipe.planned)]
+        return Plan.of(self._recipe, phases, self._measure(), judged=self._material.run is not None)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the encoders as a folder of sentence-transformers, and the table of negatives; the temperature."""
         write_encoders(self._encoders.query, self._encoders.document, folder)
-        if self._material.mined is not None:
-            self._material.mined.write_table(folder / TABLE, self._dataset.corpus)
+        self._material.write_table(folder, self._dataset.corpus)
         return {"temperature": self._temperature}
 
     def _phase(self, number: int, phase: Phase) -> PhasePlan:

@@ -45,6 +45,11 @@ class Pool:
         span = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
         return self.documents[span], self.scores[span]
 
+    def scores_of(self, query: int, documents: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(n,) scores that the query at a row gave documents; the floor for what is none of its candidates."""
+        known = dict(zip(*(one.tolist() for one in self.of(query)), strict=True))
+        return np.array([known.get(row, self.floor[query]) for row in documents.tolist()], np.float32)
+
     def run(self, pipeline: Pipeline, depth: int) -> Run:
         """The first candidates as a run over the pipeline's corpus."""
         whole = Run(self.queries, pipeline.corpus, self.offsets, self.documents, self.scores)  # type: ignore[arg-type]

@@ -30,17 +30,4 @@ def train_cross_encoder(recipe: CrossEncoderRecipe, asked: Command) -> str:
     pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=dataset.corpus, runtime=runtime)
     with runtime.active(), asked.processes.one_after_the_first():
         material = gather(recipe, dataset, pipeline, notify=asked.notify)
-
-    def opened() -> CrossEncoderTraining:
-        return CrossEncoderTraining(
-            recipe,
-            dataset,
-            material,
-            base,
-            device=asked.device,
-            dtype=asked.dtype,
-            batch_tokens=runtime.batch_tokens,
-            recompute=asked.recompute,
-        )
-
-    return asked.run(base, material.account, opened)
+    return asked.run(base, material.account, lambda: CrossEncoderTraining(recipe, dataset, material, base, asked.means))

@@ -6,24 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rankpipe.data import Dataset
-from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import attach
 from rankpipe.models.adapters.diagnose import intruder_dimensions
 from rankpipe.models.pairs import PairReader
 from rankpipe.models.recipe import transformer_settings
-from rankpipe.training import losses
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.development import HeldOutLoss, Reranking
 from rankpipe.training.examples import Group
-from rankpipe.training.group_phases import Distil, Labels
-from rankpipe.training.groups import in_groups
+from rankpipe.training.groups import Loss, in_groups, loss_of
 from rankpipe.training.loop import PhasePlan, Plan
 from rankpipe.training.material import Material
-from rankpipe.training.negatives import TABLE
+from rankpipe.training.means import Means
 from rankpipe.training.networks import open_cross_encoder, write_adapter_settings, write_cross_encoder
 from rankpipe.training.pairs import Pair, PairTexts
 from rankpipe.training.processes import processes
@@ -32,27 +28,6 @@ from rankpipe.training.scoring import STEP_TOKENS, PairScorer
 
 CALIBRATED = 32
 """Steps whose pairs an adapter may look at before it is trained."""
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Of scores, targets and presence (N, G): a value per group (N,)."""
-
-
-def loss_of(phase: Phase) -> Loss:
-    """The loss that a phase names, with its settings."""
-    if isinstance(phase, Distil):
-        if phase.loss == "kl":
-            return lambda s, t, there: losses.kl(s, t, there, phase.temperature)
-        return losses.margin_mse
-    if not isinstance(phase, Labels):
-        raise UsageError(f"a cross-encoder has no phase {type(phase).__name__}")
-    return {
-        "binary": losses.binary,
-        "ranknet": losses.ranknet,
-        "margin": lambda s, t, there: losses.margin(s, t, there, phase.margin),
-        "softmax": lambda s, t, there: losses.softmax(s, t, there, phase.temperature),
-        "lambda": losses.lambda_ndcg,
-        "list-mle": losses.list_mle,
-    }[phase.loss]
 
 
 class CrossEncoderTraining:
@@ -68,33 +43,29 @@ class CrossEncoderTraining:
         dataset: Dataset,
         material: Material,
         base: Path,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        batch_tokens: int | None,
-        recompute: bool = False,
+        means: Means,
     ) -> None:
-        self._recipe, self._dataset, self._material, self._device = recipe, dataset, material, device
+        self._recipe, self._dataset, self._material, self._device = recipe, dataset, material, means.device
         self._base = base
         lower_case = bool(transformer_settings(base).get("do_lower_case"))
         reader = PairReader(base, max_length=recipe.max_length, lower_case=lower_case)
         self._texts = PairTexts(reader, dataset.corpus, recipe.fields)
-        network, self.drawn = open_cross_encoder(base, recipe.seed, dropout=recipe.dropout, device=device)
+        network, self.drawn = open_cross_encoder(base, recipe.seed, dropout=recipe.dropout, device=means.device)
         self._before = {
             name: layer.weight.detach().cpu().clone()
             for name, layer in network.named_modules()
             if isinstance(layer, nn.Linear) and f"{name}.weight" not in self.drawn
         }
-        self._scores = PairScorer(network, device=device, dtype=dtype, batch_tokens=batch_tokens, recompute=recompute)
+        self._scores = PairScorer(
+            network,
+            device=means.device,
+            dtype=means.dtype,
+            batch_tokens=means.batch_tokens,
+            recompute=means.recompute,
+        )
         self.trained = attach(
             network, recipe.adapter, drawn=self.drawn, calibration=self._calibration, seed=recipe.seed
         )
-
-    @property
-    def trained_parameters(self) -> int:
-        """Number of weights that are trained."""
-        groups = self.trained.parameter_groups(0.0, 0.0)
-        return sum(parameter.numel() for group in groups for parameter in group["params"])
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the network, and the adapter beside it; what was drawn and the intruder dimensions of every layer."""
@@ -104,24 +75,15 @@ class CrossEncoderTraining:
         if recipe.adapter is not None:
             self.trained.export(folder / "adapter", recipe.model)
             write_adapter_settings(base, folder / "adapter", max_length=recipe.max_length)
-        if self._material.mined is not None:
-            self._material.mined.write_table(folder / TABLE, self._dataset.corpus)
+        self._material.write_table(folder, self._dataset.corpus)
         after = {name: merged.get_submodule(name).weight.detach().cpu() for name in self._before}
         return {"drawn_weights": self.drawn, "intruder_dimensions": intruder_dimensions(self._before, after)}
 
     def plan(self) -> Plan:
         """What the loop is to do."""
-        development = self._recipe.development
-        return Plan(
-            phases=[self._phase(number, phase) for number, phase in enumerate(self._recipe.planned)],
-            measure=self._measure(),
-            begun=not self.drawn,
-            measured="-loss" if self._material.run is None else development.measure,
-            every=development.every,
-            patience=development.patience,
-            checkpoint=self._recipe.checkpoint,
-            seed=self._recipe.seed,
-        )
+        phases = [self._phase(number, phase) for number, phase in enumerate(self._recipe.planned)]
+        judged = self._material.run is not None
+        return Plan.of(self._recipe, phases, self._measure(), judged=judged, begun=not self.drawn)
 
     def _phase(self, number: int, phase: Phase) -> PhasePlan:
         groups: Any = self._material.groups[number]

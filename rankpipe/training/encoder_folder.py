@@ -7,7 +7,6 @@ versions read.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 from safetensors.torch import save_file
 
 from rankpipe.models.pooling import DenseLayer
-from rankpipe.models.recipe import LEGACY_POOLING, TRANSFORMER_SETTINGS
+from rankpipe.models.recipe import LEGACY_POOLING
 from rankpipe.models.tokens import quiet
 from rankpipe.training.encoders import TextEncoder
-from rankpipe.training.networks import TOKENIZER_FILES
+from rankpipe.training.networks import copy_tokenizer, write_settings
 
 KINDS = "sentence_transformers.models"
 """Where modules.json says that the classes of modules are."""
@@ -99,11 +98,8 @@ def _write_transformer(encoder: TextEncoder, folder: Path) -> None:
     recipe = encoder.recipe
     with quiet():
         encoder.transformer.save_pretrained(folder)
-    for path in (path for pattern in TOKENIZER_FILES for path in recipe.transformer.glob(pattern)):
-        shutil.copy(path, folder / path.name)
-    _write_json(
-        folder / TRANSFORMER_SETTINGS, {"max_seq_length": recipe.max_length, "do_lower_case": recipe.lower_case}
-    )
+    copy_tokenizer(recipe.transformer, folder)
+    write_settings(folder, {"max_seq_length": recipe.max_length, "do_lower_case": recipe.lower_case})
 
 
 def _write_dense(layer: DenseLayer, folder: Path) -> None:

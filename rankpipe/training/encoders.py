@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rankpipe.data import Corpus
-from rankpipe.models.batching import padded
+from rankpipe.models.batching import in_order, padded, rising_batches
 from rankpipe.models.bi_encoder import EncoderSettings, encoder_recipe, normalises
 from rankpipe.models.network import open_encoder
 from rankpipe.models.pooling import DenseLayer, normalised, pool
@@ -24,11 +23,12 @@ from rankpipe.models.references import check_weights
 from rankpipe.models.routes import Role
 from rankpipe.models.tokens import Reader
 from rankpipe.training.encoder_recipe import EncoderRecipe
+from rankpipe.training.means import Means
 from rankpipe.training.networks import set_dropout
 from rankpipe.training.packed import PackedBody, Spread, recomputing
-from rankpipe.training.pairs import KEPT_TOKENS
-from rankpipe.training.processes import Processes, processes
-from rankpipe.training.scoring import BATCH_TOKENS, STEP_TOKENS
+from rankpipe.training.pairs import KeptTokens
+from rankpipe.training.processes import processes
+from rankpipe.training.scoring import BATCH_TOKENS, STEP_TOKENS, precision
 
 UNIT_TEMPERATURE = 0.05
 """Of similarities between -1 and 1: softmax of twenty times a cosine, as sentence-transformers has it."""
@@ -119,31 +119,17 @@ class Texts:
     def __init__(self, recipe: Recipe, prompt: str) -> None:
         """Open the tokenizer. Raises ModelError where there is none, UsageError for a prompt that leaves no room."""
         known = network_config(recipe.transformer).get("vocab_size")
-        self._reader = Reader(
-            recipe.transformer, max_length=recipe.max_length, lower_case=recipe.lower_case, known=known
-        )
-        self._prompt = prompt
-        self._include_prompt = recipe.include_prompt
-        self.skipped = 0 if recipe.include_prompt else self._reader.read(["a"], prompt).skipped
-        self._kept: dict[Any, NDArray[np.int32]] = {}
-        self._total = 0
+        reader = Reader(recipe.transformer, max_length=recipe.max_length, lower_case=recipe.lower_case, known=known)
+        self.skipped = 0 if recipe.include_prompt else reader.read(["a"], prompt).skipped
+        self._kept = KeptTokens(lambda texts: reader.read(texts, prompt).tokens)
 
     def of(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokens of texts."""
-        return self._of(texts, list)
+        return self._kept.of(texts, list)
 
     def of_rows(self, corpus: Corpus, rows: NDArray[np.int32], fields: Sequence[str]) -> list[Tokens]:
         """Tokens of the documents at rows of a corpus."""
-        return self._of(rows.tolist(), lambda new: corpus.joined_texts(new, fields))
-
-    def _of(self, keys: Sequence[Any], texts: Callable[[list[Any]], Sequence[str]]) -> list[Tokens]:
-        if self._total > KEPT_TOKENS:
-            self._kept, self._total = {}, 0
-        new = [key for key in dict.fromkeys(keys) if key not in self._kept]
-        read = self._reader.read(texts(new), self._prompt).tokens
-        self._kept.update({key: one.astype(np.int32) for key, one in zip(new, read, strict=True)})
-        self._total += sum(map(len, read))
-        return [self._kept[key].astype(np.int64) for key in keys]
+        return self._kept.of(rows.tolist(), lambda new: corpus.joined_texts(new, fields))
 
 
 class Encoders(nn.Module):
@@ -152,32 +138,20 @@ class Encoders(nn.Module):
     query, document  the encoders
     """
 
-    def __init__(
-        self, query: TextEncoder, document: TextEncoder, *, dtype: torch.dtype, batch_tokens: int | None
-    ) -> None:
-        """Take encoders; below float32, their products are computed in `dtype`, their weights stay as they are."""
+    def __init__(self, query: TextEncoder, document: TextEncoder, means: Means) -> None:
+        """Take encoders; below float32, their products are computed in its precision, their weights stay as they are."""
         super().__init__()
         self.query, self.document = query, document
-        self._dtype, self._device, self._together = dtype, query.transformer.device, processes()
-        self._budget = batch_tokens or BATCH_TOKENS[self._device.type]
-        self._limit = STEP_TOKENS[self._device.type]
+        self._means, self._together = means, processes()
+        self._budget = means.batch_tokens or BATCH_TOKENS[means.device.type]
+        self._limit = STEP_TOKENS[means.device.type]
         self.query_texts = Texts(query.recipe, query.recipe.query_prompt)
         self.document_texts = Texts(document.recipe, document.recipe.document_prompt)
-
-    @property
-    def shared(self) -> bool:
-        """Whether one encoder does both."""
-        return self.query is self.document
 
     @property
     def temperature(self) -> float:
         """What similarities are divided by where the recipe says nothing: cosines are small."""
         return UNIT_TEMPERATURE if self.query.unit and self.document.unit else 1.0
-
-    @property
-    def trained_parameters(self) -> int:
-        """Number of weights that are trained."""
-        return sum(one.numel() for one in self.parameters() if one.requires_grad)
 
     def queries(self, texts: Sequence[str]) -> Part:
         """Queries, to be encoded."""
@@ -190,10 +164,9 @@ class Encoders(nn.Module):
 
     def vectors(self, part: Part) -> Tensor:
         """(N, D) float32 vectors of a part's texts, in their order."""
-        batches = _batches([len(one) for one in part.tokens], self._budget)
-        rows = [row for batch in batches for row in batch]
+        batches = rising_batches([len(one) for one in part.tokens], self._budget)
         found = torch.cat([self._encoded(part, batch) for batch in batches])
-        return Processes().joined(found, rows, len(rows))
+        return in_order(found, [row for batch in batches for row in batch])
 
     def backward(self, parts: Sequence[Part], loss: Callable[..., Tensor]) -> float:
         """Loss of the parts' vectors, one argument for each part; its gradients are added to what is there.
@@ -203,7 +176,10 @@ class Encoders(nn.Module):
         """
         shares = [self._together.share([len(one) for one in part.tokens]) for part in parts]
         batches = [
-            [[share[at] for at in rows] for rows in _batches([len(part.tokens[row]) for row in share], self._budget)]
+            [
+                [share[at] for at in rows]
+                for rows in rising_batches([len(part.tokens[row]) for row in share], self._budget)
+            ]
             for part, share in zip(parts, shares, strict=True)
         ]
         todo = [
@@ -226,7 +202,7 @@ class Encoders(nn.Module):
         return backward_in_turn(todo, joined)
 
     def _encoded(self, part: Part, rows: Sequence[int]) -> Tensor:
-        with nullcontext() if self._dtype == torch.float32 else torch.autocast(self._device.type, self._dtype):
+        with precision(self._means.device, self._means.dtype):
             return part.encoder([part.tokens[row] for row in rows], part.skipped).float()
 
 
@@ -247,11 +223,8 @@ class Part:
 def open_encoders(
     recipe: EncoderRecipe,
     base: Path,
+    means: Means,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_tokens: int | None,
-    recompute: bool = False,
     apart: bool = False,
 ) -> Encoders:
     """The encoders of a model's folder, one for queries and documents unless it has two. Raises ModelError.
@@ -259,12 +232,16 @@ def open_encoders(
     apart  always two: that of queries is to be trained alone
     """
     opened = partial(
-        TextEncoder, settings=settings_of(recipe), dropout=recipe.dropout, device=device, recompute=recompute
+        TextEncoder,
+        settings=settings_of(recipe),
+        dropout=recipe.dropout,
+        device=means.device,
+        recompute=means.recompute,
     )
     document = query = opened(base, "document")
     if apart or document.recipe.routed:
         query = opened(base, "query")
-    return Encoders(query, document, dtype=dtype, batch_tokens=batch_tokens)
+    return Encoders(query, document, means)
 
 
 def check_encoders(recipe: EncoderRecipe, base: Path) -> None:
@@ -320,16 +297,6 @@ def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
     torch.set_rng_state(state[0])
     if state[1]:
         torch.cuda.set_rng_state_all(state[1])
-
-
-def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows in rising order of their lengths, so many together that rows times the longest are within the budget."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
-            batches.append([])
-        batches[-1].append(row)
-    return batches
 
 
 def _cat(found: Sequence[Tensor], part: Part) -> Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rankpipe.data import Corpus
 from rankpipe.training.candidates import Pool
-from rankpipe.training.negatives import Judged
+from rankpipe.training.negatives import Judged, account_of
 from rankpipe.training.recipe import Subset
 
 
@@ -75,8 +75,8 @@ class Turns:
     def __init__(self, count: int, seed: Sequence[int], subset: Subset | None = None) -> None:
         self._count, self._seed = count, tuple(seed)
         self._round, self._order = -1, np.empty(0, np.int64)
-        self._drawn = subset is not None and (subset.kind == "fixed" or subset.replacement)
-        self._size = math.ceil(subset.ratio * count) if subset is not None and self._drawn else count
+        parts = subset is not None and (subset.kind == "fixed" or subset.replacement)
+        self._size = math.ceil(subset.ratio * count) if subset is not None and parts else count
         self._fixed = None
         if subset is not None and subset.kind == "fixed":  # the same in every phase: of the training's seed alone
             self._fixed = np.random.default_rng([self._seed[0], 1 << 20]).permutation(count)[: self._size]
@@ -139,9 +139,7 @@ class TaughtGroups:
         wanted = min(self._shape.size - self._shape.random, len(others))
         taken = np.sort(rng.permutation(others)[:wanted])
         far = random_rows(self._live, self._shape.size - wanted, np.append(found[taken], own[query]), rng)
-        known = dict(zip(found.tolist(), scores.tolist(), strict=True))
-        far_scores = np.array([known.get(row, pool.floor[query]) for row in far.tolist()], np.float32)
-        targets = (np.concatenate([scores[taken], far_scores]) / self.unit).astype(np.float32)
+        targets = (np.concatenate([scores[taken], pool.scores_of(query, far)]) / self.unit).astype(np.float32)
         documents = np.concatenate([found[taken], far])
         return Group(pool.queries.ids[query], pool.queries.texts[query], documents, targets, np.zeros_like(targets))
 
@@ -157,14 +155,14 @@ class JudgedGroups:
         positives: int,
         *,
         only_found: bool = False,
-        weight: float = 0.0,
+        added: tuple[Pool, float] | None = None,
     ) -> None:
         """Take what is known of queries, and how many relevant documents a group has at most.
 
         only_found  those that are among the candidates, where there are any
-        weight      of the scores with which documents were found, added to the network's
+        added       the queries' pool, and the weight of its scores that are added to the network's
         """
-        self._weight = weight
+        self._added = added
         self._shape, self._live, self._positives, self._only_found = shape, corpus.live_rows(), positives, only_found
         self._judged = judged
         self._turns = Turns(len(judged), shape.seed, shape.subset)
@@ -177,11 +175,8 @@ class JudgedGroups:
 
     def account(self) -> dict[str, Any]:
         """Queries, relevant documents and negatives to draw from."""
-        return {
-            "queries": len(self._judged),
-            "relevant": int(sum(len(one.positives) for one in self._judged)),
-            "relevant_candidates": int(sum(int(one.found.sum()) for one in self._judged)),
-            "hard_negatives": int(sum(len(one.negatives) for one in self._judged)),
+        return account_of(self._judged) | {
+            "relevant_candidates": int(sum(int(one.found.sum()) for one in self._judged))
         }
 
     def _group(self, judged: Judged, rng: np.random.Generator) -> Group:
@@ -191,19 +186,24 @@ class JudgedGroups:
         chosen = np.sort(rng.permutation(drawn_from)[: self._positives])
         relevant, grades = judged.positives[chosen], judged.grades[chosen]
         wanted = min(self._shape.size - self._shape.random - len(relevant), len(judged.negatives))
-        drawn_hard = rng.permutation(len(judged.negatives))[:wanted]
-        hard = judged.negatives[drawn_hard]
+        hard = rng.permutation(judged.negatives)[:wanted]
         far = random_rows(
             self._live, self._shape.size - len(relevant) - wanted, np.concatenate([hard, judged.masked]), rng
         )
         documents = np.concatenate([relevant, hard, far]).astype(np.int32)
         targets = np.zeros(len(documents), np.float32)
         targets[: len(grades)] = grades
-        lowest = judged.first.min() if len(judged.first) else 0.0
-        first = np.concatenate([judged.first[chosen], judged.first[len(judged.positives) + drawn_hard]])
-        added = np.full(len(documents), self._weight * lowest, np.float32)
-        added[: len(first)] = self._weight * first
-        return Group(judged.query_id, judged.text, documents, targets, added)
+        return Group(judged.query_id, judged.text, documents, targets, self._added_scores(judged, documents, len(far)))
+
+    def _added_scores(self, judged: Judged, documents: NDArray[np.int32], far: int) -> NDArray[np.float32]:
+        """(G,) what is added; the last `far` documents, drawn from all, count as the lowest of those that are known."""
+        if self._added is None:
+            return np.zeros(len(documents), np.float32)
+        pool, weight = self._added
+        scores = pool.scores_of(judged.row, documents)
+        if far:
+            scores[-far:] = pool.scores_of(judged.row, np.concatenate([judged.positives, judged.negatives])).min()
+        return (weight * scores).astype(np.float32)
 
 
 def random_rows(

@@ -30,6 +30,7 @@ from rankpipe.models.references import model_digest
 from rankpipe.models.runtime import Runtime
 from rankpipe.store import check_replaceable, replacing_folder, unfinished
 from rankpipe.training.loop import Plan, Progress, train
+from rankpipe.training.means import Means
 from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Recipe
 
@@ -45,11 +46,6 @@ class Training(Protocol):
 
     trained: Attached
 
-    @property
-    def trained_parameters(self) -> int:
-        """Number of weights that are trained."""
-        ...
-
     def plan(self) -> Plan:
         """What the loop is to do."""
         ...
@@ -64,7 +60,7 @@ class Command:
     """What was asked for, and how the machine is used for it.
 
     command    as a person would give it
-    recompute  whether activations are computed a second time for their gradients, layer by layer, and not kept
+    recompute  see Means
     """
 
     recipe: Recipe
@@ -98,9 +94,15 @@ class Command:
         return device_of(self.runtime)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The precision of products."""
-        return dtype_of(self.runtime, self.device)
+    def means(self) -> Means:
+        """What the machine gives."""
+        return Means(
+            device=self.device,
+            dtype=dtype_of(self.runtime, self.device),
+            batch_tokens=self.runtime.batch_tokens,
+            threads=self.runtime.thread_count,
+            recompute=self.recompute,
+        )
 
     def run(self, base: Path, account: dict[str, Any], opened: Callable[[], Training]) -> str:
         """Train, leave the folder, and say what is best; what a killed, equal call has done is gone on with.
@@ -110,18 +112,19 @@ class Command:
         """
         recipe, dataset, runtime, output = self.recipe, self.dataset, self.runtime, self.output
         gathered = perf_counter() - self.started
-        dtype = str(self.dtype).removeprefix("torch.")
+        means = self.means
+        dtype = str(means.dtype).removeprefix("torch.")
         made_by: dict[str, Any] = {
             "recipe": recipe.described(),
             "digests": _digests(recipe, dataset, base),
             "judged_as": {"relevance_cut": dataset.card.relevance_cut, "self_match": dataset.card.self_match},
             "examples": account,
-            "runtime": {**asdict(runtime), "device": str(self.device), "dtype": dtype, "threads": runtime.thread_count},
+            "runtime": {**asdict(runtime), "device": str(means.device), "dtype": dtype, "threads": means.threads},
         }
         if self.processes.count > 1:
             made_by["runtime"]["processes"] = self.processes.count
-        key = {"format": FORMAT, **made_by, "runtime": [self.device.type, dtype]}
-        with self._unfinished(key) as folder, thread_limit(runtime.thread_count):
+        key = {"format": FORMAT, **made_by, "runtime": [means.device.type, dtype]}
+        with self._unfinished(key) as folder, thread_limit(means.threads):
             training = opened()
             plan = training.plan()
             progress = train(plan, training.trained, folder, notify=self.notify, together=self.processes)
@@ -134,7 +137,7 @@ class Command:
                     "command": self.command,
                     **made_by,
                     "dataset": {"name": dataset.name, "card": dataset.card.name, "documents": dataset.corpus.size},
-                    "trained_parameters": training.trained_parameters,
+                    "trained_parameters": training.trained.count,
                     **_went(plan, progress),
                     **told,
                     "versions": versions(),

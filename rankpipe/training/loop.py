@@ -29,7 +29,7 @@ from rankpipe.training.checkpoints import (
     write_checkpoint,
 )
 from rankpipe.training.processes import Processes
-from rankpipe.training.recipe import Phase
+from rankpipe.training.recipe import Phase, Recipe
 
 SAY_EVERY = 30.0
 """Seconds from one line of progress to the next."""
@@ -108,6 +108,29 @@ class Plan:
     patience: int | None
     checkpoint: int
     seed: int
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        phases: Sequence[PhasePlan],
+        measure: Callable[[], float] | None,
+        *,
+        judged: bool = True,
+        begun: bool = True,
+    ) -> Plan:
+        """A recipe's plan. Without judgements, the loss of what was held out is measured."""
+        development = recipe.development
+        return cls(
+            phases=phases,
+            measure=measure,
+            begun=begun,
+            measured=development.measure if judged else "-loss",
+            every=development.every,
+            patience=development.patience,
+            checkpoint=recipe.checkpoint,
+            seed=recipe.seed,
+        )
 
 
 @dataclass(kw_only=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe.data import Dataset, Qrels, Queries
+from rankpipe.data import Corpus, Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
 from rankpipe.pipeline import Pipeline
 from rankpipe.pipeline.pipeline import GIVEN_RUN
@@ -22,7 +23,7 @@ from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive, Guard
 from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups, score_unit
 from rankpipe.training.group_phases import Distil, Labels
-from rankpipe.training.negatives import Guarding, Mined, OwnScores, mined, scored_by
+from rankpipe.training.negatives import TABLE, Guarding, Mined, OwnScores, mined_split, scored_by
 from rankpipe.training.recipe import Phase
 
 DRAW = {"titles": drawing.titles, "sentences": drawing.sentences}
@@ -53,6 +54,11 @@ class Material:
     qrels: Qrels | None
     held: list[Group]
     account: dict[str, Any]
+
+    def write_table(self, folder: Path, corpus: Corpus) -> None:
+        """Write what became of every candidate into a folder, where any was mined."""
+        if self.mined is not None:
+            self.mined.write_table(folder / TABLE, corpus)
 
 
 def gather(
@@ -141,9 +147,14 @@ class _Gathering:
         return candidates(self.pipeline, queries, self.recipe.candidates.depth)
 
     def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
-        judged, only_found = self._mined(pool).judged, phase.relevant == "candidates"
+        judged, weight = self._mined(pool).judged, self._added_weight(pool)
         return JudgedGroups(
-            judged, self.dataset.corpus, shape, phase.positives, only_found=only_found, weight=self._added_weight(pool)
+            judged,
+            self.dataset.corpus,
+            shape,
+            phase.positives,
+            only_found=phase.relevant == "candidates",
+            added=None if pool is None or not weight else (pool, weight),
         )
 
     def _added_weight(self, pool: Pool | None) -> float:
@@ -169,21 +180,12 @@ class _Gathering:
         """What the judged queries' candidates are, decided once for all phases."""
         if self.mined is not None:
             return self.mined
-        dataset, card, split = self.dataset, self.dataset.card, self.recipe.split
+        dataset, split = self.dataset, self.recipe.split
         if pool is None:
             raise drawing.no_judgements(dataset, split)
-        qrels = dataset.qrels(split)
         guard = getattr(self.recipe.candidates, "guard", None)
-        self.mined = found = mined(
-            pool,
-            qrels,
-            dataset.corpus,
-            relevance_cut=card.relevance_cut,
-            self_match=card.self_match,
-            guard=None if guard is None else self._guard(guard, pool, qrels),
-        )
-        if not found.judged:
-            raise UsageError(f"split '{split}' of data set '{dataset.name}' calls no document relevant")
+        guarding = None if guard is None else self._guard(guard, pool, dataset.qrels(split))
+        self.mined = found = mined_split(pool, dataset, split, guarding)
         self.account["judged"].update(
             candidates=pool.digest, candidates_by_fate=found.counts(), without_relevant=found.unused
         )

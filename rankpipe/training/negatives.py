@@ -16,7 +16,8 @@ import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from rankpipe import npy, store
-from rankpipe.data import Corpus, Qrels
+from rankpipe.data import Corpus, Dataset, Qrels
+from rankpipe.errors import UsageError
 from rankpipe.evaluation.manifest import described, facts
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
@@ -39,8 +40,7 @@ class Judged:
     masked     rows of documents that are no negatives of it, whatever they are drawn for: those that are judged
                relevant to any degree, and those that a guard found too good; rising
     negatives  rows of its candidates that are
-    first      scores with which positives and negatives were found, the positives before; of what was not, the lowest
-               that the query's ranking has
+    row        of the query in its pool
     """
 
     query_id: str
@@ -50,7 +50,16 @@ class Judged:
     found: NDArray[np.bool_]
     masked: NDArray[np.int32]
     negatives: NDArray[np.int32]
-    first: NDArray[np.float32]
+    row: int
+
+
+def account_of(judged: Sequence[Judged]) -> dict[str, int]:
+    """Queries, relevant documents and negatives to draw from."""
+    return {
+        "queries": len(judged),
+        "relevant": sum(len(one.positives) for one in judged),
+        "hard_negatives": sum(len(one.negatives) for one in judged),
+    }
 
 
 class Guarding(Protocol):
@@ -157,16 +166,29 @@ def mined(
                 np.isin(relevant, documents),
                 masked,
                 negatives,
-                _first_scores(pool, row, np.concatenate([relevant, negatives])),
+                row,
             )
         )
     return found
 
 
-def _first_scores(pool: Pool, row: int, documents: NDArray[np.int32]) -> NDArray[np.float32]:
-    found, scores = pool.of(row)
-    known = dict(zip(found.tolist(), scores.tolist(), strict=True))
-    return np.array([known.get(one, pool.floor[row]) for one in documents.tolist()], np.float32)
+def mined_split(pool: Pool, dataset: Dataset, split: str, guard: Guarding | None = None) -> Mined:
+    """What mined gives for queries of a split, as the data set's card has it.
+
+    Raises UsageError where no document of the corpus is relevant to any.
+    """
+    card = dataset.card
+    found = mined(
+        pool,
+        dataset.qrels(split),
+        dataset.corpus,
+        relevance_cut=card.relevance_cut,
+        self_match=card.self_match,
+        guard=guard,
+    )
+    if not found.judged:
+        raise UsageError(f"split '{split}' of data set '{dataset.name}' calls no document relevant")
+    return found
 
 
 def judged_rows(qrels: Qrels, query_id: str, corpus: Corpus) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

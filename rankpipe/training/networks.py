@@ -65,8 +65,7 @@ def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: i
     with tempfile.TemporaryDirectory(dir=folder) as name, quiet():
         plain = Path(name)
         network.save_pretrained(plain)
-        for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
-            shutil.copy(path, plain / path.name)
+        copy_tokenizer(base, plain)
         path = plain / "tokenizer_config.json"
         stated = read_json(path) if path.is_file() else {}
         path.write_text(json.dumps({**stated, "model_max_length": max_length}, indent=2), encoding="utf-8")
@@ -81,6 +80,12 @@ def write_adapter_settings(base: Path, folder: Path, *, max_length: int) -> None
     """Write beside an adapter how texts were read for it, where the stage cross-encoder looks for it."""
     lower_case = bool(transformer_settings(base).get("do_lower_case"))
     write_settings(folder, {"max_seq_length": max_length, "do_lower_case": lower_case})
+
+
+def copy_tokenizer(base: Path, folder: Path) -> None:
+    """Copy the files of a model's tokenizer into another folder."""
+    for path in (path for pattern in TOKENIZER_FILES for path in base.glob(pattern)):
+        shutil.copy(path, folder / path.name)
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:

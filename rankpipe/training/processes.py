@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from rankpipe.models.batching import in_order
 from rankpipe.models.references import need_extra
 
 WAIT = timedelta(days=2)
@@ -47,9 +48,7 @@ class Processes:
     def joined(self, own: Tensor, rows: Sequence[int], count: int) -> Tensor:
         """All of `count` rows, of which this process computed `own`; gradients go to its own alone."""
         if self.count == 1:
-            places = torch.empty(count, dtype=torch.int64)
-            places[torch.tensor(rows)] = torch.arange(count)
-            return own[places.to(own.device)]
+            return in_order(own, rows)
         whole = own.new_zeros(count, own.shape[1])
         at = torch.tensor(rows, dtype=torch.int64, device=own.device)
         whole.index_copy_(0, at, own.detach())

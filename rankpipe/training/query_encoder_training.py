@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.data import Dataset, Qrels, Queries
-from rankpipe.errors import UsageError
 from rankpipe.index.dense import DenseIndex
 from rankpipe.index.vectors import Vectors
 from rankpipe.models.adapters.attached import Attached
@@ -30,7 +29,8 @@ from rankpipe.training.encoder_recipe import Adore, QueryEncoderRecipe
 from rankpipe.training.encoders import open_encoders
 from rankpipe.training.examples import Turns
 from rankpipe.training.loop import PhasePlan, Plan
-from rankpipe.training.negatives import Judged, mined
+from rankpipe.training.means import Means
+from rankpipe.training.negatives import Judged, mined_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,12 @@ class TrainingQueries:
     """What is drawn from a data set.
 
     judged       queries to train with
-    development  those that it is judged by, with their judgements; None without
+    development  those that it is judged by, with their judgements
     account      what was drawn and what was left out, as JSON takes it
     """
 
     judged: list[Judged]
-    development: tuple[Queries, Qrels] | None
+    development: tuple[Queries, Qrels]
     account: dict[str, Any]
 
 
@@ -51,14 +51,9 @@ def gather_queries(recipe: QueryEncoderRecipe, dataset: Dataset, *, notify: Call
     """Draw everything. Raises UsageError where the data set has no judgements to train with."""
     account: dict[str, Any] = {}
     train, development = drawing.train_and_development(recipe, dataset, account, needed=True)
-    card, qrels = dataset.card, dataset.qrels(recipe.split)
     if train is None or development is None:  # never: judgements are needed
         raise drawing.no_judgements(dataset, recipe.split)
-    found = mined(
-        no_candidates(train), qrels, dataset.corpus, relevance_cut=card.relevance_cut, self_match=card.self_match
-    )
-    if not found.judged:
-        raise UsageError(f"split '{recipe.split}' of data set '{dataset.name}' calls no document relevant")
+    found = mined_split(no_candidates(train), dataset, recipe.split)
     account["judged"]["without_relevant"] = found.unused
     relevant = sum(len(one.positives) for one in found.judged)
     notify(f"{len(found.judged):,} judged queries of '{recipe.split}', {relevant:,} relevant documents")
@@ -123,66 +118,39 @@ class QueryEncoderTraining:
         queries: TrainingQueries,
         vectors: Vectors,
         base: Path,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        batch_tokens: int | None,
-        threads: int,
-        recompute: bool = False,
+        means: Means,
     ) -> None:
         self._recipe, self._dataset, self._queries, self._vectors = recipe, dataset, queries, vectors
-        self._device, self._threads = device, threads
-        self._encoders = open_encoders(
-            recipe, base, device=device, dtype=dtype, batch_tokens=batch_tokens, recompute=recompute, apart=True
-        )
+        self._device, self._threads = means.device, means.threads
+        self._encoders = open_encoders(recipe, base, means, apart=True)
         self._temperature = recipe.temperature or self._encoders.temperature
+        depths = {phase.index: phase.depth for phase in recipe.adore}
         self._indexes = {
-            phase.index: recipe.dense(k=phase.depth, index=phase.index).open_index(dataset.corpus)
-            for phase in recipe.adore
+            kind: recipe.dense(k=depth, index=kind).open_index(dataset.corpus) for kind, depth in depths.items()
         }
         self.trained = Attached(self._encoders.query, ())
 
-    @property
-    def trained_parameters(self) -> int:
-        """Number of weights that are trained."""
-        return sum(one.numel() for one in self._encoders.query.parameters() if one.requires_grad)
-
     def plan(self) -> Plan:
         """What the loop is to do."""
-        recipe, development = self._recipe, self._recipe.development
-        names = [f"{number} {recipe.kind_of(phase)}" for number, phase in enumerate(recipe.planned, 1)]
-        return Plan(
-            phases=[
-                self._phase(number, name, phase)
-                for number, (name, phase) in enumerate(zip(names, recipe.adore, strict=True))
-            ],
-            measure=None if self._queries.development is None else self._measure,
-            begun=True,
-            measured=development.measure,
-            every=development.every,
-            patience=development.patience,
-            checkpoint=recipe.checkpoint,
-            seed=recipe.seed,
-        )
+        phases = [self._phase(number, phase) for number, phase in enumerate(self._recipe.adore)]
+        return Plan.of(self._recipe, phases, self._measure)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write both encoders as a folder of sentence-transformers; the temperature."""
         write_encoders(self._encoders.query, self._encoders.document, folder)
         return {"temperature": self._temperature}
 
-    def _phase(self, number: int, name: str, phase: Adore) -> PhasePlan:
+    def _phase(self, number: int, phase: Adore) -> PhasePlan:
         judged, index = self._queries.judged, self._indexes[phase.index]
-        turns, size = (
-            Turns(len(judged), (self._recipe.seed, number), self._recipe.subset),
-            min(phase.batch, len(judged)),
-        )
+        turns = Turns(len(judged), (self._recipe.seed, number), self._recipe.subset)
+        size = min(phase.batch, len(judged))
 
         def drawn(step: int) -> list[Judged]:
             return [judged[turns[turn]] for turn in range((step - 1) * size, step * size)]
 
         return PhasePlan.of(
             phase,
-            name,
+            f"{number + 1} {self._recipe.kind_of(phase)}",
             backward=lambda step: self._backward(drawn(step), phase, index),
             queries=lambda step: [one.query_id for one in drawn(step)],
         )
@@ -225,8 +193,6 @@ class QueryEncoderTraining:
 
     def _measure(self) -> float:
         """What exact search gives development queries."""
-        if self._queries.development is None:  # never: there is no measure then
-            return 0.0
         queries, qrels = self._queries.development
         vectors = self._encoders.vectors(self._encoders.queries(queries.texts)).cpu().numpy()
         return searched(self._vectors, vectors, queries, qrels, self._dataset, self._recipe.development.measure)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankpipe.models.batching import padded
+from rankpipe.models.batching import in_order, padded, rising_batches
 from rankpipe.training.packed import PackedBert, recomputing
 from rankpipe.training.pairs import Pair
 
@@ -49,12 +49,10 @@ class PairScorer:
         """(H,) float32 scores of pairs, in their order."""
         if not pairs:
             return torch.empty(0, device=self._device)
-        order = sorted(range(len(pairs)), key=lambda at: len(pairs[at][0]))
-        with self._precision():
-            found = [self._batch([pairs[at] for at in batch]) for batch in self._batches(pairs, order)]
-        places = torch.empty(len(order), dtype=torch.int64)
-        places[torch.tensor(order)] = torch.arange(len(order))
-        return torch.cat(found)[places.to(self._device)]
+        batches = rising_batches([len(tokens) for tokens, _ in pairs], self._budget)
+        with precision(self._device, self._dtype):
+            found = [self._batch([pairs[at] for at in batch]) for batch in batches]
+        return in_order(torch.cat(found), [at for batch in batches for at in batch])
 
     def given(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """Pairs as the network's own forward takes them, padded to the longest."""
@@ -70,16 +68,7 @@ class PairScorer:
             return self._packed(pairs, self._device)
         return self._network(**self.given(pairs)).logits[:, 0].float()
 
-    def _batches(self, pairs: Sequence[Pair], order: Sequence[int]) -> list[list[int]]:
-        """Rows in their order, so many together that rows times the longest are within the budget."""
-        batches: list[list[int]] = [[]]
-        for at in order:  # lengths rise
-            if batches[-1] and (len(batches[-1]) + 1) * len(pairs[at][0]) > self._budget:
-                batches.append([])
-            batches[-1].append(at)
-        return batches
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self._device.type, self._dtype)
+def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Within the block, products are computed in a precision; weights stay as they are."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

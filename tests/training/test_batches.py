@@ -27,7 +27,7 @@ def judged(number: int, positives: list[int], negatives: list[int], masked: list
         np.zeros(len(rows), bool),
         np.unique(np.array(positives + (masked or []), np.int32)),
         np.array(negatives, np.int32),
-        np.zeros(len(rows) + len(negatives), np.float32),
+        number,
     )
 
 

@@ -20,6 +20,7 @@ from rankpipe.models.runtime import Runtime  # noqa: E402
 from rankpipe.training.encoder_folder import write_encoders  # noqa: E402
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive  # noqa: E402
 from rankpipe.training.encoders import Encoders, TextEncoder, open_encoders  # noqa: E402
+from rankpipe.training.means import Means  # noqa: E402
 
 CPU = torch.device("cpu")
 PROMPTS = {"prompts": {"query": "query: ", "document": "passage: "}, "similarity_fn_name": "dot"}
@@ -37,9 +38,8 @@ MADE: list[dict[str, Any]] = [
 
 def encoders(folder: Path, *, batch_tokens: int | None = None, recompute: bool = False, **settings: Any) -> Encoders:
     recipe = BiEncoderRecipe(model=str(folder), phases=(Contrastive(steps=1, learning_rate=1e-5),), **settings)
-    return open_encoders(
-        recipe, folder, device=CPU, dtype=torch.float32, batch_tokens=batch_tokens, recompute=recompute
-    )
+    means = Means(device=CPU, dtype=torch.float32, batch_tokens=batch_tokens, threads=1, recompute=recompute)
+    return open_encoders(recipe, folder, means)
 
 
 @pytest.mark.parametrize("made", MADE, ids=str)

@@ -138,7 +138,7 @@ def test_the_candidates_scores_are_added_to_those_of_the_network() -> None:
     # candidates d1, d2, d3 with scores 10, 9, 8; d9 is relevant and was not found: it counts as the lowest, 1, and so
     # does what is drawn from all documents
     found = mined(pool([[0, 1, 2]]), Qrels({"q1": {"d1": 2, "d9": 3}}), CORPUS)
-    groups = JudgedGroups(found.judged, CORPUS, shape(size=5, random=1), positives=2, weight=0.5)
+    groups = JudgedGroups(found.judged, CORPUS, shape(size=5, random=1), positives=2, added=(found.pool, 0.5))
     (group,) = groups.step(1)[:1]
     added = dict(zip(group.documents.tolist(), group.added.tolist(), strict=True))
     assert added.keys() >= {0, 1, 2, 8}

@@ -66,6 +66,11 @@ class Attached:
             for name, parameters in groups.items()
         ]
 
+    @property
+    def count(self) -> int:
+        """Number of weights that are trained."""
+        return sum(one.numel() for group in self.parameter_groups(0.0, 0.0) for one in group["params"])
+
     def penalty(self) -> Tensor | None:
         """What is added to the loss of a step."""
         return None
