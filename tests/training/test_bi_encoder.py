@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,26 +181,14 @@ def test_an_approximate_index_is_trained_with_and_development_searches_exactly(
     ],
 )  # fmt: skip
 def test_a_killed_training_goes_on_to_the_same_weights(
-    train: str, phase: str, garden: Path, write: Write, rankpipe: Command, tmp_path: Path
+    train: str, phase: str, write: Write, killed_and_resumed: Callable[[Path], list[Path]]
 ) -> None:
     recipe = write(train, phase, more="development: {queries: 4, every: 30}\ncheckpoint: 3\ndropout: 0.1")
 
-    def command(output: str) -> list[str]:
-        return ["train", str(recipe), "--dataset", str(garden), "--output", str(tmp_path / output), "--threads", "1"]
-
-    assert rankpipe(*command("whole")).status == 0
-    process = subprocess.Popen([sys.executable, "-m", "rankpipe", *command("killed")], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(tmp_path.glob(".unfinished-killed-*/step-*")):
-        time.sleep(0.01)
-    time.sleep(float(np.random.default_rng().uniform(0, 0.3)))
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed").exists()
-    done = rankpipe(*command("killed"))
-    assert re.search(r"^going on after step \d+ of phase '", done.err, re.MULTILINE)
-    weights = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
+    whole, killed = killed_and_resumed(recipe)
+    weights = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
     for path in weights:
-        expected, found = (load_file(tmp_path / name / path) for name in ("whole", "killed"))
+        expected, found = (load_file(folder / path) for folder in (whole, killed))
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
@@ -225,30 +222,17 @@ def test_an_output_that_is_there_is_replaced_only_by_force(
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(
-    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+    recipe_file: Write, killed_and_resumed: Callable[[Path], list[Path]]
 ) -> None:
     phases = """\
   - distil: {group: 6, random: 2, steps: 120, learning_rate: 1.0e-3}
   - labels: {group: 4, steps: 60, learning_rate: 1.0e-3}"""
     recipe = recipe_file(phases, more="development: {queries: 4, depth: 5, every: 30}\ncheckpoint: 3")
 
-    def command(output: str) -> list[str]:
-        return ["train", str(recipe), "--dataset", str(garden), "--output", str(tmp_path / output), "--threads", "1"]
-
-    assert rankpipe(*command("whole")).status == 0
-    process = subprocess.Popen([sys.executable, "-m", "rankpipe", *command("killed")], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(tmp_path.glob(".unfinished-killed-*/step-*")):
-        time.sleep(0.01)
-    time.sleep(float(np.random.default_rng().uniform(0, 0.5)))  # between two checkpoints, or while one is written
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed").exists()
-    done = rankpipe(*command("killed"))
-    assert re.search(r"^going on after step \d+ of phase '", done.err, re.MULTILINE)
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    whole, killed = killed_and_resumed(recipe)
+    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert list(tmp_path.glob(".unfinished-*")) == []
 
 
 def test_development_sees_the_candidates_scores_where_they_are_added(
