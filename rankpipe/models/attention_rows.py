@@ -1,0 +1,196 @@
+"""Attention that the last tokens of a prompt pay to all of its tokens, read layer by layer as a network computes.
+
+The prefix of a prompt is computed once and its keys and values are kept; any number of suffixes are then computed behind
+it. Of a suffix, the whole attention (S, T) is small, so it is computed outright, in float32, and its mean over the
+suffix's tokens is what is read. The attention of the prefix's own tokens is never materialised.
+
+This goes through the attention interface of transformers, so every network that takes its attention function from there
+is read, whatever its architecture. Layers above the highest that is wanted are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from rankpipe.errors import ModelError
+
+NAME = "rankpipe_rows"
+"""Of the attention function."""
+STRANGE = ("softcap", "s_aux", "position_bias")
+"""What some networks do to attention beside the softmax, which is not done here."""
+
+
+class _Done(Exception):
+    """The highest layer that is wanted has been read."""
+
+
+@dataclass(kw_only=True)
+class _Pass:
+    """A pass of the network.
+
+    top     the highest layer that is wanted
+    prefix  keys and values of each layer; None: this pass computes them
+    kept    layer -> keys (G, P, d) and values of this pass, G groups of heads
+    read    layer -> (H, T) mean over the suffix's tokens
+    """
+
+    top: int
+    wanted: frozenset[int] = frozenset()
+    prefix: Mapping[int, tuple[Tensor, Tensor]] | None = None
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    read: dict[int, Tensor] = field(default_factory=dict)
+
+
+_current: ContextVar[_Pass] = ContextVar("rankpipe_attention_pass")
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one layer, as transformers calls it: query (1, H, S, d), key and value (1, G, S, d) -> (1, S, H, d)."""
+    one, layer = _current.get(), int(module.layer_idx)
+    if strange := [name for name in STRANGE if options.get(name) is not None]:
+        raise ModelError(f"the attention of a {type(module).__name__} has a {strange[0]}, which is not supported")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = options.get("sliding_window")
+    if one.prefix is None:
+        one.kept[layer] = (key[0], value[0])
+        if layer == one.top:
+            raise _Done
+        mask = None if window is None or window >= key.shape[2] else _window_mask(key.shape[2], window, key.device)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        )
+        return out.transpose(1, 2), None
+    keys, values = one.prefix[layer]
+    keys = torch.cat([keys, key[0]], dim=1)
+    values = torch.cat([values, value[0]], dim=1)
+    out, means = _rows(query[0], keys, values, scale, window)
+    if layer in one.wanted:
+        one.read[layer] = means
+    if layer == one.top:
+        raise _Done
+    return out.transpose(0, 1)[None], None
+
+
+def _rows(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> tuple[Tensor, Tensor]:
+    """Attention of the last S of T tokens: outputs (H, S, d), and weights (H, T), their mean over the S tokens.
+
+    query (H, S, d), keys and values (G, T, d); one group of heads after the other, so that its weights (H / G, S, T)
+    are all that stands in memory.
+    """
+    heads, rows, width = query.shape
+    groups, length, _ = keys.shape
+    at = torch.arange(length - rows, length, device=query.device)[:, None]
+    behind = torch.arange(length, device=query.device)[None, :]
+    hidden = behind > at if window is None else (behind > at) | (behind <= at - window)
+    out, means = torch.empty_like(query), query.new_empty((heads, length), dtype=torch.float32)
+    each = heads // groups
+    for group in range(groups):
+        part = slice(group * each, (group + 1) * each)
+        scores = query[part].float().reshape(each * rows, width) @ keys[group].float().T
+        weights = scores.mul_(scale).view(each, rows, length).masked_fill_(hidden, float("-inf")).softmax(-1)
+        means[part] = weights.mean(1)
+        mixed = weights.to(values.dtype).reshape(each * rows, length) @ values[group]
+        out[part] = mixed.view(each, rows, width)
+    return out, means
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """(T, T) true where a token is seen: itself and those before it, `window` in all."""
+    at, behind = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)[None, :]
+    return (behind <= at) & (behind > at - window)
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Masks are made where attention is computed."""
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _no_mask)
+
+
+class Prefix:
+    """Keys and values of the first P tokens of a prompt, in every layer up to the highest that was wanted."""
+
+    def __init__(self, kept: Mapping[int, tuple[Tensor, Tensor]], size: int) -> None:
+        self.kept, self.size = kept, size
+
+
+class AttentionReader:
+    """A network whose attention is read. Not for several threads at once.
+
+    layers  of the network, L
+    heads   of each layer, H
+    """
+
+    def __init__(self, network: Any) -> None:
+        """Take a base network of transformers, without a head. Raises ModelError where its attention cannot be read."""
+        config = network.config.get_text_config()
+        self.layers, self.heads = int(config.num_hidden_layers), int(config.num_attention_heads)
+        self._network, self._device = network, next(network.parameters()).device
+        network.set_attn_implementation(NAME)
+        self._check()
+
+    @torch.inference_mode()
+    def prefix(self, ids: Sequence[int] | Any, top: int | None = None) -> Prefix:
+        """Compute the first tokens (P,) of a prompt, up to a layer; by default, all."""
+        one = _Pass(top=self.layers - 1 if top is None else top)
+        self._run(one, ids, 0)
+        return Prefix(one.kept, len(ids))
+
+    @torch.inference_mode()
+    def rows(self, prefix: Prefix, ids: Sequence[int] | Any, layers: Sequence[int] | None = None) -> Tensor:
+        """(W, H, P + S) float32: what tokens (S,) behind a prefix attend to, their mean, in each of the W layers."""
+        wanted = list(range(self.layers) if layers is None else layers)
+        one = _Pass(top=max(wanted), wanted=frozenset(wanted), prefix=prefix.kept)
+        self._run(one, ids, prefix.size)
+        return torch.stack([one.read[layer] for layer in wanted])
+
+    def _run(self, one: _Pass, ids: Any, begin: int) -> None:
+        tokens = torch.as_tensor(ids, dtype=torch.long, device=self._device)[None]
+        places = torch.arange(begin, begin + tokens.shape[1], device=self._device)[None]
+        with _made_current(one):
+            try:
+                self._network(input_ids=tokens, position_ids=places, use_cache=False)
+            except _Done:
+                return
+        kind = type(self._network).__name__
+        raise ModelError(f"a {kind} has layers without attention that can be read; choose a model that is a decoder")
+
+    def _check(self) -> None:
+        """Raise ModelError unless every layer of the network calls the attention function."""
+        one = _Pass(top=self.layers - 1)
+        with torch.inference_mode():
+            self._run(one, [0, 0], 0)
+        if sorted(one.kept) != list(range(self.layers)):
+            missing = next(layer for layer in range(self.layers) if layer not in one.kept)
+            raise ModelError(
+                f"layer {missing} of a {type(self._network).__name__} has no attention that can be read: it is of "
+                "another kind, such as linear attention or a state space"
+            )
+
+
+@contextmanager
+def _made_current(one: _Pass) -> Any:
+    token = _current.set(one)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,148 @@
+"""Prompts of language models: text files with places for a query and documents, and the chat template around them.
+
+A file has sections, each under a line `--- NAME`:
+
+    user      what the model is asked, with the places {query}, {documents} or {document}, {count}
+    document  how each of several documents is written, with the places {document} and {number} or {letter}
+    system    what it is told before, if anything
+    answer    how its answer begins, if it is to begin in a certain way
+
+Documents stand a blank line apart. Places are filled in one pass, so braces within a text are left as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from rankpipe.data.shipped import shipped
+from rankpipe.errors import DataError, ModelError, UsageError
+from rankpipe.models.references import explained
+from rankpipe.store import key_digest
+
+HEADING = re.compile(r"--- *(\w+) *")
+PLACE = re.compile(r"\{(query|documents|document|count|number|letter)\}")
+SECTIONS = {
+    "user": ("query", "documents", "document", "count"),
+    "document": ("document", "number", "letter"),
+    "system": (),
+    "answer": ("query",),
+}
+"""Sections of a file, and the places that each may have."""
+SEPARATOR = "\n\n"
+LETTERS = ascii_uppercase
+MARK = "\ue000"
+"""A character for private use, which no template writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What a language model is given.
+
+    file  that it was read from, which takes no part in comparisons
+    """
+
+    user: str
+    document: str = "{document}"
+    system: str = ""
+    answer: str = ""
+    file: str = field(default="", compare=False)
+
+    def digest(self) -> str:
+        """Digest of its texts, wherever they stand."""
+        return key_digest({name: getattr(self, name) for name in SECTIONS})
+
+    def need(self, user: Sequence[str], *, answer: Sequence[str] = (), document: Sequence[str] = ()) -> None:
+        """Raise UsageError unless the sections have these places, those of several documents or of one just once."""
+        for section, places in (("user", user), ("answer", answer), ("document", document)):
+            for place in places:
+                count = getattr(self, section).count(f"{{{place}}}")
+                if not count or (count > 1 and place in ("documents", "document")):
+                    often = "once" if place in ("documents", "document") else "at least once"
+                    raise UsageError(
+                        f"prompt {self.file}: its section '{section}' has {{{place}}} {count} times, and needs it {often}"
+                    )
+
+    def listed(self, documents: Sequence[str]) -> list[str]:
+        """Documents as the prompt writes them. Raises UsageError for more than there are letters, where it has them."""
+        if "{letter}" in self.document and len(documents) > len(LETTERS):
+            raise UsageError(f"prompt {self.file}: {len(documents)} documents, and there are {len(LETTERS)} letters")
+        letters = LETTERS.ljust(len(documents))
+        return [
+            filled(self.document, {"document": text, "number": str(at + 1), "letter": letters[at]})
+            for at, text in enumerate(documents)
+        ]
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """A text whose places have these values; a place without one stays."""
+    return PLACE.sub(lambda found: values.get(found[1], found[0]), text)
+
+
+def load_prompt(reference: str) -> Prompt:
+    """The prompt in a file, or the shipped one of that name.
+
+    Raises UsageError where there is none, DataError with the line for a file that is not written as one.
+    """
+    path = Path(reference).expanduser()
+    if not path.is_file():
+        named = shipped("prompts") / f"{reference}.txt"
+        if len(path.parts) != 1 or not named.is_file():
+            known = ", ".join(sorted(file.stem for file in shipped("prompts").glob("*.txt")))
+            raise UsageError(f"there is no prompt file {reference!r}, and no shipped one of that name ({known})")
+        path = named
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a text in UTF-8: {error}") from None
+    return Prompt(**_sections(path, text), file=str(path))
+
+
+def _sections(path: Path, text: str) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    lines: list[str] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if heading := HEADING.fullmatch(line):
+            name = heading[1]
+            if name not in SECTIONS:
+                raise DataError.at(path, number, f"no section {name!r}; a prompt has {', '.join(SECTIONS)}")
+            if name in found:
+                raise DataError.at(path, number, f"a second section {name!r}")
+            lines = found.setdefault(name, [])
+            continue
+        if lines is None:
+            if line.strip():
+                raise DataError.at(path, number, "a text before the first section; a prompt begins with '--- user'")
+            continue
+        for place in PLACE.findall(line):
+            if place not in SECTIONS[name]:
+                allowed = ", ".join(f"{{{one}}}" for one in SECTIONS[name]) or "none"
+                raise DataError.at(path, number, f"{{{place}}} has no meaning in '{name}', whose places are: {allowed}")
+        lines.append(line)
+    sections = {name: "\n".join(lines).strip() for name, lines in found.items()}
+    if not sections.get("user"):
+        raise DataError(f"{path}: no section 'user', which says what the model is asked")
+    return sections
+
+
+def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | None:
+    """What a model's chat template writes before and after the text of a user; None for a model without a template.
+
+    Raises ModelError for a template that fails, or that leaves the text out.
+    """
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": MARK})
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template can fail in any way
+        raise ModelError(f"model folder {folder}: its chat template fails: {explained(error)}") from error
+    before, mark, after = text.partition(MARK)
+    if not mark or MARK in after:
+        raise ModelError(f"model folder {folder}: its chat template does not write the text of a user once")
+    return before, after
