@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rankpipe.pipeline import Pipeline
     from rankpipe.run import Run
     from rankpipe.stage import Chain, Stage
+    from rankpipe.stages.attention import Attention
     from rankpipe.stages.bm25 import BM25
     from rankpipe.stages.cross_encoder import CrossEncoder
     from rankpipe.stages.cut import Cut
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rankpipe.stages.sparse import Sparse
 
 _MODULES = {
+    "Attention": "rankpipe.stages.attention",
     "BM25": "rankpipe.stages.bm25",
     "Chain": "rankpipe.stage",
     "Corpus": "rankpipe.data",
@@ -52,6 +54,7 @@ _MODULES = {
 
 __all__ = [
     "BM25",
+    "Attention",
     "Chain",
     "Corpus",
     "CrossEncoder",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import field
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 else:
     Several = Annotated[tuple[T, ...], Strict(False)]
 """A setting of several values: any sequence is taken, and kept as a tuple."""
+
+Pieces = Sequence[tuple[str, float]]
+"""A text in pieces, each with a number."""
 
 OPENED_AT_ONCE = 4
 """How many indexes and models one stage keeps open; the oldest goes first."""
@@ -177,25 +180,38 @@ class Trace:
     labels        a readable, unique label for each stage, by id()
     seconds       label -> wall seconds, over all batches; a stage that holds others includes theirs
     keep_scores   leave every stage's scores in run.features under its label
+    explain       stages that can say what made a score say it
+    explained     label -> (query id, row of the document) -> pieces of the text that the stage read, and what each
+                  added to the document's score
     """
 
     labels: dict[int, str]
     keep_scores: bool = False
+    explain: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    explained: dict[str, dict[tuple[str, int], Pieces]] = field(default_factory=dict)
 
 
 _trace: ContextVar[Trace | None] = ContextVar("rankpipe_trace", default=None)
 
 
 @contextmanager
-def traced(stage: Stage, *, keep_scores: bool = False) -> Iterator[Trace]:
-    """Within the block, every stage inside `stage` leaves its time, and its scores if asked, in the trace."""
-    trace = Trace(labels=stage_labels(stage), keep_scores=keep_scores)
+def traced(stage: Stage, *, keep_scores: bool = False, explain: bool = False) -> Iterator[Trace]:
+    """Within the block, every stage inside `stage` leaves its time, and what else is asked, in the trace."""
+    trace = Trace(labels=stage_labels(stage), keep_scores=keep_scores, explain=explain)
     token = _trace.set(trace)
     try:
         yield trace
     finally:
         _trace.reset(token)
+
+
+def note_explained(stage: Stage, query_id: str, explained: Callable[[], Iterable[tuple[int, Pieces]]]) -> None:
+    """Leave in the trace what made the scores of a query's documents, by their rows, if it is asked for."""
+    trace = _trace.get()
+    if trace is not None and trace.explain and (label := trace.labels.get(id(stage))) is not None:
+        kept = trace.explained.setdefault(label, {})
+        kept.update({(query_id, row): pieces for row, pieces in explained()})
 
 
 def apply(stage: Stage, run: Run) -> Run:

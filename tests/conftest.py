@@ -360,6 +360,62 @@ def write_tiny_cross_encoder(
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_causal() -> Callable[..., Path]:
+    """`tiny_causal(folder, ...)` writes a causal language model with random weights; see write_tiny_causal.
+
+    The test is skipped where torch is not installed.
+    """
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="needs the extra 'llm'")
+    return write_tiny_causal
+
+
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_tiny_causal(
+    folder: Path, *, family: str = "llama", seed: int = 0, positions: int = 512, chat: str | None = CHAT, **changed: Any
+) -> Path:
+    """Write a decoder of three layers, each of four heads in two groups, and a tokenizer of bytes and a few words.
+
+    family   llama, qwen2, qwen3, mistral or another one that transformers knows
+    changed  settings of its config
+    """
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    texts = [" ".join(WORDS), "yes no Query: Passage [1] > [2]", "paragraph number relevant user system assistant"]
+    trained.train_from_iterator(texts * 9, vocab_size=340, special_tokens=special, show_progress=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, pad_token=special[0], eos_token=special[2], chat_template=chat
+    ).save_pretrained(folder)
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": 340,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "initializer_range": 0.3,
+        "max_position_embeddings": positions,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = AutoConfig.for_model(family, **{**settings, **changed})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
 SPARSE_MODULES = "sentence_transformers.sparse_encoder.models"
 """Where models of sentence-transformers say that modules of sparse encoders stand."""
 

@@ -111,7 +111,7 @@ def check(
     of_recipe = is_recipe(file)
     if of_recipe:
         recipe = load_recipe(file)
-        print(f"{file}: trains a {recipe.name} in {recipe.steps:,} steps at most: no mistakes found")
+        print(f"{file}: {recipe.summary}: no mistakes found")
     if not of_recipe or is_shipped(file):
         loaded = _load_pipeline(file, None)
         print(f"{file}: {' >> '.join(stage.type_name() for stage in loaded.stages)}: no mistakes found")

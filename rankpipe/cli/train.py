@@ -31,8 +31,10 @@ def train_recipe(
     """
     from rankpipe.data import Dataset
     from rankpipe.store import check_replaceable
+    from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
     from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
     from rankpipe.training.encoder_recipe import BiEncoderRecipe, QueryEncoderRecipe
+    from rankpipe.training.recipe import Recipe
     from rankpipe.training.recipe_file import load_recipe
 
     loaded = load_recipe(recipe)
@@ -41,6 +43,16 @@ def train_recipe(
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
     data = Dataset.load(dataset)
+    if isinstance(loaded, AttentionHeadsRecipe):
+        from rankpipe.training.attention_heads import find_heads
+
+        for note in data.notes:
+            say(note)
+        print(find_heads(loaded, data, output, runtime, command=command, force=force, notify=say))
+        say(f"found: {output}")
+        return
+    if not isinstance(loaded, Recipe):
+        raise UsageError(f"no trainer for {loaded.name}")
     from rankpipe.training.bi_encoder import train_bi_encoder, train_query_encoder
     from rankpipe.training.cross_encoder import train_cross_encoder
     from rankpipe.training.folder import Command

@@ -104,7 +104,7 @@ def load_prompt(reference: str) -> Prompt:
 
 def _sections(path: Path, text: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
-    lines: list[str] | None = None
+    name = None
     for number, line in enumerate(text.splitlines(), 1):
         if heading := HEADING.fullmatch(line):
             name = heading[1]
@@ -112,9 +112,9 @@ def _sections(path: Path, text: str) -> dict[str, str]:
                 raise DataError.at(path, number, f"no section {name!r}; a prompt has {', '.join(SECTIONS)}")
             if name in found:
                 raise DataError.at(path, number, f"a second section {name!r}")
-            lines = found.setdefault(name, [])
+            found[name] = []
             continue
-        if lines is None:
+        if name is None:
             if line.strip():
                 raise DataError.at(path, number, "a text before the first section; a prompt begins with '--- user'")
             continue
@@ -122,7 +122,7 @@ def _sections(path: Path, text: str) -> dict[str, str]:
             if place not in SECTIONS[name]:
                 allowed = ", ".join(f"{{{one}}}" for one in SECTIONS[name]) or "none"
                 raise DataError.at(path, number, f"{{{place}}} has no meaning in '{name}', whose places are: {allowed}")
-        lines.append(line)
+        found[name].append(line)
     sections = {name: "\n".join(lines).strip() for name, lines in found.items()}
     if not sections.get("user"):
         raise DataError(f"{path}: no section 'user', which says what the model is asked")

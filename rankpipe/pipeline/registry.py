@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GROUP = "rankpipe.stages"
 
 BUILT_IN = {
+    "attention": "rankpipe.stages.attention:Attention",
     "bm25": "rankpipe.stages.bm25:BM25",
     "chain": "rankpipe.stage:Chain",
     "cross-encoder": "rankpipe.stages.cross_encoder:CrossEncoder",

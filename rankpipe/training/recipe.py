@@ -111,31 +111,59 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Recipe:
+class AnyRecipe:
     """What every training is told.
 
-    model        folder, hub name, alias or package: reference of the network it begins with
-    phases       one after the other; each goes on from the best weights of the one before
-    split        of the data set, whose judgements are trained on
-    development  how it is judged what to keep and when to stop
-    subset       the part of the training queries that is used; None: all
-    checkpoint   steps after which what a killed training goes on from is written, besides every measurement
-    seed         of all that is drawn
+    model  folder, hub name, alias or package: reference of the network it begins with
+    split  of the data set, whose judgements are trained on
+    seed   of all that is drawn
 
     description  one line for people
     """
 
     name: ClassVar[str]
-    phase_kinds: ClassVar[Mapping[str, type[Phase]]]
+    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {}
 
     description: str | None = None
     model: Reference
-    phases: Annotated[Several[Phase], MinLen(1)]
     split: str = "train"
+    seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+
+    @property
+    def summary(self) -> str:
+        """What the training does, in a few words."""
+        return f"trains a {self.name}"
+
+    def described(self) -> dict[str, Any]:
+        """All settings, those at their defaults included, as JSON takes them."""
+        return {"train": self.name, **plain(self)}
+
+    @model_validator(mode="after")
+    def _trains(self) -> AnyRecipe:
+        if self.split == "test":
+            raise ValueError("'split: test' is for reporting, not for training")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Recipe(AnyRecipe):
+    """A training in steps.
+
+    phases       one after the other; each goes on from the best weights of the one before
+    development  how it is judged what to keep and when to stop
+    subset       the part of the training queries that is used; None: all
+    checkpoint   steps after which what a killed training goes on from is written, besides every measurement
+    """
+
+    phases: Annotated[Several[Phase], MinLen(1)]
     development: Development = Development()
     subset: Subset | None = None
     checkpoint: Annotated[int, Ge(1)] = 100
-    seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+
+    @property
+    def summary(self) -> str:
+        """What is trained, and how long at most."""
+        return f"{super().summary} in {self.steps:,} steps at most"
 
     @property
     def planned(self) -> Sequence[Phase]:
@@ -151,15 +179,8 @@ class Recipe:
 
     def described(self) -> dict[str, Any]:
         """All settings, those at their defaults included, as JSON takes them."""
-        phases = [{self.kind_of(phase): plain(phase)} for phase in self.phases]
-        return {"train": self.name, **plain(self), "phases": phases}
+        return {**super().described(), "phases": [{self.kind_of(phase): plain(phase)} for phase in self.phases]}
 
     def kind_of(self, phase: Phase) -> str:
         """The name of a phase's kind."""
         return next(name for name, kind in self.phase_kinds.items() if type(phase) is kind)
-
-    @model_validator(mode="after")
-    def _trains(self) -> Recipe:
-        if self.split == "test":
-            raise ValueError("'split: test' is for reporting, not for training")
-        return self

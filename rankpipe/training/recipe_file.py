@@ -14,11 +14,11 @@ from rankpipe.pipeline.reading import Reading
 from rankpipe.pipeline.registry import closest, suggestion
 from rankpipe.pipeline.settings import as_written, settings_of
 from rankpipe.pipeline.source import Entry, Mapping, Node, Scalar, Sequence, quoted, read_source
-from rankpipe.training.recipe import Phase, Recipe
+from rankpipe.training.recipe import AnyRecipe, Phase
 from rankpipe.training.recipes import RECIPES
 
 
-def load_recipe(path: Path | str) -> Recipe:
+def load_recipe(path: Path | str) -> AnyRecipe:
     """Read and check a recipe file, or one that rankpipe ships by its name ("cross-encoder").
 
     The pipeline that gives the candidates is checked as well. Raises PipelineError with all mistakes, never OSError;
@@ -71,7 +71,7 @@ def _folder() -> Path:
 class _RecipeReading(Reading):
     """Builds a recipe from nodes, noting every problem on the way."""
 
-    def recipe(self, root: Mapping) -> Recipe | None:
+    def recipe(self, root: Mapping) -> AnyRecipe | None:
         """Build everything. What it returns is complete only if no problem was noted."""
         if (train := self._train(root)) is None:
             return None
@@ -114,7 +114,7 @@ class _RecipeReading(Reading):
         rest = tuple(one for one in root.entries if one.key != "train")
         return Entry(entry.place, kind, Mapping(root.place, rest))
 
-    def _phases(self, cls: type[Recipe], node: Node) -> tuple[Phase, ...]:
+    def _phases(self, cls: type[AnyRecipe], node: Node) -> tuple[Phase, ...]:
         """The phases; none of them where the list itself is wrong."""
         if not isinstance(node, Sequence):
             self.note(node.place, f"'phases' is {as_written(node)}, must be a list of phases")
@@ -123,7 +123,7 @@ class _RecipeReading(Reading):
             self.note(node.place, "a recipe needs at least one phase")
         return tuple(phase for item in node.items if (phase := self._phase(cls, item)) is not None)
 
-    def _phase(self, cls: type[Recipe], node: Node) -> Phase | None:
+    def _phase(self, cls: type[AnyRecipe], node: Node) -> Phase | None:
         """A phase: a map of its name to its settings."""
         if isinstance(node, Scalar) and isinstance(node.value, str):
             entry = Entry(node.place, node.value, Scalar(node.place, None, ""))
@@ -142,7 +142,7 @@ class _RecipeReading(Reading):
         values = {name: setting.value(inner, self.folder) for name, (setting, inner) in given.items()}
         return self.construct(kind, entry, values, given)
 
-    def _beside(self, cls: type[Recipe], first: str, extra: str) -> str:
+    def _beside(self, cls: type[AnyRecipe], first: str, extra: str) -> str:
         kind = cls.phase_kinds.get(first)
         if kind is not None and extra in settings_of(kind):
             return f"'{extra}' stands beside '{first}'; as one of its settings it is indented further"

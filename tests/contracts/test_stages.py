@@ -29,7 +29,8 @@ TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}"
 TINY_ROUTER = str(Path(TINY_ENCODER).with_name("tiny-router"))
 TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
 TINY_CROSS_ENCODER = str(Path(TINY_ENCODER).with_name("tiny-cross-encoder"))
-NEED_TORCH = ("cross-encoder", "dense", "rescore", "sparse")
+TINY_CAUSAL = str(Path(TINY_ENCODER).with_name("tiny-causal"))
+NEED_TORCH = ("attention", "cross-encoder", "dense", "rescore", "sparse")
 """Stages that are tested where the extra 'dense' is installed."""
 LUCENE = "bm25, lucene"
 """The engine lucene keeps the contract as well: tested with `-m slow`, where the extra 'lucene' is installed."""
@@ -37,6 +38,7 @@ ROUTED = "dense, routed"
 """An encoder that has one network for queries and another for documents."""
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "attention": {"model": TINY_CAUSAL, "depth": 3},
     "bm25": {"k": 5},
     LUCENE: {"k": 5, "engine": "lucene"},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
@@ -147,6 +149,7 @@ def models(request: pytest.FixtureRequest) -> Iterator[None]:
         "tiny_router": TINY_ROUTER,
         "tiny_masked_lm": TINY_MASKED_LM,
         "tiny_cross_encoder": TINY_CROSS_ENCODER,
+        "tiny_causal": TINY_CAUSAL,
     }
     for fixture, folder in fixtures.items():
         write: Callable[[Path], Path] = request.getfixturevalue(fixture)

@@ -1,0 +1,249 @@
+"""Re-ranking by attention: a language model reads all candidates and a query, and what it attends to is the ranking.
+
+Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642. Nothing is generated: the candidates are read once, and behind them
+the query, and once more a query without content, whose attention is what the prompt's form alone draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankpipe.errors import ModelError, RankpipeError, UsageError
+from rankpipe.machine import free_memory
+from rankpipe.models.attention_rows import AttentionReader, Prefix
+from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, parsed_heads, read_heads
+from rankpipe.models.causal_lm import ChatTokens, Ids, open_causal_lm
+from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.prompt import SEPARATOR, filled, load_prompt
+from rankpipe.models.recipe import longest, network_config
+from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.runtime import Runtime
+
+CONTENT_FREE = "N/A"
+"""The query without content. Zhao et al., Calibrate Before Use, ICML 2021, arXiv 2102.09690."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSettings:
+    """How documents are scored.
+
+    prompt        file or name of the prompt
+    heads         "all", heads such as "14-22", or a file of heads
+    layers        first and last layer that is read of all heads; None: all
+    calibrate     subtract the attention of the query without content
+    filter_sigma  see document_scores
+    mean          divide by the number of a document's tokens
+    """
+
+    prompt: str = "attention-find"
+    heads: str | tuple[str, ...] = "all"
+    layers: tuple[int, int] | None = None
+    calibrate: bool = True
+    filter_sigma: float | None = 2.0
+    mean: bool = False
+
+
+class Listed(NamedTuple):
+    """Documents as the beginning of a prompt.
+
+    ids           (P,) tokens up to the separator behind the last document
+    begins, ends  (N,) the tokens begins[n]:ends[n] are document n's, its number included
+    characters    (P,) where in `text` a token begins; those of the chat template before it at 0
+    """
+
+    ids: Ids
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    characters: NDArray[np.int64]
+    text: str
+
+
+class ReadPrefix(NamedTuple):
+    """Documents that the network has read, and what the query without content attends to: (W, H, T), or None."""
+
+    listed: Listed
+    prefix: Prefix
+    blank: NDArray[np.float32] | None
+
+
+class AttentionScorer:
+    """An open language model. Not for several threads at once.
+
+    limit  tokens of a prompt that the network has positions for; None: no limit
+    heads  that are read
+    """
+
+    def __init__(self, reference: str, settings: AttentionSettings, runtime: Runtime) -> None:
+        """Open a model. Raises ModelError where that fails, UsageError for a prompt or heads that do not fit it."""
+        self.prompt = load_prompt(settings.prompt)
+        self.prompt.need(("documents", "query"), document=("document",))
+        before, _, behind = self.prompt.user.partition("{documents}")
+        if "{query}" in before:
+            raise UsageError(
+                f"prompt {self.prompt.file}: the query must stand behind the documents, which are read once"
+            )
+        self._before, self._behind = before, behind.lstrip()
+        self._gap = behind[: len(behind) - len(self._behind)] or SEPARATOR
+        folder = resolve(reference)
+        self._digest = model_digest(folder)
+        self._settings = settings
+        config = network_config(folder)
+        self.limit = longest(config)
+        self._tokens = ChatTokens(folder, self.prompt.system)
+        self._device = device_of(runtime)
+        self._dtype = dtype_of(runtime, self._device)
+        self._threads = runtime.thread_count
+        network = open_causal_lm(folder, self._device, self._dtype, head=False)
+        self._reader = AttentionReader(network)
+        self._config = network.config.get_text_config()
+        self.shape = (self._reader.layers, self._reader.heads)
+        self.heads = self._heads_of(settings)
+        self._blank = self.suffix(CONTENT_FREE)
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the network, as text."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def key(self) -> dict[str, Any]:
+        """What makes the scores."""
+        settings, heads = self._settings, self.heads
+        rows, columns = np.nonzero(heads.weights)
+        few = len(rows) < heads.weights.size or settings.layers is not None
+        named = [
+            [heads.layers[row], int(column), float(heads.weights[row, column])]
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        ]
+        return {
+            "model": self._digest,
+            "prompt": self.prompt.digest(),
+            "heads": named if few else "all",
+            "calibrate": settings.calibrate,
+            "filter_sigma": settings.filter_sigma,
+            "mean": settings.mean,
+            "dtype": self.dtype,
+        }
+
+    def listed(self, documents: Sequence[str]) -> Listed:
+        """Documents, in the order in which the model is to read them, as the beginning of a prompt."""
+        before = filled(self._before, {"count": str(len(documents))})
+        parts = self.prompt.listed(documents)
+        sizes = np.array([len(part) for part in parts], np.int64)
+        begins = len(before) + np.cumsum(sizes + len(SEPARATOR)) - sizes - len(SEPARATOR)
+        text = before + SEPARATOR.join(parts) + self._gap
+        ids, characters = self._tokens.located(text)
+        led = len(self._tokens.before)
+        return Listed(
+            np.concatenate([self._tokens.before, ids]),
+            np.searchsorted(characters, begins) + led,
+            np.searchsorted(characters, begins + sizes) + led,
+            np.concatenate([np.zeros(led, np.int64), characters]),
+            text,
+        )
+
+    def suffix(self, query: str) -> Ids:
+        """(S,) tokens of a prompt behind the documents."""
+        asked = filled(self._behind, {"query": query})
+        answer = self._tokens.tokens(self.prompt.answer) if self.prompt.answer else np.zeros(0, np.int64)
+        return np.concatenate([self._tokens.tokens(asked), self._tokens.after, answer])
+
+    def tokens(self, listed: Listed, query: str) -> int:
+        """Tokens of the longer of the prompts that are computed for a query."""
+        return len(listed.ids) + max(len(self.suffix(query)), len(self._blank) if self._settings.calibrate else 0)
+
+    def most_documents(self, listed: Listed, query: str) -> int:
+        """How many of these documents fit into a prompt, whichever they are; 0 if none does."""
+        if self.limit is None or self.tokens(listed, query) <= self.limit:
+            return len(listed.begins)
+        sizes = np.sort(np.diff(listed.begins, append=len(listed.ids)))[::-1] + 1  # another number may take one more
+        around = self.tokens(listed, query) - int((sizes - 1).sum())
+        return int(np.searchsorted(around + np.cumsum(sizes), self.limit, side="right"))
+
+    def check_memory(self, tokens: int, whose: str) -> None:
+        """Raise RankpipeError if a prompt of so many tokens needs more memory than is free.
+
+        whose  prompt it is, for the error
+        """
+        free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else free_memory()
+        needed = self._needed(tokens)
+        if free is not None and needed > free:
+            raise RankpipeError(
+                f"{whose}: a prompt of {tokens:,} tokens needs about {needed / 2**30:.1f} GiB of memory, and "
+                f"{free / 2**30:.1f} GiB are free; choose a smaller depth, window or max_words"
+            )
+
+    def read(self, listed: Listed) -> ReadPrefix:
+        """Let the network read documents, for any number of queries."""
+        top = max(self.heads.layers)
+        with thread_limit(self._threads):
+            prefix = self._reader.prefix(listed.ids, top)
+            blank = self._rows(prefix, self._blank) if self._settings.calibrate else None
+        return ReadPrefix(listed, prefix, blank)
+
+    def attention(self, read: ReadPrefix, query: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(W, H, P) what a query attends to among documents that were read; twice, the second time calibrated if set."""
+        with thread_limit(self._threads):
+            rows = self._rows(read.prefix, self.suffix(query))
+        return rows, rows if read.blank is None else rows - read.blank
+
+    def token_scores(self, read: ReadPrefix, query: str) -> NDArray[np.float64]:
+        """(P,) scores of the tokens, summed over the heads."""
+        return self.heads.summed(self.attention(read, query)[1])
+
+    def scores(self, listed: Listed, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(..., N) scores of the documents, from those of the tokens (..., P)."""
+        settings = self._settings
+        return document_scores(tokens, listed.begins, listed.ends, sigma=settings.filter_sigma, mean=settings.mean)
+
+    def explained(self, listed: Listed, tokens: NDArray[np.float64]) -> list[list[tuple[str, float]]]:
+        """For each document, its text in pieces, and what each piece, a token, adds to the score; outliers add 0."""
+        characters = np.append(listed.characters, len(listed.text))
+        found = []
+        for begin, end in zip(listed.begins.tolist(), listed.ends.tolist(), strict=True):
+            own = tokens[begin:end]
+            added = np.where(kept_tokens(own, self._settings.filter_sigma), own, 0.0)
+            pieces = [listed.text[characters[at] : characters[at + 1]] for at in range(begin, end)]
+            found.append(list(zip(pieces, added.tolist(), strict=True)))
+        return found
+
+    def _rows(self, prefix: Prefix, ids: Ids) -> NDArray[np.float32]:
+        rows = self._reader.rows(prefix, ids, self.heads.layers)[:, :, : prefix.size].cpu().numpy()
+        if not np.isfinite(rows).all():
+            hint = "" if self._dtype == torch.float32 else "; choose dtype float32"
+            raise RankpipeError(f"the network's attention is not finite, in {self.dtype}{hint}")
+        return rows
+
+    def _needed(self, tokens: int) -> int:
+        """Bytes, about: keys and values of every layer, a layer's states, and attention of the query's tokens."""
+        config = self._config
+        groups = getattr(config, "num_key_value_heads", None) or self._reader.heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // self._reader.heads
+        kept = (max(self.heads.layers) + 1) * 2 * groups * width
+        states = 4 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+        attention = 3 * 4 * (self._reader.heads // groups) * len(self._blank)
+        return tokens * ((kept + states) * max(2, self._dtype.itemsize) + attention)
+
+    def _heads_of(self, settings: AttentionSettings) -> Heads:
+        if settings.heads == "all":
+            return Heads.all(*self.shape, settings.layers)
+        if not isinstance(settings.heads, str):
+            return Heads.of(parsed_heads(settings.heads), *self.shape)
+        path = Path(settings.heads).expanduser()
+        if not path.is_file():
+            raise UsageError(
+                f"heads is {settings.heads!r}: no such file; choose all, a list such as [14-22], or a file"
+            )
+        told = read_heads(path)
+        if told["model"]["digest"] != self._digest:
+            raise ModelError(
+                f"{path}: its heads are those of another model ({told['model'].get('reference')}, digest "
+                f"{told['model']['digest'][:8]}, and this one's is {self._digest[:8]}); detect them anew, or list them"
+            )
+        return Heads.of(told["chosen"], *self.shape)

@@ -1,0 +1,252 @@
+"""Re-ranking by attention, against attention as transformers gives it, and worked by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'llm'")
+pytest.importorskip("transformers", reason="needs the extra 'llm'")
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from rankpipe.models.attention import AttentionScorer, AttentionSettings
+from rankpipe.models.attention_rows import AttentionReader
+from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens
+from rankpipe.models.runtime import Runtime
+
+FLOAT32 = Runtime(dtype="float32", device="cpu")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "mistral": {"sliding_window": None},
+    "mistral with a window": {"sliding_window": 9},
+    "smollm": {"hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3},
+    "no groups": {"num_key_value_heads": 4},
+}
+MODEL_TYPES = {"mistral with a window": "mistral", "smollm": "llama", "no groups": "llama"}
+
+# One layer, two heads; 0 stands before the documents, 1 to 6 are document A, 7 and 8 document B.
+QUERY_ROWS = np.array(
+    [
+        [
+            [0.30, 0.10, 0.02, 0.02, 0.02, 0.02, 0.02, 0.20, 0.10],
+            [0.30, 0.06, 0.02, 0.02, 0.02, 0.02, 0.06, 0.30, 0.06],
+        ],
+        [
+            [0.20, 0.20, 0.04, 0.04, 0.04, 0.04, 0.04, 0.10, 0.10],
+            [0.20, 0.12, 0.04, 0.04, 0.04, 0.04, 0.12, 0.20, 0.06],
+        ],
+    ]
+)
+BLANK_ROWS = np.array(
+    [
+        [[0.30, 0.30, 0.01, 0.01, 0.01, 0.01, 0.01, 0.10, 0.10]],
+        [[0.20, 0.40, 0.02, 0.02, 0.02, 0.02, 0.02, 0.10, 0.07]],
+    ]
+)
+BEGINS, ENDS = np.array([1, 7]), np.array([7, 9])
+
+
+def summed(rows: np.ndarray) -> np.ndarray:
+    return Heads.all(1, 2).summed(rows.mean(1)[None])
+
+
+def test_a_token_scores_the_mean_over_the_query_and_the_sum_over_heads() -> None:
+    assert summed(QUERY_ROWS) == pytest.approx([0.50, 0.24, 0.06, 0.06, 0.06, 0.06, 0.12, 0.40, 0.16])
+    assert summed(BLANK_ROWS) == pytest.approx([0.50, 0.70, 0.03, 0.03, 0.03, 0.03, 0.03, 0.20, 0.17])
+
+
+def test_calibration_and_the_filter_each_decide_otherwise() -> None:
+    raw, calibrated = summed(QUERY_ROWS), summed(QUERY_ROWS) - summed(BLANK_ROWS)
+    assert calibrated == pytest.approx([0, -0.46, 0.03, 0.03, 0.03, 0.03, 0.09, 0.20, -0.01])
+    assert document_scores(raw, BEGINS, ENDS, sigma=None) == pytest.approx([0.60, 0.56])
+    assert document_scores(calibrated, BEGINS, ENDS, sigma=None) == pytest.approx([-0.25, 0.19])
+    # A: mean -.041667, deviation .206341, so what lies under -.454349 is left out: token 1
+    assert kept_tokens(calibrated[1:7], 2.0).tolist() == [False, True, True, True, True, True]
+    assert document_scores(calibrated, BEGINS, ENDS, sigma=2.0) == pytest.approx([0.21, 0.19])
+
+
+def test_the_mean_divides_by_all_tokens_of_a_document() -> None:
+    calibrated = summed(QUERY_ROWS) - summed(BLANK_ROWS)
+    assert document_scores(calibrated, BEGINS, ENDS, sigma=2.0, mean=True) == pytest.approx([0.21 / 6, 0.19 / 2])
+
+
+@pytest.mark.parametrize(("tokens", "can"), [(2, False), (5, False), (6, True)])
+def test_the_filter_cannot_fire_below_six_tokens(tokens: int, can: bool) -> None:
+    # the largest deviation is (n - 1) / sqrt(n), of one token far from equal others: 1.789 for five, 2.041 for six
+    far = np.array([-1e6, *[1.0] * (tokens - 1)])
+    assert kept_tokens(far, 2.0).all() != can
+
+
+def test_a_single_token_and_equal_tokens_are_kept() -> None:
+    assert document_scores(np.array([0.5, -0.25]), np.array([0, 1]), np.array([1, 2]), sigma=2.0).tolist() == [
+        0.5,
+        -0.25,
+    ]
+    assert document_scores(np.full(8, 0.25), np.array([0]), np.array([8]), sigma=2.0).tolist() == [2.0]
+
+
+def test_a_document_without_tokens_scores_nothing() -> None:
+    assert document_scores(np.ones(3), np.array([1]), np.array([1]), sigma=2.0, mean=True).tolist() == [0.0]
+
+
+def test_weights_of_heads_may_be_negative() -> None:
+    heads = Heads.of([(1, 0, 2.0), (0, 1, -1.0)], layers=3, heads=2)
+    assert heads.layers == (0, 1)
+    rows = np.arange(2 * 2 * 3, dtype=np.float32).reshape(2, 2, 3)
+    assert heads.summed(rows).tolist() == (2 * rows[1, 0] - rows[0, 1]).tolist()
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny_causal: Callable[..., Path]) -> Path:
+    name = request.param
+    return tiny_causal(tmp_path / "model", family=MODEL_TYPES.get(name, name), **FAMILIES[name])
+
+
+def eager(folder: Path, ids: torch.Tensor, suffix: int) -> torch.Tensor:
+    """(L, H, T) mean of what the last tokens attend to, from attention that transformers materialises."""
+    network = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        attention = network(ids[None], output_attentions=True).attentions
+    return torch.stack([layer[0, :, -suffix:].mean(1) for layer in attention])
+
+
+def reader_of(folder: Path) -> AttentionReader:
+    return AttentionReader(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().base_model)
+
+
+def test_rows_behind_a_shared_prefix_equal_eager_attention(folder: Path) -> None:
+    reader = reader_of(folder)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, 340, 60))
+    prefix = reader.prefix(ids[:45])
+    torch.testing.assert_close(reader.rows(prefix, ids[45:]), eager(folder, ids, 15), atol=1e-5, rtol=0)
+    other = torch.cat([ids[:45], ids[:4]])  # another query behind the same documents
+    torch.testing.assert_close(reader.rows(prefix, ids[:4]), eager(folder, other, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(reader.rows(prefix, ids[45:]), eager(folder, ids, 15), atol=1e-5, rtol=0)
+
+
+def test_layers_above_the_highest_are_not_needed(folder: Path) -> None:
+    reader = reader_of(folder)
+    ids = torch.from_numpy(np.random.default_rng(1).integers(3, 340, 40))
+    prefix = reader.prefix(ids[:30], top=1)
+    assert sorted(prefix.kept) == [0, 1]
+    expected = eager(folder, ids, 10)[[0, 1]]
+    torch.testing.assert_close(reader.rows(prefix, ids[30:], [0, 1]), expected, atol=1e-5, rtol=0)
+
+
+def test_every_row_sums_to_one(folder: Path) -> None:
+    reader = reader_of(folder)
+    ids = np.random.default_rng(2).integers(3, 340, 50)
+    rows = reader.rows(reader.prefix(ids[:40]), ids[40:])
+    assert rows.shape == (3, reader.heads, 50)
+    assert rows.sum().item() == pytest.approx(3 * reader.heads, abs=1e-4)
+
+
+DOCUMENTS = ["sweet apple\nThe apple is a fruit", "", "the road <|im_end|> and the car", "apple"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_causal: Callable[..., Path]) -> Path:
+    return tiny_causal(tmp_path / "model")
+
+
+def scorer_of(model: Path, **settings: Any) -> AttentionScorer:
+    return AttentionScorer(str(model), AttentionSettings(**settings), FLOAT32)
+
+
+def test_the_query_without_content_scores_exactly_nothing(model: Path) -> None:
+    scorer = scorer_of(model)
+    listed = scorer.listed(DOCUMENTS)
+    assert scorer.scores(listed, scorer.token_scores(scorer.read(listed), "N/A")).tolist() == [0.0] * 4
+
+
+def test_spans_are_those_of_the_documents_and_their_numbers(model: Path) -> None:
+    scorer = scorer_of(model)
+    listed = scorer.listed(DOCUMENTS)
+    tokenizer = scorer._tokens
+    spans = [tokenizer.text(listed.ids[begin:end]) for begin, end in zip(listed.begins, listed.ends, strict=True)]
+    assert spans == [f"[{at}] {text}" for at, text in enumerate(DOCUMENTS, 1)]
+
+
+def test_a_special_token_in_a_document_is_text(model: Path) -> None:
+    scorer = scorer_of(model)
+    assert 2 not in scorer.listed(DOCUMENTS).ids  # <|im_end|>, which ends the user's turn
+    assert (scorer.suffix("is <|im_end|> a token?") == 2).sum() == 1
+
+
+def test_a_document_is_found_by_its_place_not_by_its_text(model: Path) -> None:
+    listed = scorer_of(model).listed(["apple", "apple", "apple"])
+    assert len(set(listed.begins.tolist())) == 3
+    assert (np.diff(listed.begins) > 0).all()
+
+
+def test_scores_are_those_of_one_whole_prompt_read_eagerly(model: Path) -> None:
+    scorer = scorer_of(model)
+    listed, query = scorer.listed(DOCUMENTS), "sweet fruit"
+    found = scorer.scores(listed, scorer.token_scores(scorer.read(listed), query))
+    parts = []
+    for text in (query, "N/A"):
+        suffix = scorer.suffix(text)
+        ids = torch.from_numpy(np.concatenate([listed.ids, suffix]))
+        parts.append(eager(model, ids, len(suffix)).sum((0, 1)).numpy()[: len(listed.ids)].astype(np.float64))
+    expected = document_scores(parts[0] - parts[1], listed.begins, listed.ends, sigma=2.0)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_pieces_of_an_explanation_make_the_text_and_the_score(model: Path) -> None:
+    scorer = scorer_of(model)
+    listed = scorer.listed(DOCUMENTS)
+    tokens = scorer.token_scores(scorer.read(listed), "sweet fruit")
+    explained = scorer.explained(listed, tokens)
+    whole = ["".join(piece for piece, _ in pieces).strip() for pieces in explained]
+    assert whole == [f"[{at}] {text}".strip() for at, text in enumerate(DOCUMENTS, 1)]
+    totals = [sum(value for _, value in pieces) for pieces in explained]
+    assert totals == pytest.approx(scorer.scores(listed, tokens))
+
+
+def test_as_many_documents_as_the_context_holds(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
+    scorer = scorer_of(tiny_causal(tmp_path / "short", positions=300))
+    listed = scorer.listed(["the apple"] * 30)
+    most = scorer.most_documents(listed, "fruit")
+    assert 2 <= most < 30
+    assert scorer.tokens(scorer.listed(["the apple"] * most), "fruit") <= 300
+    assert scorer.tokens(scorer.listed(["the apple"] * (most + 3)), "fruit") > 300
+    assert scorer.most_documents(listed, "apple " * 400) == 0
+
+
+def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
+    scorer = scorer_of(tiny_causal(tmp_path / "plain", chat=None))
+    text = scorer._tokens.text(np.concatenate([scorer.listed(["apple"]).ids, scorer.suffix("fruit")]))
+    assert text == (
+        "Below are several paragraphs, each of which begins with its number.\n\n[1] apple\n\n"
+        "Find the information in the paragraphs above that is relevant to the query below.\n\nQuery: fruit\n\n"
+    )
+
+
+def test_what_cannot_be_read_is_said(
+    tmp_path: Path, model: Path, tiny_causal: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+) -> None:
+    def says(**settings: Any) -> str:
+        return refused(lambda: scorer_of(model, **settings))
+
+    assert says(heads=("0-4",)) == "head 0-4: the model has the layers 0 to 2, heads 0 to 3"
+    assert says(heads=("1-1", "1-1")) == "head 1-1 is given twice"
+    assert says(heads=("first",)) == "head 'first' is not of the form LAYER-HEAD, such as 14-22"
+    assert says(layers=(1, 3)) == "layers is [1, 3]; the model has the layers 0 to 2"
+    assert says(heads="nowhere.json") == (
+        "heads is 'nowhere.json': no such file; choose all, a list such as [14-22], or a file"
+    )
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("--- user\nQuery: {query}\n\n{documents}\n")
+    assert says(prompt=str(prompt)) == (
+        f"prompt {prompt}: the query must stand behind the documents, which are read once"
+    )
+    capped = tiny_causal(tmp_path / "capped", family="gemma2", head_dim=8)
+    assert (
+        refused(lambda: scorer_of(capped)) == "the attention of a Gemma2Attention has a softcap, which is not supported"
+    )

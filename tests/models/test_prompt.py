@@ -1,0 +1,95 @@
+"""Prompt files, and the chat template around them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tokenizers", reason="needs the extra 'llm'")
+
+from rankpipe.data.shipped import shipped
+from rankpipe.models.causal_lm import ChatTokens
+from rankpipe.models.prompt import Prompt, filled, load_prompt
+
+
+def test_places_are_filled_in_one_pass() -> None:
+    assert filled("{query} in {document}", {"query": "{document}", "document": "{query}"}) == "{document} in {query}"
+    assert filled("{count} {other}", {}) == "{count} {other}"
+
+
+def test_documents_are_numbered_or_lettered() -> None:
+    assert Prompt(user="x", document="[{number}] {document}").listed(["a", "{number}"]) == ["[1] a", "[2] {number}"]
+    assert Prompt(user="x", document="{letter}: {document}").listed(["a", "b"]) == ["A: a", "B: b"]
+
+
+def test_a_file_has_sections(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(
+        "\n--- user\n\nFind {query}:\n\n{documents}\n\n--- document\n{number} {document}\n---system\nBe brief.\n"
+    )
+    prompt = load_prompt(str(path))
+    assert prompt == Prompt(
+        user="Find {query}:\n\n{documents}", document="{number} {document}", system="Be brief.", answer=""
+    )
+    assert prompt.file == str(path)
+
+
+def test_every_shipped_prompt_is_read_by_its_name() -> None:
+    names = sorted(path.stem for path in shipped("prompts").glob("*.txt"))
+    assert {"attention-find", "attention-answer"} <= set(names)
+    for name in names:
+        assert load_prompt(name).user
+    assert len({load_prompt(name).digest() for name in names}) == len(names)
+
+
+def test_mistakes_are_said_with_their_lines(tmp_path: Path, refused: Callable[[Callable[[], object]], str]) -> None:
+    path = tmp_path / "mine.txt"
+
+    def says(text: str) -> str:
+        path.write_text(text)
+        return refused(lambda: load_prompt(str(path))).removeprefix(str(path))
+
+    assert says("hello") == ":1: a text before the first section; a prompt begins with '--- user'"
+    assert says("--- user\n{query}\n--- usr\n") == ":3: no section 'usr'; a prompt has user, document, system, answer"
+    assert says("--- user\n{query}\n--- user\n") == ":3: a second section 'user'"
+    assert says("--- system\n{query}\n") == ":2: {query} has no meaning in 'system', whose places are: none"
+    assert says("--- document\n{documents}\n") == (
+        ":2: {documents} has no meaning in 'document', whose places are: {document}, {number}, {letter}"
+    )
+    assert says("--- system\nBe brief.\n") == ": no section 'user', which says what the model is asked"
+    path.write_bytes(b"--- user\n\xff")
+    assert refused(lambda: load_prompt(str(path))).startswith(f"{path} cannot be read as a text in UTF-8: ")
+    assert refused(lambda: load_prompt("attention-fnd")).startswith(
+        "there is no prompt file 'attention-fnd', and no shipped one of that name (attention-answer, attention-find, "
+    )
+
+
+def test_places_that_are_needed_are_named(refused: Callable[[Callable[[], object]], str]) -> None:
+    prompt = Prompt(user="{documents} {documents}", file="p.txt")
+    assert refused(lambda: prompt.need(("query",))) == (
+        "prompt p.txt: its section 'user' has {query} 0 times, and needs it at least once"
+    )
+    assert refused(lambda: prompt.need(("documents",))) == (
+        "prompt p.txt: its section 'user' has {documents} 2 times, and needs it once"
+    )
+    many = Prompt(user="x", document="{letter}", file="p.txt")
+    assert refused(lambda: many.listed(["x"] * 27)) == "prompt p.txt: 27 documents, and there are 26 letters"
+
+
+def test_the_chat_template_stands_around_what_is_asked(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
+    tokens = ChatTokens(tiny_causal(tmp_path / "model"), "Be brief.")
+    assert tokens.before.tolist().count(1) == 2  # <|im_start|>: the system's turn, then the user's
+    assert tokens.after[0] == 2
+    assert tokens.text(tokens.before) == "system\nBe brief.\nuser\n"
+    assert tokens.text(tokens.after) == "\nassistant\n"
+
+
+def test_a_template_that_fails_or_leaves_out_the_user_is_said(
+    tmp_path: Path, tiny_causal: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+) -> None:
+    fails = tiny_causal(tmp_path / "fails", chat="{{ raise_exception('no system role') }}")
+    assert refused(lambda: ChatTokens(fails)) == f"model folder {fails}: its chat template fails: no system role"
+    silent = tiny_causal(tmp_path / "silent", chat="hello")
+    assert refused(lambda: ChatTokens(silent)) == (
+        f"model folder {silent}: its chat template does not write the text of a user once"
+    )
