@@ -30,6 +30,7 @@ class Candidate:
 
     rank    from 1
     scores  what named stages gave this document, by their names; NaN where a stage did not score it
+    explained  by stages that were asked what made their score: the text that they read, in pieces, and what each adds
     """
 
     rank: int
@@ -38,6 +39,7 @@ class Candidate:
     scores: Mapping[str, float] = field(repr=False)
     _corpus: Corpus = field(repr=False)
     _row: int = field(repr=False)
+    explained: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:

@@ -123,6 +123,9 @@ def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to search for.")],
     dataset: DatasetOption = DEFAULT_DATASET,
     k: Annotated[int, typer.Option("-k", "--k", help="How many documents to show.")] = 5,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show which words made a score, where a stage can say it.")
+    ] = False,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -131,15 +134,23 @@ def search(
     if k < 1:
         raise UsageError(f"-k is {k}, must be at least 1")
     loaded = _load_pipeline(pipeline, _runtime(threads, device, dtype)).on(_load_dataset(dataset).corpus)
-    found = loaded.search(query, k)
+    from rankpipe.evaluation.explanation import words_of
+
+    found = loaded.search(query, k, explain=explain)
     if not found:
         print("nothing found")
+    elif explain and not any(candidate.explained for candidate in found):
+        print("no stage of this pipeline can say what made its scores\n")
     for candidate in found:
         scores = "  ".join(f"{name} {score:.4f}" for name, score in candidate.scores.items() if not isnan(score))
         print(f"{candidate.rank}. {_shortened(candidate.doc_id)}  {candidate.score:.4f}  ({scores})")
         if candidate.title:
             print(f"   {_shortened(candidate.title)}")
-        print(f"   {_shortened(candidate.text)}\n")
+        print(f"   {_shortened(candidate.text)}")
+        for name, pieces in candidate.explained.items():
+            words = sorted(words_of(pieces), key=lambda one: -one[1])[:EXPLAINED]
+            print(f"   {name}: {'  '.join(f'{_shortened(word)} {value:+.4f}' for word, value in words)}")
+        print()
 
 
 @app.command()
@@ -469,6 +480,10 @@ def _ties(name: str) -> Ties:
 def _say(text: str) -> None:
     """Tell the person at the terminal, apart from the results on standard output."""
     print(text, file=sys.stderr)
+
+
+EXPLAINED = 8
+"""Words that are shown of those that made a score."""
 
 
 def _shortened(text: str, width: int = 160) -> str:

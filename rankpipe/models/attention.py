@@ -23,7 +23,7 @@ from rankpipe.models.causal_lm import ChatTokens, Ids, open_causal_lm
 from rankpipe.models.network import device_of, dtype_of, thread_limit
 from rankpipe.models.prompt import SEPARATOR, filled, load_prompt
 from rankpipe.models.recipe import longest, network_config
-from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.references import model_digest, resolve, weights_digest
 from rankpipe.models.runtime import Runtime
 
 CONTENT_FREE = "N/A"
@@ -76,8 +76,10 @@ class ReadPrefix(NamedTuple):
 class AttentionScorer:
     """An open language model. Not for several threads at once.
 
-    limit  tokens of a prompt that the network has positions for; None: no limit
-    heads  that are read
+    limit    tokens of a prompt that the network has positions for; None: no limit
+    weights  digest of the network's
+    shape    layers and heads of the network
+    heads    that are read
     """
 
     def __init__(self, reference: str, settings: AttentionSettings, runtime: Runtime) -> None:
@@ -92,7 +94,7 @@ class AttentionScorer:
         self._before, self._behind = before, behind.lstrip()
         self._gap = behind[: len(behind) - len(self._behind)] or SEPARATOR
         folder = resolve(reference)
-        self._digest = model_digest(folder)
+        self._digest, self.weights = model_digest(folder), weights_digest(folder)
         self._settings = settings
         config = network_config(folder)
         self.limit = longest(config)
@@ -241,9 +243,9 @@ class AttentionScorer:
                 f"heads is {settings.heads!r}: no such file; choose all, a list such as [14-22], or a file"
             )
         told = read_heads(path)
-        if told["model"]["digest"] != self._digest:
+        if told["model"]["weights"] != self.weights:
             raise ModelError(
-                f"{path}: its heads are those of another model ({told['model'].get('reference')}, digest "
-                f"{told['model']['digest'][:8]}, and this one's is {self._digest[:8]}); detect them anew, or list them"
+                f"{path}: its heads are those of another model ({told['model'].get('reference')}, whose weights' digest "
+                f"is {told['model']['weights'][:8]}, and here it is {self.weights[:8]}); detect them anew, or list them"
             )
         return Heads.of(told["chosen"], *self.shape)

@@ -87,8 +87,8 @@ def read_heads(path: Path) -> dict[str, Any]:
                 f"{path} is of format {told['format']}, and format {HEADS_FORMAT} is read; detect heads again"
             )
         told["chosen"] = [(int(one["layer"]), int(one["head"]), float(one["weight"])) for one in told["heads"]]
-        if not isinstance(told["model"]["digest"], str):
-            raise TypeError("model.digest is no text")
+        if not isinstance(told["model"]["weights"], str):
+            raise TypeError("the digest of the model's weights is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as a file of heads: {type(error).__name__}: {error}") from None
     return told

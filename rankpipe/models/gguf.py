@@ -56,7 +56,8 @@ def _unpack(file: Path, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config = network.config.to_dict()
     del config["quantization_config"]
-    config.pop("_name_or_path", None)
+    for name in ("_name_or_path", "transformers_version"):  # the same file is to become the same folder
+        config.pop(name, None)
     config["architectures"] = [type(network).__name__]
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)

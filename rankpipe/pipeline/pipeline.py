@@ -142,11 +142,20 @@ class Pipeline(Chain):
         unchanged = all(one.queries is batch.queries for one, batch in zip(runs, batches, strict=True))
         return Run.concatenate(runs, run.queries if unchanged else None)
 
-    def search(self, query: str, k: int = 10) -> list[Candidate]:
-        """The first k candidates for one query, each with the score of every stage."""
-        with traced(self, keep_scores=True):
-            run = self.run(query, progress=False)
-        return run.top(k)["q1"]
+    def search(self, query: str, k: int = 10, *, explain: bool = False) -> list[Candidate]:
+        """The first k candidates for one query, each with the score of every stage.
+
+        explain  and with what made them, by stages that can say it
+        """
+        with traced(self, keep_scores=True, explain=explain) as trace:
+            run = self.run(query, progress=False).top(k)
+        return [
+            replace(
+                candidate,
+                explained={label: one["q1", row] for label, one in trace.explained.items() if ("q1", row) in one},
+            )
+            for candidate, row in zip(run["q1"], run.documents.tolist(), strict=True)
+        ]
 
     def _corpus(self) -> Corpus:
         if self.corpus is None:

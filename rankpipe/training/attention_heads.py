@@ -27,7 +27,7 @@ from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
 from rankpipe.machine import machine
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_scores import HEADS_FORMAT, document_scores
-from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.references import resolve, weights_digest
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.progress import counted
@@ -98,7 +98,7 @@ def find_heads(
         "format": HEADS_FORMAT,
         "command": command,
         "recipe": recipe.described(),
-        "model": {"reference": recipe.model, "digest": model_digest(base), "layers": layers, "heads": heads},
+        "model": {"reference": recipe.model, "weights": weights_digest(base), "layers": layers, "heads": heads},
         "heads": [
             {
                 "layer": int(at) // heads,

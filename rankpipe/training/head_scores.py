@@ -15,9 +15,9 @@ CUTOFF = 10
 SHARES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 """Penalties of the logistic regression that are tried, as shares of the one from which on all weights are 0."""
 FOLDS = 5
-ROUNDS = 500
+ROUNDS = 3000
 """Of FISTA, at most."""
-SETTLED = 1e-6
+SETTLED = 1e-8
 """Change of the weights, as a share of the largest, under which they are taken as found."""
 
 

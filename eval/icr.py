@@ -1,0 +1,349 @@
+"""Re-ranking by an LLM's attention, against the first stage and against generation by the same model.
+
+    RANKPIPE_DATA=FOLDER python eval/icr.py --dl19-run RUN --output eval/results/icr
+
+The first 20 candidates of BM25, 100 words of each, are re-ranked by SmolLM2-135M-Instruct: by attention, uncalibrated and
+calibrated, of all heads and of heads that were found on 100 train claims of scifact; and, on 50 of the same queries, by
+generation: pointwise, likelihood, setwise, listwise. Another 100 train claims (`choice`) decide which heads are taken and
+how much the first stage counts beside them; that one setting serves all data sets. `bias` reads the candidates in random
+orders, for how much the ranking depends on the order.
+
+A finished cell (one kind of work on one data set) is a small file in --output and is not run again; --cells and
+--datasets choose some. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from trained import by_query, comparison, digests, finished, mean, write, write_cell
+
+from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime, Stage
+from rankpipe.errors import RankpipeError
+from rankpipe.evaluation.experiment import given_run
+from rankpipe.evaluation.manifest import versions
+from rankpipe.machine import machine
+from rankpipe.models.attention import AttentionScorer, AttentionSettings
+from rankpipe.models.attention_scores import Heads, document_scores, read_heads
+from rankpipe.stages.attention import first_words, joined_lines
+from rankpipe.stages.interpolate import Interpolate
+from rankpipe.stages.likelihood import Likelihood
+from rankpipe.stages.listwise import Listwise
+from rankpipe.stages.pointwise import Pointwise
+from rankpipe.stages.setwise import Setwise
+from rankpipe.store import file_digest, key_digest
+from rankpipe.training.queries import judged_queries
+
+MEASURE = "nDCG@10"
+MODEL = "smollm2"
+DEPTH, WORDS = 20, 100
+QUERIES, GENERATED, SHUFFLED = 100, 50, 20
+"""Queries of a data set, at most: re-ranked by attention, by generation, and in random orders."""
+ORDERS = 4
+"""Random orders of the candidates."""
+SIGMA = 2.0
+HEADS = {"qr": "method: qr\nheads: 16", "core": "method: core\nheads: 8", "logistic": "method: logistic"}
+"""How heads are found, and how many: 16 and 8 are those of the papers."""
+VARIANTS = ("raw", "calibrated", *HEADS)
+WEIGHTS = tuple(round(step / 20, 2) for step in range(20))
+"""Of the first stage, tried on `choice`."""
+GENERATIVE: Mapping[str, Callable[[], Stage]] = {
+    "pointwise": lambda: Pointwise(model=MODEL, depth=DEPTH, max_words=WORDS),
+    "likelihood": lambda: Likelihood(model=MODEL, depth=DEPTH, max_words=WORDS),
+    "setwise": lambda: Setwise(model=MODEL, depth=DEPTH, max_words=WORDS),
+    "listwise": lambda: Listwise(model=MODEL, depth=DEPTH, max_words=WORDS),
+    "listwise-constrained": lambda: Listwise(model=MODEL, depth=DEPTH, max_words=WORDS, constrained=True),
+}
+CELLS = ("attention", "bias", *GENERATIVE)
+DATASETS = {"scifact": "test", "msmarco-dl19": "test", "hotpotqa-100": "dev", "musique-100": "dev"}
+"""And the split that is reported. The last two have no other one, and nothing is chosen on them."""
+CHOICE = "scifact"
+SCORING = 1
+"""Raised whenever the same cell may come out otherwise than before: then no finished one counts any more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cells that are not there yet and write the table; give the exit status."""
+    options = _parser().parse_args(arguments)
+    say = Console(stderr=True, soft_wrap=True).print
+    failed = False
+    try:
+        found = {name: _heads(name, options, say) for name in HEADS}
+        choice = _choice(found, options, say)
+    except (RankpipeError, subprocess.SubprocessError) as error:
+        say(f"no heads, so no cell: {error}", markup=False)
+        return 1
+    for kind in options.cells:
+        for name in options.datasets:
+            if name == "msmarco-dl19" and options.dl19_run is None:
+                continue
+            try:
+                _cell(kind, name, found, choice, options, say)
+            except RankpipeError as error:
+                say(f"{kind} of {name}: failed: {error}", markup=False)
+                failed = True
+    cells = [
+        json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json")) if file.parent.name != "heads"
+    ]
+    command = shlex.join(["python", "eval/icr.py", *(sys.argv[1:] if arguments is None else arguments)])
+    text = f"# Re-ranking by attention\n\n```sh\n{command}\n```\n\n" + "\n".join(_tables(cells, choice)) + "\n"
+    write(options.output / "table.md", text)
+    print(text)
+    return int(failed)
+
+
+def _heads(method: str, options: Any, say: Any) -> Path:
+    """The file of heads that a method finds on train claims, made if it is not there."""
+    folder: Path = options.output / "heads" / method
+    recipe = (
+        f"train: attention-heads\nmodel: {MODEL}\ncandidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
+        f"queries: {QUERIES}\nheld_out: 0.0\n{HEADS[method]}\n"
+    )
+    path = folder.with_suffix(".yaml")
+    if not (folder / "heads.json").exists() or not path.exists() or path.read_text() != recipe:
+        say(f"{folder}: finding heads", markup=False)
+        write(path, recipe)
+        words = ["-m", "rankpipe", "train", str(path), "--dataset", CHOICE, "--output", str(folder), "--force"]
+        subprocess.run([sys.executable, *words], check=True, timeout=3600)
+    return folder / "heads.json"
+
+
+class _Reader:
+    """Reads candidates by attention, all variants at once."""
+
+    def __init__(self, heads: Mapping[str, Path], options: Any) -> None:
+        settings = AttentionSettings(filter_sigma=None)
+        self.scorer = AttentionScorer(MODEL, settings, Runtime(dtype=options.dtype))
+        shape = self.scorer.shape
+        self._heads = {
+            "calibrated": Heads.all(*shape),
+            **{name: Heads.of(read_heads(path)["chosen"], *shape) for name, path in heads.items()},
+        }
+
+    def scores(self, run: Run, row: int, order: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """(N,) scores of a query's candidates by every variant, read in an order of them."""
+        documents = run.documents[run.offsets[row] : run.offsets[row + 1]]
+        texts, _ = first_words(joined_lines(run.corpus, documents[order], ("title", "text")), WORDS)
+        listed = self.scorer.listed(texts)
+        raw, calibrated = self.scorer.attention(self.scorer.read(listed), run.queries.texts[row])
+        tokens = {"raw": (Heads.all(*self.scorer.shape).summed(raw), None)}
+        for name, heads in self._heads.items():
+            tokens[name] = (heads.summed(calibrated[list(heads.layers)]), SIGMA)
+        found = {}
+        for name, (values, sigma) in tokens.items():
+            found[name] = np.empty(len(order))
+            found[name][order] = document_scores(values, listed.begins, listed.ends, sigma=sigma)
+        return found
+
+    def runs(self, first: Run, orders: Callable[[int, int], NDArray[np.int64]]) -> dict[str, Run]:
+        """The run, scored by every variant; the order of a query's candidates is a function of its row and their number."""
+        scores = {name: np.zeros(len(first.documents)) for name in VARIANTS}
+        for row in range(len(first)):
+            begin, end = int(first.offsets[row]), int(first.offsets[row + 1])
+            if end > begin:
+                for name, values in self.scores(first, row, orders(row, end - begin)).items():
+                    scores[name][begin:end] = values
+        return {name: first.rescored(values) for name, values in scores.items()}
+
+
+def _reverse(_: int, count: int) -> NDArray[np.int64]:
+    return np.arange(count)[::-1]
+
+
+def _first(name: str, dataset: Dataset, queries: Queries, options: Any) -> Run:
+    """The first stage's candidates, its scores under the name "run"."""
+    if name == "msmarco-dl19":
+        given = given_run(options.dl19_run, dataset, ties="rank").top(DEPTH)
+        run = given.select([given.queries.row(one) for one in queries.ids if one in given.queries])
+    else:
+        run = Pipeline(stages=(BM25(k=1000),), corpus=dataset.corpus).run(queries).top(DEPTH)
+    return run.with_feature("run", run.scores)
+
+
+def _some(queries: Queries, count: int) -> Queries:
+    """At most so many queries, drawn by a seed; of fewer, they are among those of more."""
+    return queries.select(np.sort(np.random.default_rng(0).permutation(len(queries))[:count]))
+
+
+def _mixed(run: Run, weight: float) -> Run:
+    return Interpolate(with_="run", weight=weight)(run)
+
+
+def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]:
+    """Which heads are taken, and the first stage's weight beside every variant: by other train claims."""
+    file: Path = options.output / "choice" / f"{CHOICE}.json"
+    used = set(read_heads(heads["qr"])["data"]["chosen_on"])
+    key = _key("choice", CHOICE, heads, None, options)
+    if (kept := finished(file, key)) is not None:
+        return kept
+    say(f"{file}: reading", markup=False)
+    dataset, started = Dataset.load(CHOICE), time.perf_counter()
+    queries, _ = judged_queries(dataset, "train")
+    queries = queries.select([row for row, one in enumerate(queries.ids) if one not in used])
+    first = _first(CHOICE, dataset, _some(queries, QUERIES), options)
+    runs = _Reader(heads, options).runs(first, _reverse)
+    alone = {name: mean(by_query(run, dataset, "train", MEASURE)) for name, run in runs.items()}
+    weights = {
+        name: {f"{weight:g}": mean(by_query(_mixed(run, weight), dataset, "train", MEASURE)) for weight in WEIGHTS}
+        for name, run in runs.items()
+    }
+    best = {name: max(WEIGHTS, key=lambda weight, name=name: weights[name][f"{weight:g}"]) for name in VARIANTS}
+    content = {
+        "key": key,
+        "kind": "choice",
+        "dataset": CHOICE,
+        "queries": len(first),
+        "first": mean(by_query(first, dataset, "train", MEASURE)),
+        "alone": alone,
+        "weight": best,
+        "by_weight": weights,
+        "heads": max(HEADS, key=lambda name: max(weights[name].values())),
+        "seconds": round(time.perf_counter() - started, 1),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_cell(file, content)
+    return content
+
+
+def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, Any] | None, options: Any) -> str:
+    attends = kind in ("choice", "attention", "bias")
+    return key_digest(
+        {
+            "scoring": SCORING,
+            "kind": kind,
+            "data": digests(name),
+            "given": file_digest(options.dl19_run) if name == "msmarco-dl19" else None,
+            "heads": {one: read_heads(path)["chosen"] for one, path in heads.items()} if attends else None,
+            "weight": choice["weight"] if choice is not None and attends else None,
+            "sizes": [DEPTH, WORDS, QUERIES, GENERATED, SHUFFLED, ORDERS],
+            "stage": repr(GENERATIVE[kind]()) if kind in GENERATIVE else None,
+            "dtype": options.dtype,
+        }
+    )
+
+
+def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, Any], options: Any, say: Any) -> None:
+    file: Path = options.output / name / f"{kind}.json"
+    key = _key(kind, name, heads, choice, options)
+    if finished(file, key) is not None:
+        say(f"{file}: finished before", markup=False)
+        return
+    say(f"{file}: reading", markup=False)
+    dataset, split, started = Dataset.load(name), DATASETS[name], time.perf_counter()
+    count = {"attention": QUERIES, "bias": SHUFFLED}.get(kind, GENERATED)
+    first = _first(name, dataset, _some(dataset.queries(split), count), options)
+    if kind == "attention":
+        runs = _Reader(heads, options).runs(first, _reverse)
+        runs |= {f"{one}, mixed": _mixed(run, choice["weight"][one]) for one, run in runs.items()}
+        told = {one: by_query(run, dataset, split, MEASURE) for one, run in {"first": first, **runs}.items()}
+        results: dict[str, Any] = {"by_query": told}
+    elif kind == "bias":
+        reader = _Reader(heads, options)
+        results = {"by_order": {one: [] for one in VARIANTS}}
+        for seed in range(ORDERS):
+            for one, run in reader.runs(first, _shuffled(seed)).items():
+                results["by_order"][one].append(by_query(run, dataset, split, MEASURE))
+    else:
+        stage = GENERATIVE[kind]()
+        pipeline = Pipeline(stages=(stage,), runtime=Runtime(dtype=options.dtype))
+        run = pipeline.rerank(first)
+        with pipeline.runtime.active():
+            results = {"counted": dict(stage.counted(dataset.corpus))}
+        results["by_query"] = {
+            one: by_query(run, dataset, split, MEASURE) for one, run in (("first", first), (kind, run))
+        }
+    content = {
+        "key": key,
+        "kind": kind,
+        "dataset": name,
+        "split": split,
+        "queries": len(first),
+        **results,
+        "seconds": round(time.perf_counter() - started, 1),
+        "dtype": options.dtype,
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_cell(file, content)
+
+
+def _shuffled(seed: int) -> Callable[[int, int], NDArray[np.int64]]:
+    return lambda row, count: np.random.default_rng([seed, row]).permutation(count)
+
+
+def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Iterator[str]:
+    by = {(one["kind"], one["dataset"]): one for one in cells}
+    names = [name for name in DATASETS if ("attention", name) in by]
+    taken = choice["heads"]
+    weight = choice["weight"][taken]
+    yield (
+        f"Chosen on {choice['queries']} other train claims of {CHOICE}: heads `{taken}`, the first stage's weight beside "
+        f"them {weight:g} ({MEASURE} {choice['first']:.4f} before, {choice['by_weight'][taken][f'{weight:g}']:.4f} after).\n"
+    )
+    yield f"| {MEASURE} | {' | '.join(names)} |\n|---|{'---:|' * len(names)}"
+    for variant in ("first", *VARIANTS, *(f"{one}, mixed" for one in VARIANTS)):
+        values = [by["attention", name]["by_query"] for name in names]
+        shown = [
+            f"{mean(one[variant]):.4f}"
+            + ("" if variant == "first" else f" (p {comparison(one['first'], one[variant], MEASURE).t_p:.3f})")
+            for one in values
+        ]
+        weight = f", weight {choice['weight'][variant.removesuffix(', mixed')]:g}" if "mixed" in variant else ""
+        yield f"| {variant}{weight} | {' | '.join(shown)} |"
+    yield "\np: paired t-test against the first stage.\n\nOn the queries that generation was asked for too:\n"
+    yield f"| {MEASURE} | {' | '.join(names)} | mean |\n|---|{'---:|' * (len(names) + 1)}"
+    rows = ["first", "calibrated", choice["heads"], f"{choice['heads']}, mixed", *GENERATIVE]
+    for row in rows:
+        shown, seconds = [], []
+        for name in names:
+            asked = [by[kind, name] for kind in GENERATIVE if (kind, name) in by]
+            cell = by.get((row, name)) if row in GENERATIVE else by["attention", name]
+            ids = set(asked[0]["by_query"]["first"]) if asked else set()
+            values = {} if cell is None else cell["by_query"][row]
+            shown.append(fmean(values[one] for one in ids) if ids and ids <= set(values) else None)
+            if cell is not None and row in GENERATIVE:
+                seconds.append(cell["seconds"] / cell["queries"])
+        whole = fmean(shown) if None not in shown and shown else None  # type: ignore[type-var]
+        told = f", {fmean(seconds):.0f} s a query" if seconds else ""
+        yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
+    yield f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over the orders.\n"
+    shuffled = [name for name in DATASETS if ("bias", name) in by]
+    yield f"| | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
+    for variant in VARIANTS:
+        shown = []
+        for name in shuffled:
+            orders = by["bias", name]["by_order"][variant]
+            spread = fmean(stdev(one[query_id] for one in orders) for query_id in orders[0])
+            shown.append(f"{fmean(mean(one) for one in orders):.4f} ± {spread:.4f}")
+        yield f"| {variant} | {' | '.join(shown)} |"
+    yield ""
+    for (kind, name), one in by.items():
+        if one.get("counted"):
+            yield f"- {kind}, {name}: {json.dumps(one['counted'])}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--dtype", default="float32", help="of the network")
+    parser.add_argument("--dl19-run", type=Path, help="BM25's run file of TREC DL 2019; without it, that is left out")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

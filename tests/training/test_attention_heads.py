@@ -1,0 +1,128 @@
+"""Finding heads: from a recipe to the file that the stage reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'llm'")
+pytest.importorskip("transformers", reason="needs the extra 'llm'")
+
+from rankpipe import Attention, Dataset, Pipeline, Runtime
+from rankpipe.data import Queries
+from rankpipe.errors import DataError, ModelError, UsageError
+from rankpipe.models.attention import AttentionScorer, AttentionSettings
+from rankpipe.models.attention_scores import document_scores, read_heads
+from rankpipe.store import all_found
+from rankpipe.training.attention_heads import find_heads
+from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe, HeadCandidates
+
+RUNTIME = Runtime(dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_causal: Callable[..., Path]) -> Path:
+    return tiny_causal(tmp_path / "model")
+
+
+def recipe_of(model: Path, **settings: Any) -> AttentionHeadsRecipe:
+    given = {"candidates": HeadCandidates(pipeline="bm25", depth=4), "queries": 8, "heads": 3, **settings}
+    return AttentionHeadsRecipe(model=str(model), **given)
+
+
+def found(recipe: AttentionHeadsRecipe, garden: Path, output: Path) -> dict[str, Any]:
+    said = find_heads(
+        recipe, Dataset.load(str(garden)), output, RUNTIME, command="x", force=True, notify=lambda _: None
+    )
+    content = json.loads((output / "heads.json").read_text())
+    assert said.startswith(f"{len(content['heads'])} of 12 heads")
+    return content
+
+
+@pytest.mark.parametrize("method", ["qr", "core"])
+def test_the_best_heads_are_kept(method: str, model: Path, garden: Path, tmp_path: Path) -> None:
+    content = found(recipe_of(model, method=method), garden, tmp_path / "out")
+    scores = np.array(content["scores"])
+    assert scores.shape == (3, 4)
+    kept = [(one["layer"], one["head"]) for one in content["heads"]]
+    best = np.argsort(-scores.reshape(-1), kind="stable")[:3]
+    assert sorted(kept) == sorted((int(at) // 4, int(at) % 4) for at in best)
+    assert {one["weight"] for one in content["heads"]} == {1.0}
+    assert not set(content["data"]["chosen_on"]) & set(content["data"]["held_out"])
+
+
+def test_a_head_is_scored_as_the_stage_with_this_head_alone(model: Path, garden: Path, tmp_path: Path) -> None:
+    content = found(recipe_of(model, held_out=0.0, order="reverse"), garden, tmp_path / "out")
+    dataset = Dataset.load(str(garden))
+    queries = dataset.queries("train")
+    chosen: Queries = queries.select([queries.row(one) for one in content["data"]["chosen_on"]])
+    first = Pipeline.load("bm25", corpus=dataset.corpus).run(chosen).top(4)
+    from rankpipe import evaluate
+
+    for layer, head in ((0, 1), (2, 3)):
+        stage = Attention(model=str(model), heads=[f"{layer}-{head}"])
+        run = Pipeline(stages=(stage,), runtime=RUNTIME).rerank(first)
+        qrels = {one: dict(dataset.qrels("train")[one]) for one in content["data"]["chosen_on"]}
+        expected = evaluate(run, qrels, ["nDCG@10"])["nDCG@10"]
+        assert content["scores"][layer][head] == pytest.approx(expected, abs=2e-6)
+
+
+def test_the_stage_reads_the_file(model: Path, garden: Path, tmp_path: Path) -> None:
+    content = found(recipe_of(model), garden, tmp_path / "out")
+    named = [f"{one['layer']}-{one['head']}" for one in content["heads"]]
+    dataset = Dataset.load(str(garden))
+    first = Pipeline.load("bm25", corpus=dataset.corpus).run(dataset.queries("test"))
+    runs = [
+        Pipeline(stages=(Attention(model=str(model), heads=heads),), runtime=RUNTIME).rerank(first).to_dict()
+        for heads in (str(tmp_path / "out" / "heads.json"), named)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_second_method_takes_what_the_first_has_read(model: Path, garden: Path, tmp_path: Path) -> None:
+    found(recipe_of(model, method="qr"), garden, tmp_path / "qr")
+    [kept] = all_found("attention-heads")
+    stamps = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert len(found(recipe_of(model, method="core"), garden, tmp_path / "core")["heads"]) == 3
+    assert all_found("attention-heads") == [kept]
+    assert {path.name: path.stat().st_mtime_ns for path in kept.iterdir()} == stamps
+
+
+def test_a_file_of_another_model_is_refused(
+    model: Path, garden: Path, tmp_path: Path, tiny_causal: Callable[..., Path]
+) -> None:
+    found(recipe_of(model), garden, tmp_path / "out")
+    heads = str(tmp_path / "out" / "heads.json")
+    other = tiny_causal(tmp_path / "other", seed=1)
+    with pytest.raises(ModelError, match=r"its heads are those of another model .*; detect them anew, or list them$"):
+        AttentionScorer(str(other), AttentionSettings(heads=heads), RUNTIME)
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    path.write_text('{"format": 1}')
+    with pytest.raises(DataError, match=r"heads.json cannot be read as a file of heads: KeyError: 'heads'$"):
+        read_heads(path)
+    path.write_text('{"format": 99}')
+    with pytest.raises(DataError, match=r"heads.json is of format 99, and format 1 is read; detect heads again$"):
+        read_heads(path)
+
+
+def test_a_data_set_whose_queries_say_nothing_is_refused(model: Path, garden: Path, tmp_path: Path) -> None:
+    (garden / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\ntrain1\td1\t0\n")
+    with pytest.raises(UsageError, match=r"0 queries of split 'train' have a relevant document and another one"):
+        found(recipe_of(model), garden, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_heads_are_those_of_their_tokens(model: Path) -> None:
+    scorer = AttentionScorer(str(model), AttentionSettings(filter_sigma=None), RUNTIME)
+    listed = scorer.listed(["sweet apple", "the road"])
+    raw, calibrated = scorer.attention(scorer.read(listed), "fruit")
+    assert raw.shape == calibrated.shape == (3, 4, len(listed.ids))
+    both = document_scores(calibrated.reshape(12, -1).astype(float), listed.begins, listed.ends, sigma=None)
+    whole = scorer.scores(listed, scorer.heads.summed(calibrated))
+    assert both.sum(0) == pytest.approx(whole)
