@@ -27,6 +27,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rankpipe.stages.likelihood import Likelihood
+from rankpipe.stages.listwise import Listwise
+from rankpipe.stages.pointwise import Pointwise
+from rankpipe.stages.setwise import Setwise
 from rich.console import Console
 from trained import by_query, comparison, digests, finished, mean, write, write_cell
 
@@ -39,10 +43,6 @@ from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_scores import Heads, document_scores, read_heads
 from rankpipe.stages.attention import first_words, joined_lines
 from rankpipe.stages.interpolate import Interpolate
-from rankpipe.stages.likelihood import Likelihood
-from rankpipe.stages.listwise import Listwise
-from rankpipe.stages.pointwise import Pointwise
-from rankpipe.stages.setwise import Setwise
 from rankpipe.store import file_digest, key_digest
 from rankpipe.training.queries import judged_queries
 

@@ -184,3 +184,20 @@ def test_it_stands_in_a_pipeline_behind_a_first_stage(model: str) -> None:
     first = (BM25(k=4)).on(CORPUS).run(["sweet apple"])
     assert set(run.documents[:2].tolist()) == set(first.documents[:2].tolist())
     assert run.documents[2:].tolist() == first.documents[2:].tolist()
+
+
+def test_search_shows_the_words_that_made_a_score(
+    model: str, rankpipe: Callable[..., Any], pets: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "attention.yaml"
+    file.write_text(f"stages:\n  - bm25: {{k: 3}}\n  - attention: {{model: {model}}}\n")
+    plain = rankpipe("search", file, "cat", "-d", pets, "--dtype", "float32")
+    told = rankpipe("search", file, "cat", "-d", pets, "--dtype", "float32", "--explain")
+    assert plain.status == told.status == 0
+    lines = [line for line in told.out.splitlines() if line.startswith("   attention: ")]
+    assert len(lines) == 2
+    values = [float(part) for part in lines[0].split()[2::2]]
+    assert values == sorted(values, reverse=True)
+    assert "\n".join(line for line in told.out.splitlines() if line not in lines) + "\n" == plain.out
+    said = rankpipe("search", "bm25", "cat", "-d", pets, "--explain").out
+    assert said.startswith("no stage of this pipeline can say what made its scores\n\n1. d1 ")

@@ -1,0 +1,152 @@
+"""Re-ranking by attention: speed and memory against attention that transformers materialises, and against generation.
+
+    RANKPIPE_DATA=FOLDER python eval/bench/attention.py
+
+On SmolLM2-135M-Instruct and BM25's candidates of scifact queries. `eager` is how attention is read otherwise: one pass of
+the whole prompt for the query and one for the query without content, eager attention, of which a hook on every layer
+takes the rows it needs, so that one layer's attention stands in memory at a time. Both give the same scores, which is
+checked. `few heads` is our stage with heads that a file lists (--heads), which needs no layer above them. Listwise
+generation (RankGPT: windows of 20, 10 apart) re-ranks the same candidates with the same model.
+
+Everything is timed in turns, in one process; ratios of medians are printed, and the growth of the process's memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from interleaved import interleaved
+from rankpipe.stages.listwise import Listwise
+
+from rankpipe import BM25, Dataset, Pipeline, Run, Runtime
+from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
+from rankpipe.models.attention_scores import document_scores
+from rankpipe.models.causal_lm import open_causal_lm
+from rankpipe.models.references import resolve
+from rankpipe.stages.attention import Attention, first_words, joined_lines
+
+MODEL = "smollm2"
+WORDS = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    options = _parser().parse_args(arguments)
+    dataset = Dataset.load("scifact")
+    queries = dataset.queries("test").select(slice(0, options.queries))
+    first = Pipeline(stages=(BM25(k=100),), corpus=dataset.corpus).run(queries)
+    runtime = Runtime(dtype="float32")
+    ours = AttentionScorer(MODEL, AttentionSettings(), runtime)
+    few = AttentionScorer(MODEL, AttentionSettings(heads=options.heads), runtime) if options.heads else None
+    eager = _Eager(ours)
+    for tokens in options.tokens:
+        listed, query = _of_length(ours, first, tokens)
+        suffix = ours.suffix(query)
+        works: dict[str, Callable[[], Any]] = {
+            "eager": lambda listed=listed, query=query: eager.scores(listed, query),
+            "ours": lambda listed=listed, query=query: _scores(ours, listed, query),
+        }
+        if few is not None:
+            works["few heads"] = lambda listed=listed, query=query: _scores(few, listed, query)
+        gap = np.abs(works["eager"]() - works["ours"]()).max()
+        seconds = {name: median(values) for name, values in interleaved(works, options.repeats).items()}
+        memory = {name: _growth(work) for name, work in works.items()}
+        print(f"{len(listed.ids) + len(suffix):,} tokens, {len(listed.begins)} documents; scores differ by {gap:.1e}")
+        for name in works:
+            print(
+                f"  {name:10} {seconds[name]:7.2f} s, {seconds['eager'] / seconds[name]:5.2f} times as fast as eager; "
+                f"{memory[name] / 2**20:6.0f} MiB, {memory[name] / memory['eager']:.2f} of eager's"
+            )
+    for depth in options.depths:
+        _against_generation(first, depth, options, runtime)
+    return 0
+
+
+def _scores(scorer: AttentionScorer, listed: Listed, query: str) -> np.ndarray:
+    return scorer.scores(listed, scorer.token_scores(scorer.read(listed), query))
+
+
+class _Eager:
+    """The same scores from attention that transformers materialises."""
+
+    def __init__(self, scorer: AttentionScorer) -> None:
+        self._scorer = scorer
+        network = open_causal_lm(resolve(MODEL), torch.device("cpu"), torch.float32, head=False, attention="eager")
+        self._network, self._rows = network, 0
+        self._read: list[torch.Tensor] = []
+        for layer in network.layers:
+            layer.self_attn.register_forward_hook(self._taken)
+
+    def _taken(self, _: Any, __: Any, output: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, None]:
+        self._read.append(output[1][0, :, -self._rows :].mean(1))
+        return output[0], None
+
+    def _tokens(self, listed: Listed, query: str) -> np.ndarray:
+        suffix = self._scorer.suffix(query)
+        self._rows, self._read = len(suffix), []
+        ids = torch.from_numpy(np.concatenate([listed.ids, suffix]))[None]
+        with torch.inference_mode():
+            self._network(input_ids=ids, use_cache=False)
+        return torch.stack(self._read).sum((0, 1)).numpy()[: len(listed.ids)].astype(np.float64)
+
+    def scores(self, listed: Listed, query: str) -> np.ndarray:
+        tokens = self._tokens(listed, query) - self._tokens(listed, "N/A")
+        return document_scores(tokens, listed.begins, listed.ends, sigma=2.0)
+
+
+def _of_length(scorer: AttentionScorer, first: Run, tokens: int) -> tuple[Listed, str]:
+    """As many of the first query's candidates as make a prompt of so many tokens, and the query."""
+    documents = first.documents[first.offsets[0] : first.offsets[1]]
+    texts, _ = first_words(joined_lines(first.corpus, documents, ("title", "text")), WORDS)
+    query = first.queries.texts[0]
+    count = next(
+        (n for n in range(2, len(texts)) if scorer.tokens(scorer.listed(texts[:n]), query) >= tokens), len(texts)
+    )
+    return scorer.listed(texts[:count]), query
+
+
+def _against_generation(first: Run, depth: int, options: Any, runtime: Runtime) -> None:
+    common = {"model": MODEL, "depth": depth, "max_words": WORDS, "rest": "drop"}
+    stages = {"listwise generation": Listwise(**common), "attention": Attention(**common)}
+    if options.heads:
+        stages["attention, few heads"] = Attention(**common, heads=options.heads)
+    pipelines = {name: Pipeline(stages=(stage,), runtime=runtime) for name, stage in stages.items()}
+    works = {name: lambda one=one: one.rerank(first, progress=False) for name, one in pipelines.items()}
+    seconds = {name: median(values) / len(first) for name, values in interleaved(works, options.repeats).items()}
+    print(f"{depth} candidates of {WORDS} words, seconds a query ({len(first)} queries)")
+    for name, value in seconds.items():
+        print(f"  {name:22} {value:7.2f} s, {seconds['listwise generation'] / value:5.2f} times as fast as generation")
+
+
+def _growth(work: Callable[[], object]) -> int:
+    """Bytes by which the process's memory grows while something is done; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    before = _status("VmRSS")
+    work()
+    return max(_status("VmHWM") - before, 1)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", nargs="+", type=int, default=[2000, 4000], help="of prompts, about")
+    parser.add_argument("--depths", nargs="*", type=int, default=[20, 40], help="candidates, against generation")
+    parser.add_argument("--queries", type=int, default=3, help="against generation")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--heads", help="file of heads of this model")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
