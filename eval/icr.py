@@ -26,6 +26,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from cells import slug
 from numpy.typing import NDArray
 from rankpipe.stages.likelihood import Likelihood
 from rankpipe.stages.listwise import Listwise
@@ -47,10 +48,7 @@ from rankpipe.store import file_digest, key_digest
 from rankpipe.training.queries import judged_queries
 
 MEASURE = "nDCG@10"
-MODEL = "smollm2"
 DEPTH, WORDS = 20, 100
-QUERIES, GENERATED, SHUFFLED = 100, 50, 20
-"""Queries of a data set, at most: re-ranked by attention, by generation, and in random orders."""
 ORDERS = 4
 """Random orders of the candidates."""
 SIGMA = 2.0
@@ -59,17 +57,17 @@ HEADS = {"qr": "method: qr\nheads: 16", "core": "method: core\nheads: 8", "logis
 VARIANTS = ("raw", "calibrated", *HEADS)
 WEIGHTS = tuple(round(step / 20, 2) for step in range(20))
 """Of the first stage, tried on `choice`."""
-GENERATIVE: Mapping[str, Callable[[], Stage]] = {
-    "pointwise": lambda: Pointwise(model=MODEL, depth=DEPTH, max_words=WORDS),
-    "likelihood": lambda: Likelihood(model=MODEL, depth=DEPTH, max_words=WORDS),
-    "setwise": lambda: Setwise(model=MODEL, depth=DEPTH, max_words=WORDS),
-    "listwise": lambda: Listwise(model=MODEL, depth=DEPTH, max_words=WORDS),
-    "listwise-constrained": lambda: Listwise(model=MODEL, depth=DEPTH, max_words=WORDS, constrained=True),
+GENERATIVE: Mapping[str, Callable[[str], Stage]] = {
+    "pointwise": lambda model: Pointwise(model=model, depth=DEPTH, max_words=WORDS),
+    "likelihood": lambda model: Likelihood(model=model, depth=DEPTH, max_words=WORDS),
+    "setwise": lambda model: Setwise(model=model, depth=DEPTH, max_words=WORDS),
+    "listwise": lambda model: Listwise(model=model, depth=DEPTH, max_words=WORDS, constrained=False),
+    "listwise-constrained": lambda model: Listwise(model=model, depth=DEPTH, max_words=WORDS),
 }
 CELLS = ("attention", "bias", *GENERATIVE)
-DATASETS = {"scifact": "test", "msmarco-dl19": "test", "hotpotqa-100": "dev", "musique-100": "dev"}
-"""And the split that is reported. The last two have no other one, and nothing is chosen on them."""
-CHOICE = "scifact"
+DATASETS = ("scifact", "msmarco-dl19", "hotpotqa-100", "musique-100")
+DEV = ("hotpotqa-100", "musique-100")
+"""Data sets of which dev is reported: they have no other split, and nothing is chosen on them."""
 SCORING = 1
 """Raised whenever the same cell may come out otherwise than before: then no finished one counts any more."""
 
@@ -108,14 +106,14 @@ def _heads(method: str, options: Any, say: Any) -> Path:
     """The file of heads that a method finds on train claims, made if it is not there."""
     folder: Path = options.output / "heads" / method
     recipe = (
-        f"train: attention-heads\nmodel: {MODEL}\ncandidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
-        f"queries: {QUERIES}\nheld_out: 0.0\n{HEADS[method]}\n"
+        f"train: attention-heads\nmodel: {options.model}\ncandidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
+        f"queries: {options.queries}\nheld_out: 0.0\n{HEADS[method]}\n"
     )
     path = folder.with_suffix(".yaml")
     if not (folder / "heads.json").exists() or not path.exists() or path.read_text() != recipe:
         say(f"{folder}: finding heads", markup=False)
         write(path, recipe)
-        words = ["-m", "rankpipe", "train", str(path), "--dataset", CHOICE, "--output", str(folder), "--force"]
+        words = ["-m", "rankpipe", "train", str(path), "--dataset", options.choice, "--output", str(folder), "--force"]
         subprocess.run([sys.executable, *words], check=True, timeout=3600)
     return folder / "heads.json"
 
@@ -125,7 +123,7 @@ class _Reader:
 
     def __init__(self, heads: Mapping[str, Path], options: Any) -> None:
         settings = AttentionSettings(filter_sigma=None)
-        self.scorer = AttentionScorer(MODEL, settings, Runtime(dtype=options.dtype))
+        self.scorer = AttentionScorer(options.model, settings, Runtime(dtype=options.dtype))
         shape = self.scorer.shape
         self._heads = {
             "calibrated": Heads.all(*shape),
@@ -183,16 +181,16 @@ def _mixed(run: Run, weight: float) -> Run:
 
 def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]:
     """Which heads are taken, and the first stage's weight beside every variant: by other train claims."""
-    file: Path = options.output / "choice" / f"{CHOICE}.json"
+    file: Path = options.output / "choice" / f"{slug(options.choice)}.json"
     used = set(read_heads(heads["qr"])["data"]["chosen_on"])
-    key = _key("choice", CHOICE, heads, None, options)
+    key = _key("choice", options.choice, heads, None, options)
     if (kept := finished(file, key)) is not None:
         return kept
     say(f"{file}: reading", markup=False)
-    dataset, started = Dataset.load(CHOICE), time.perf_counter()
+    dataset, started = Dataset.load(options.choice), time.perf_counter()
     queries, _ = judged_queries(dataset, "train")
     queries = queries.select([row for row, one in enumerate(queries.ids) if one not in used])
-    first = _first(CHOICE, dataset, _some(queries, QUERIES), options)
+    first = _first(options.choice, dataset, _some(queries, options.queries), options)
     runs = _Reader(heads, options).runs(first, _reverse)
     alone = {name: mean(by_query(run, dataset, "train", MEASURE)) for name, run in runs.items()}
     weights = {
@@ -203,7 +201,7 @@ def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]
     content = {
         "key": key,
         "kind": "choice",
-        "dataset": CHOICE,
+        "dataset": options.choice,
         "queries": len(first),
         "first": mean(by_query(first, dataset, "train", MEASURE)),
         "alone": alone,
@@ -218,6 +216,13 @@ def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]
     return content
 
 
+def _count(kind: str, options: Any) -> int:
+    """Queries of a data set, at most."""
+    return {"choice": options.queries, "attention": options.queries, "bias": options.shuffled}.get(
+        kind, options.generated
+    )
+
+
 def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, Any] | None, options: Any) -> str:
     attends = kind in ("choice", "attention", "bias")
     return key_digest(
@@ -228,23 +233,24 @@ def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, A
             "given": file_digest(options.dl19_run) if name == "msmarco-dl19" else None,
             "heads": {one: read_heads(path)["chosen"] for one, path in heads.items()} if attends else None,
             "weight": choice["weight"] if choice is not None and attends else None,
-            "sizes": [DEPTH, WORDS, QUERIES, GENERATED, SHUFFLED, ORDERS],
-            "stage": repr(GENERATIVE[kind]()) if kind in GENERATIVE else None,
+            "sizes": [DEPTH, WORDS, _count(kind, options), ORDERS],
+            "stage": repr(GENERATIVE[kind](options.model)) if kind in GENERATIVE else None,
+            "model": options.model,
             "dtype": options.dtype,
         }
     )
 
 
 def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, Any], options: Any, say: Any) -> None:
-    file: Path = options.output / name / f"{kind}.json"
+    file: Path = options.output / slug(name) / f"{kind}.json"
     key = _key(kind, name, heads, choice, options)
     if finished(file, key) is not None:
         say(f"{file}: finished before", markup=False)
         return
     say(f"{file}: reading", markup=False)
-    dataset, split, started = Dataset.load(name), DATASETS[name], time.perf_counter()
-    count = {"attention": QUERIES, "bias": SHUFFLED}.get(kind, GENERATED)
-    first = _first(name, dataset, _some(dataset.queries(split), count), options)
+    dataset, split, started = Dataset.load(name), _split(name), time.perf_counter()
+    queries = _some(dataset.queries(split), _count(kind, options))
+    first = _first(name, dataset, queries, options)
     if kind == "attention":
         runs = _Reader(heads, options).runs(first, _reverse)
         runs |= {f"{one}, mixed": _mixed(run, choice["weight"][one]) for one, run in runs.items()}
@@ -257,7 +263,7 @@ def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, 
             for one, run in reader.runs(first, _shuffled(seed)).items():
                 results["by_order"][one].append(by_query(run, dataset, split, MEASURE))
     else:
-        stage = GENERATIVE[kind]()
+        stage = GENERATIVE[kind](options.model)
         pipeline = Pipeline(stages=(stage,), runtime=Runtime(dtype=options.dtype))
         run = pipeline.rerank(first)
         with pipeline.runtime.active():
@@ -280,17 +286,21 @@ def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, 
     write_cell(file, content)
 
 
+def _split(name: str) -> str:
+    return "dev" if name in DEV else "test"
+
+
 def _shuffled(seed: int) -> Callable[[int, int], NDArray[np.int64]]:
     return lambda row, count: np.random.default_rng([seed, row]).permutation(count)
 
 
 def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Iterator[str]:
     by = {(one["kind"], one["dataset"]): one for one in cells}
-    names = [name for name in DATASETS if ("attention", name) in by]
+    names = [name for kind, name in by if kind == "attention"]
     taken = choice["heads"]
     weight = choice["weight"][taken]
     yield (
-        f"Chosen on {choice['queries']} other train claims of {CHOICE}: heads `{taken}`, the first stage's weight beside "
+        f"Chosen on {choice['queries']} other train claims of {choice['dataset']}: heads `{taken}`, the first stage's weight beside "
         f"them {weight:g} ({MEASURE} {choice['first']:.4f} before, {choice['by_weight'][taken][f'{weight:g}']:.4f} after).\n"
     )
     yield f"| {MEASURE} | {' | '.join(names)} |\n|---|{'---:|' * len(names)}"
@@ -320,7 +330,7 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
         told = f", {fmean(seconds):.0f} s a query" if seconds else ""
         yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
     yield f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over the orders.\n"
-    shuffled = [name for name in DATASETS if ("bias", name) in by]
+    shuffled = [name for kind, name in by if kind == "bias"]
     yield f"| | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
     for variant in VARIANTS:
         shown = []
@@ -337,8 +347,13 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS))
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
+    parser.add_argument("--choice", default="scifact", help="data set on whose train queries everything is chosen")
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    parser.add_argument("--queries", type=int, default=100, help="of a data set, at most, read by attention")
+    parser.add_argument("--generated", type=int, default=50, help="of these, asked for by generation")
+    parser.add_argument("--shuffled", type=int, default=20, help="read in random orders")
     parser.add_argument("--dtype", default="float32", help="of the network")
     parser.add_argument("--dl19-run", type=Path, help="BM25's run file of TREC DL 2019; without it, that is left out")
     parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")

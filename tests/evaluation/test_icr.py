@@ -1,0 +1,49 @@
+"""eval/icr.py: a few queries on a tiny network, its cells and its table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'llm'")
+
+CELLS = ("attention", "bias", "pointwise", "likelihood", "setwise", "listwise", "listwise-constrained")
+SCRIPT = Path(__file__).parents[2] / "eval" / "icr.py"
+
+
+def test_every_cell_runs_and_a_finished_one_is_not_run_again(
+    tmp_path: Path, tiny_causal: Callable[..., Path], garden: Path
+) -> None:
+    model = tiny_causal(tmp_path / "model", positions=2048)
+    words = [
+        *("--datasets", garden, "--choice", garden, "--model", model, "--queries", "4"),
+        *("--generated", "2", "--shuffled", "2", "--output", tmp_path / "results"),
+    ]
+    command = [sys.executable, str(SCRIPT), *map(str, words)]
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    files = [path for path in (tmp_path / "results").glob("*/*.json") if path.parent.name != "choice"]
+    cells = {path.stem: json.loads(path.read_text()) for path in files}
+    assert cells.keys() == set(CELLS)
+    read = cells["attention"]["by_query"]
+    assert {name for name in read if "mixed" not in name} == {"first", "raw", "calibrated", "qr", "core", "logistic"}
+    for values in (*read.values(), *(cells[kind]["by_query"][kind] for kind in CELLS[2:])):
+        assert all(0 <= value <= 1 for value in values.values())
+    assert len(read["first"]) == 4
+    assert all(cells[kind]["by_query"]["first"].items() <= read["first"].items() for kind in CELLS[2:])
+    assert [len(orders) for orders in cells["bias"]["by_order"].values()] == [4] * 5
+    [choice] = (json.loads(path.read_text()) for path in (tmp_path / "results" / "choice").glob("*.json"))
+    for name, weight in choice["weight"].items():
+        assert choice["by_weight"][name][f"{weight:g}"] == max(choice["by_weight"][name].values())
+    table = (tmp_path / "results" / "table.md").read_text()
+    for name in ("first", "raw", "calibrated"):
+        assert f"| {name} | {sum(read[name].values()) / 4:.4f}" in table
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert all(f"{kind}.json: finished before" in again.stderr for kind in CELLS)
+    assert "reading" not in again.stderr
