@@ -74,7 +74,7 @@ class ReadPrefix(NamedTuple):
 
 
 class AttentionScorer:
-    """An open language model. Not for several threads at once.
+    """An open language model.
 
     limit    tokens of a prompt that the network has positions for; None: no limit
     weights  digest of the network's

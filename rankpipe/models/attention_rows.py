@@ -134,7 +134,7 @@ class Prefix:
 
 
 class AttentionReader:
-    """A network whose attention is read. Not for several threads at once.
+    """A network whose attention is read; by several threads at once, too.
 
     layers  of the network, L
     heads   of each layer, H
