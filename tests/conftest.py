@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -359,6 +360,73 @@ def write_tiny_cross_encoder(
     _write_json(path, {**told, "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]})
     return folder
 
+
+@pytest.fixture(scope="session")
+def tiny_causal_lm() -> Callable[..., Path]:
+    """`tiny_causal_lm(folder, ...)` writes a causal language model with random weights; see write_tiny_causal_lm.
+
+    The test is skipped where torch is not installed.
+    """
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package, reason="needs the extra 'llm'")
+    return write_tiny_causal_lm
+
+
+def write_tiny_causal_lm(
+    folder: Path, *, seed: int = 0, kind: str = "Llama", chat: bool = True, positions: int = 2048, **settings: Any
+) -> Path:
+    """Write a causal language model of two layers, a tokenizer of bytes, words and capitals, and a chat template.
+
+    kind      of network: Llama, Qwen3, Mistral
+    chat      with a chat template; without, it begins every text with a token of its own
+    settings  more of the network's configuration
+    """
+    import torch
+    import transformers
+    from tokenizers import ByteLevelBPETokenizer, processors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    texts = [f"yes no Passage {letter} the apple fruit road car sweet [1] > [2]" for letter in ascii_uppercase] * 9
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([*texts, *["yes", "no"] * 99], 400, special_tokens=special, show_progress=False)
+    if not chat:
+        trained._tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, pad_token=special[0], eos_token=special[2]
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE if chat else None
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    named = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 64,
+        "initializer_range": 0.2,  # so large that different texts have quite different logits
+        "max_position_embeddings": positions,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        **settings,
+    }
+    config = getattr(transformers, f"{kind}Config")(**named)
+    network = getattr(transformers, f"{kind}ForCausalLM")(config)
+    network.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    return folder
+
+
+CHAT_TEMPLATE = """\
+{% for message in messages %}<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 SPARSE_MODULES = "sentence_transformers.sparse_encoder.models"
 """Where models of sentence-transformers say that modules of sparse encoders stand."""

@@ -49,7 +49,7 @@ def side_by_side(sorts: Sequence[Comparing[T]]) -> Comparing[list[T]]:
     for number in range(len(sorts)):
         go_on(number, None)
     while waiting:
-        asked = {number: groups for number, groups in sorted(waiting.items())}
+        asked = dict(sorted(waiting.items()))
         answers = yield [group for groups in asked.values() for group in groups]
         begin = 0
         for number, groups in asked.items():
