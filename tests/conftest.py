@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from rankpipe.cli import main
 from rankpipe.data import Dataset
+from rankpipe.models.tokens import quiet
 
 settings.register_profile("rankpipe", deadline=None)  # how long an example takes is no property of the code
 settings.load_profile("rankpipe")
@@ -417,7 +418,8 @@ def write_tiny_causal_lm(
     }
     config = getattr(transformers, f"{kind}Config")(**named)
     network = getattr(transformers, f"{kind}ForCausalLM")(config)
-    network.save_pretrained(folder)
+    with quiet():
+        network.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     return folder
 

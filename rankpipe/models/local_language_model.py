@@ -20,7 +20,7 @@ from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
 from rankpipe.models.decoding import Arranging, CausalNetwork, Greedy, Ids
 from rankpipe.models.language_model import Chat, behind
 from rankpipe.models.network import device_of, dtype_of, thread_limit
-from rankpipe.models.recipe import longest, network_config
+from rankpipe.models.recipe import architecture, longest, network_config
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
 
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 BATCH_TOKENS = {"mps": 4096, "cuda": 16_384}
 """Tokens of a batch, by the kind of device: what they leave as keys and values has to fit beside the weights."""
+
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of networks end that go on with a text; those that read images besides generate under conditions."""
 
 Advance = Callable[[int], None]
 
@@ -46,13 +49,15 @@ class LocalLanguageModel:
     def __init__(self, reference: str, runtime: Runtime) -> None:
         """Open a model. Raises ModelError where that fails."""
         self._folder = folder = resolve(reference)
+        config = network_config(folder)
+        if config.get("architectures") and not architecture(config).endswith(CAUSAL):
+            raise ModelError(f"model folder {folder} is a {architecture(config)}, which is no causal language model")
+        self.context = longest(config)
         self._device = device_of(runtime)
         self._dtype = dtype_of(runtime, self._device)
         self._threads = runtime.thread_count
         self._budget = runtime.batch_tokens or BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["mps"])
         self._frames = {"": ChatTokens(folder)}
-        config = network_config(folder)
-        self.context = longest(config)
         tokenizer = self._frames[""].tokenizer
         self._check_vocabulary(tokenizer, config)
         network = open_causal_lm(folder, self._device, self._dtype)

@@ -332,8 +332,8 @@ def test_weights_that_are_no_numbers(
     assert refused(lambda: model.arrange(CHATS, [NAMES] * 4, " > ")) == said
 
 
-def test_a_network_without_a_head_for_language_is_refused(
-    tmp_path: Path, tiny_encoder: Write, refused: Refused
-) -> None:
+def test_a_network_of_another_kind_is_refused(tmp_path: Path, tiny_encoder: Write, refused: Refused) -> None:
     folder = tiny_encoder(tmp_path)
-    assert "bias is not in its safetensors" in refused(lambda: opened(folder))
+    assert refused(lambda: opened(folder)) == (
+        f"model folder {folder} is a BertModel, which is no causal language model"
+    )
