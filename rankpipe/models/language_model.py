@@ -26,7 +26,7 @@ class Chat(NamedTuple):
 
 
 class LanguageModel(Protocol):
-    """A language model that is open. What it says of a chat depends on nothing that is asked with it.
+    """A language model that is open. What it says of a chat depends on nothing that is asked with it, but for rounding.
 
     Every method that computes takes `advance`, which is told how many chats are done, now and then.
     """
