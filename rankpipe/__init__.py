@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from rankpipe.stages.dense import Dense
     from rankpipe.stages.fuse import Fuse
     from rankpipe.stages.interpolate import Interpolate
+    from rankpipe.stages.likelihood import Likelihood
+    from rankpipe.stages.listwise import Listwise
+    from rankpipe.stages.pointwise import Pointwise
     from rankpipe.stages.rescore import Rescore
+    from rankpipe.stages.setwise import Setwise
     from rankpipe.stages.sparse import Sparse
 
 _MODULES = {
@@ -39,13 +43,17 @@ _MODULES = {
     "Dense": "rankpipe.stages.dense",
     "Fuse": "rankpipe.stages.fuse",
     "Interpolate": "rankpipe.stages.interpolate",
+    "Likelihood": "rankpipe.stages.likelihood",
+    "Listwise": "rankpipe.stages.listwise",
     "Pipeline": "rankpipe.pipeline",
+    "Pointwise": "rankpipe.stages.pointwise",
     "Qrels": "rankpipe.data",
     "Queries": "rankpipe.data",
     "RankpipeError": "rankpipe.errors",
     "Rescore": "rankpipe.stages.rescore",
     "Run": "rankpipe.run",
     "Runtime": "rankpipe.models.runtime",
+    "Setwise": "rankpipe.stages.setwise",
     "Sparse": "rankpipe.stages.sparse",
     "Stage": "rankpipe.stage",
     "compare": "rankpipe.evaluation",
@@ -63,13 +71,17 @@ __all__ = [
     "Dense",
     "Fuse",
     "Interpolate",
+    "Likelihood",
+    "Listwise",
     "Pipeline",
+    "Pointwise",
     "Qrels",
     "Queries",
     "RankpipeError",
     "Rescore",
     "Run",
     "Runtime",
+    "Setwise",
     "Sparse",
     "Stage",
     "__version__",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import settings
 
 from rankpipe.cli import main
 from rankpipe.data import Dataset
+from rankpipe.models.tokens import quiet
 
 settings.register_profile("rankpipe", deadline=None)  # how long an example takes is no property of the code
 settings.load_profile("rankpipe")
@@ -361,60 +363,72 @@ def write_tiny_cross_encoder(
 
 
 @pytest.fixture(scope="session")
-def tiny_causal() -> Callable[..., Path]:
-    """`tiny_causal(folder, ...)` writes a causal language model with random weights; see write_tiny_causal.
+def tiny_causal_lm() -> Callable[..., Path]:
+    """`tiny_causal_lm(folder, ...)` writes a causal language model with random weights; see write_tiny_causal_lm.
 
     The test is skipped where torch is not installed.
     """
     for package in ("torch", "transformers"):
         pytest.importorskip(package, reason="needs the extra 'llm'")
-    return write_tiny_causal
+    return write_tiny_causal_lm
 
 
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def write_tiny_causal(
-    folder: Path, *, family: str = "llama", seed: int = 0, positions: int = 512, chat: str | None = CHAT, **changed: Any
+def write_tiny_causal_lm(
+    folder: Path, *, seed: int = 0, kind: str = "Llama", chat: bool | str = True, positions: int = 2048, **settings: Any
 ) -> Path:
-    """Write a decoder of three layers, each of four heads in two groups, and a tokenizer of bytes and a few words.
+    """Write a causal language model of three layers, a tokenizer of bytes, words and capitals, and a chat template.
 
-    family   llama, qwen2, qwen3, mistral or another one that transformers knows
-    changed  settings of its config
+    kind      of network: Llama, Qwen3, Mistral
+    chat      with a chat template, or this one; without, it begins every text with a token of its own
+    settings  more of the network's configuration
     """
     import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    import transformers
+    from tokenizers import ByteLevelBPETokenizer, processors
 
-    trained = ByteLevelBPETokenizer()
+    folder.mkdir(parents=True, exist_ok=True)
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    texts = [" ".join(WORDS), "yes no Query: Passage [1] > [2]", "paragraph number relevant user system assistant"]
-    trained.train_from_iterator(texts * 9, vocab_size=340, special_tokens=special, show_progress=False)
-    PreTrainedTokenizerFast(
-        tokenizer_object=trained._tokenizer, pad_token=special[0], eos_token=special[2], chat_template=chat
-    ).save_pretrained(folder)
+    texts = [f"yes no Passage {letter} the apple fruit road car sweet [1] > [2]" for letter in ascii_uppercase] * 9
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([*texts, *["yes", "no"] * 99], 400, special_tokens=special, show_progress=False)
+    if not chat:
+        trained._tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=trained._tokenizer, pad_token=special[0], eos_token=special[2]
+    )
+    tokenizer.chat_template = chat if isinstance(chat, str) else CHAT_TEMPLATE if chat else None
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
-    settings = {
-        "vocab_size": 340,
+    named = {
+        "vocab_size": 400,
         "hidden_size": 32,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
+        "head_dim": 8,
         "intermediate_size": 64,
-        "initializer_range": 0.3,
+        "initializer_range": 0.2,  # so large that different texts have quite different logits
         "max_position_embeddings": positions,
-        "tie_word_embeddings": True,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
+        "bos_token_id": 0,
         "eos_token_id": 2,
+        "pad_token_id": 0,
+        **settings,
     }
-    config = AutoConfig.for_model(family, **{**settings, **changed})
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    config = getattr(transformers, f"{kind}Config")(**named)
+    network = getattr(transformers, f"{kind}ForCausalLM")(config)
+    with quiet():
+        network.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
     return folder
 
+
+CHAT_TEMPLATE = """\
+{% for message in messages %}<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 SPARSE_MODULES = "sentence_transformers.sparse_encoder.models"
 """Where models of sentence-transformers say that modules of sparse encoders stand."""

@@ -102,7 +102,8 @@ class AttentionScorer:
         self._device = device_of(runtime)
         self._dtype = dtype_of(runtime, self._device)
         self._threads = runtime.thread_count
-        network = open_causal_lm(folder, self._device, self._dtype, head=False)
+        # eager is what every network can be opened with; the reader puts its own attention in its place
+        network = open_causal_lm(folder, self._device, self._dtype, head=False, attention="eager")
         self._reader = AttentionReader(network)
         self._config = network.config.get_text_config()
         self.shape = (self._reader.layers, self._reader.heads)

@@ -30,7 +30,11 @@ BUILT_IN = {
     "dense": "rankpipe.stages.dense:Dense",
     "fuse": "rankpipe.stages.fuse:Fuse",
     "interpolate": "rankpipe.stages.interpolate:Interpolate",
+    "likelihood": "rankpipe.stages.likelihood:Likelihood",
+    "listwise": "rankpipe.stages.listwise:Listwise",
+    "pointwise": "rankpipe.stages.pointwise:Pointwise",
     "rescore": "rankpipe.stages.rescore:Rescore",
+    "setwise": "rankpipe.stages.setwise:Setwise",
     "sparse": "rankpipe.stages.sparse:Sparse",
 }
 

@@ -19,17 +19,26 @@ STAGES = {
     "rescore": "stages: [bm25, rescore: {model: MODEL}]",
     "sparse": "stages: [sparse: {model: MODEL}]",
 }
+ASKING = {
+    name: f"stages: [bm25, {name}: {{model: MODEL}}]" for name in ("likelihood", "listwise", "pointwise", "setwise")
+}
+"""Stages that ask a causal language model."""
 WHAT = {"dense": "an encoder", "rescore": "an encoder", "sparse": "a masked language model"}
 NETWORK = {"dense": "BertModel", "rescore": "BertModel", "sparse": "BertForMaskedLM"}
 PREFIX = {"dense": "", "rescore": "", "sparse": "bert."}
 
 every_stage = pytest.mark.parametrize("stage", STAGES)
+every_asking_stage = pytest.mark.parametrize("stage", ASKING)
+every_one = pytest.mark.parametrize("stage", [*STAGES, *ASKING])
 
 
 @pytest.fixture
-def write(tiny_encoder: Callable[..., Path], tiny_masked_lm: Callable[..., Path]) -> dict[str, Callable[..., Path]]:
+def write(
+    tiny_encoder: Callable[..., Path], tiny_masked_lm: Callable[..., Path], tiny_causal_lm: Callable[..., Path]
+) -> dict[str, Callable[..., Path]]:
     """What writes a model for each stage."""
-    return {"dense": tiny_encoder, "rescore": tiny_encoder, "sparse": tiny_masked_lm}
+    encoders = {"dense": tiny_encoder, "rescore": tiny_encoder, "sparse": tiny_masked_lm}
+    return {**encoders, **dict.fromkeys(ASKING, tiny_causal_lm)}
 
 
 @pytest.fixture
@@ -40,14 +49,14 @@ def refused(
 
     def check(stage: str, model: str | Path, message: str, status: int = 2) -> None:
         file = pets.parent / "p.yaml"
-        file.write_text(STAGES[stage].replace("MODEL", str(model)))
+        file.write_text({**STAGES, **ASKING}[stage].replace("MODEL", str(model)))
         assert rankpipe("check", file).status == 0  # it loads no model
         data = ("--dataset", pets)
         assert rankpipe("search", file, "cat", *data) == (status, "", f"{message}\n")
         assert rankpipe("index", file, *data) == (status, "", f"{message}\n")
         assert rankpipe("run", file, *data, "--output", pets.parent / "out") == (status, "", f"{message}\n")
         assert not (pets.parent / "out").exists()
-        file.write_text(STAGES[stage].replace("MODEL", str(write[stage](pets.parent / "good"))))
+        file.write_text({**STAGES, **ASKING}[stage].replace("MODEL", str(write[stage](pets.parent / "good"))))
         assert rankpipe("search", file, "cat", *data).status == 0
         assert [path.name for path in store.rglob(".building-*")] == []
 
@@ -60,32 +69,32 @@ def configured(folder: Path, **changed: Any) -> Path:
     return folder
 
 
-@every_stage
+@every_one
 def test_a_folder_that_is_not_there(refused: Callable[..., None], tmp_path: Path, stage: str) -> None:
     refused(stage, tmp_path / "none", f"error: there is no model folder '{tmp_path / 'none'}'")
 
 
-@every_stage
+@every_one
 def test_a_folder_that_is_no_model(refused: Callable[..., None], tmp_path: Path, pets: Path, stage: str) -> None:
     refused(stage, pets, f"error: model folder {pets} has no config.json")
     file = pets / "corpus.jsonl"
-    is_file = f"error: model '{file}' is a file; a model is a folder with config.json and its weights"
+    is_file = f"error: model '{file}' is a file; a model is a folder with config.json and its weights, or a .gguf file"
     refused(stage, file, is_file)
 
 
-@every_stage
+@every_one
 def test_a_name_that_nobody_knows(refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when it was imported
     refused(
         stage,
         "minilmm",
-        "error: there is no model folder 'minilmm', and no alias of that name (minilm); did you mean 'minilm'?; "
+        "error: there is no model folder 'minilmm', and no alias of that name (minilm, smollm2); did you mean 'minilm'?; "
         "HF_HUB_OFFLINE is set, and its copy of the hub's 'minilmm' is not in the cache",
     )
 
 
-@every_stage
+@every_one
 def test_truncated_weights(
     refused: Callable[..., None], tmp_path: Path, write: dict[str, Callable[..., Path]], stage: str
 ) -> None:
@@ -231,3 +240,46 @@ def test_terms_of_another_vocabulary(
         "",
         f"error: query_model '{other}' has another vocabulary than model '{model}'; their terms must be the same\n",
     )
+
+
+@every_asking_stage
+def test_a_model_that_is_no_causal_language_model(
+    refused: Callable[..., None], tmp_path: Path, tiny_masked_lm: Callable[..., Path], stage: str
+) -> None:
+    folder = tiny_masked_lm(tmp_path / "model")
+    refused(stage, folder, f"error: model folder {folder} is a BertForMaskedLM, which is no causal language model")
+
+
+@every_asking_stage
+def test_a_language_model_without_its_head(
+    refused: Callable[..., None], tmp_path: Path, tiny_causal_lm: Callable[..., Path], stage: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_causal_lm(tmp_path / "model") / "model.safetensors"
+    weights = load_file(path)
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    refused(
+        stage,
+        path.parent,
+        f"error: model folder {path.parent} has no language-model head: lm_head.weight is not in its safetensors; take a "
+        "causal language model",
+    )
+
+
+@every_asking_stage
+def test_a_language_model_whose_weights_are_no_numbers(
+    rankpipe: Command, pets: Path, tmp_path: Path, tiny_causal_lm: Callable[..., Path], stage: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_causal_lm(tmp_path / "model") / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    (tmp_path / "p.yaml").write_text(ASKING[stage].replace("MODEL", str(path.parent)))
+    search = ("search", tmp_path / "p.yaml", "cat", "--dataset", pets, "--dtype")
+    for dtype, hint in (("float32", "its weights are damaged"), ("bfloat16", "choose dtype float32")):
+        said = f"error: the network gave logits that are not finite, in {dtype}; {hint}\n"
+        assert rankpipe(*search, dtype) == (1, "", said)

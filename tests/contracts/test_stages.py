@@ -29,16 +29,28 @@ TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}"
 TINY_ROUTER = str(Path(TINY_ENCODER).with_name("tiny-router"))
 TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
 TINY_CROSS_ENCODER = str(Path(TINY_ENCODER).with_name("tiny-cross-encoder"))
-TINY_CAUSAL = str(Path(TINY_ENCODER).with_name("tiny-causal"))
-NEED_TORCH = ("attention", "cross-encoder", "dense", "rescore", "sparse")
+TINY_CAUSAL_LM = str(Path(TINY_ENCODER).with_name("tiny-causal-lm"))
+NEED_TORCH = (
+    "attention",
+    "cross-encoder",
+    "dense",
+    "likelihood",
+    "listwise",
+    "pointwise",
+    "rescore",
+    "setwise",
+    "sparse",
+)
 """Stages that are tested where the extra 'dense' is installed."""
 LUCENE = "bm25, lucene"
 """The engine lucene keeps the contract as well: tested with `-m slow`, where the extra 'lucene' is installed."""
+MENDED = "listwise, mended"
+"""A model that may write anything."""
 ROUTED = "dense, routed"
 """An encoder that has one network for queries and another for documents."""
 
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "attention": {"model": TINY_CAUSAL, "depth": 3},
+    "attention": {"model": TINY_CAUSAL_LM, "depth": 3},
     "bm25": {"k": 5},
     LUCENE: {"k": 5, "engine": "lucene"},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
@@ -48,7 +60,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     ROUTED: {"model": TINY_ROUTER, "k": 5},
     "fuse": {"branches": (BM25(k=4), BM25(k=5, k1=1.2)), "method": "convex", "weights": (0.7, 0.3)},
     "interpolate": {"with_": "first", "weight": 0.3},
+    "likelihood": {"model": TINY_CAUSAL_LM, "depth": 3},
+    "listwise": {"model": TINY_CAUSAL_LM, "depth": 5, "window": 3, "step": 1},
+    MENDED: {"model": TINY_CAUSAL_LM, "depth": 5, "window": 3, "constrained": False},
+    "pointwise": {"model": TINY_CAUSAL_LM, "depth": 3},
     "rescore": {"model": TINY_ENCODER, "depth": 3},
+    "setwise": {"model": TINY_CAUSAL_LM, "depth": 5, "k": 2, "children": 2},
     "sparse": {"model": TINY_MASKED_LM, "k": 5},
 }
 """Settings to test a stage with, by its name: whatever has no default, and what makes it work on a few documents.
@@ -130,7 +147,7 @@ def case(name: str, *more: str) -> Any:
     return pytest.param(name, *more, marks=without)
 
 
-CASES = [*stage_names(), LUCENE, ROUTED]
+CASES = [*stage_names(), LUCENE, MENDED, ROUTED]
 every_stage = pytest.mark.parametrize("name", [case(name) for name in CASES])
 every_depth = pytest.mark.parametrize(
     ("name", "setting"),
@@ -149,7 +166,7 @@ def models(request: pytest.FixtureRequest) -> Iterator[None]:
         "tiny_router": TINY_ROUTER,
         "tiny_masked_lm": TINY_MASKED_LM,
         "tiny_cross_encoder": TINY_CROSS_ENCODER,
-        "tiny_causal": TINY_CAUSAL,
+        "tiny_causal_lm": TINY_CAUSAL_LM,
     }
     for fixture, folder in fixtures.items():
         write: Callable[[Path], Path] = request.getfixturevalue(fixture)

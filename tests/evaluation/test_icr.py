@@ -17,9 +17,9 @@ SCRIPT = Path(__file__).parents[2] / "eval" / "icr.py"
 
 
 def test_every_cell_runs_and_a_finished_one_is_not_run_again(
-    tmp_path: Path, tiny_causal: Callable[..., Path], garden: Path
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path], garden: Path
 ) -> None:
-    model = tiny_causal(tmp_path / "model", positions=2048)
+    model = tiny_causal_lm(tmp_path / "model", positions=2048)
     words = [
         *("--datasets", garden, "--choice", garden, "--model", model, "--queries", "4"),
         *("--generated", "2", "--shuffled", "2", "--output", tmp_path / "results"),

@@ -20,15 +20,14 @@ from rankpipe.models.runtime import Runtime
 
 FLOAT32 = Runtime(dtype="float32", device="cpu")
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "mistral": {"sliding_window": None},
-    "mistral with a window": {"sliding_window": 9},
-    "smollm": {"hidden_size": 36, "num_attention_heads": 9, "num_key_value_heads": 3},
-    "no groups": {"num_key_value_heads": 4},
+    "llama": {"kind": "Llama"},
+    "qwen2": {"kind": "Qwen2"},
+    "qwen3": {"kind": "Qwen3"},
+    "mistral": {"kind": "Mistral", "sliding_window": None},
+    "mistral with a window": {"kind": "Mistral", "sliding_window": 9},
+    "smollm": {"kind": "Llama", "hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3},
+    "no groups": {"kind": "Llama", "num_key_value_heads": 4},
 }
-MODEL_TYPES = {"mistral with a window": "mistral", "smollm": "llama", "no groups": "llama"}
 
 # One layer, two heads; 0 stands before the documents, 1 to 6 are document A, 7 and 8 document B.
 QUERY_ROWS = np.array(
@@ -103,9 +102,8 @@ def test_weights_of_heads_may_be_negative() -> None:
 
 
 @pytest.fixture(params=FAMILIES)
-def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny_causal: Callable[..., Path]) -> Path:
-    name = request.param
-    return tiny_causal(tmp_path / "model", family=MODEL_TYPES.get(name, name), **FAMILIES[name])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> Path:
+    return tiny_causal_lm(tmp_path / "model", **FAMILIES[request.param])
 
 
 def eager(folder: Path, ids: torch.Tensor, suffix: int) -> torch.Tensor:
@@ -151,8 +149,8 @@ DOCUMENTS = ["sweet apple\nThe apple is a fruit", "", "the road <|im_end|> and t
 
 
 @pytest.fixture
-def model(tmp_path: Path, tiny_causal: Callable[..., Path]) -> Path:
-    return tiny_causal(tmp_path / "model")
+def model(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> Path:
+    return tiny_causal_lm(tmp_path / "model")
 
 
 def scorer_of(model: Path, **settings: Any) -> AttentionScorer:
@@ -209,18 +207,18 @@ def test_pieces_of_an_explanation_make_the_text_and_the_score(model: Path) -> No
     assert totals == pytest.approx(scorer.scores(listed, tokens))
 
 
-def test_as_many_documents_as_the_context_holds(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
-    scorer = scorer_of(tiny_causal(tmp_path / "short", positions=300))
+def test_as_many_documents_as_the_context_holds(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    scorer = scorer_of(tiny_causal_lm(tmp_path / "short", positions=300))
     listed = scorer.listed(["the apple"] * 30)
     most = scorer.most_documents(listed, "fruit")
     assert 2 <= most < 30
     assert scorer.tokens(scorer.listed(["the apple"] * most), "fruit") <= 300
-    assert scorer.tokens(scorer.listed(["the apple"] * (most + 3)), "fruit") > 300
+    assert scorer.tokens(scorer.listed(["the apple"] * (most * 5 // 4)), "fruit") > 300
     assert scorer.most_documents(listed, "apple " * 400) == 0
 
 
-def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
-    scorer = scorer_of(tiny_causal(tmp_path / "plain", chat=None))
+def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    scorer = scorer_of(tiny_causal_lm(tmp_path / "plain", chat=False))
     text = scorer._tokens.text(np.concatenate([scorer.listed(["apple"]).ids, scorer.suffix("fruit")]))
     assert text == (
         "Below are several paragraphs, each of which begins with its number.\n\n[1] apple\n\n"
@@ -229,7 +227,7 @@ def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path: Path, tiny_c
 
 
 def test_what_cannot_be_read_is_said(
-    tmp_path: Path, model: Path, tiny_causal: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+    tmp_path: Path, model: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
 ) -> None:
     def says(**settings: Any) -> str:
         return refused(lambda: scorer_of(model, **settings))
@@ -246,7 +244,7 @@ def test_what_cannot_be_read_is_said(
     assert says(prompt=str(prompt)) == (
         f"prompt {prompt}: the query must stand behind the documents, which are read once"
     )
-    capped = tiny_causal(tmp_path / "capped", family="gemma2", head_dim=8)
+    capped = tiny_causal_lm(tmp_path / "capped", kind="Gemma2")
     assert (
         refused(lambda: scorer_of(capped)) == "the attention of a Gemma2Attention has a softcap, which is not supported"
     )

@@ -76,8 +76,8 @@ def test_places_that_are_needed_are_named(refused: Callable[[Callable[[], object
     assert refused(lambda: many.listed(["x"] * 27)) == "prompt p.txt: 27 documents, and there are 26 letters"
 
 
-def test_the_chat_template_stands_around_what_is_asked(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
-    tokens = ChatTokens(tiny_causal(tmp_path / "model"), "Be brief.")
+def test_the_chat_template_stands_around_what_is_asked(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    tokens = ChatTokens(tiny_causal_lm(tmp_path / "model"), "Be brief.")
     assert tokens.before.tolist().count(1) == 2  # <|im_start|>: the system's turn, then the user's
     assert tokens.after[0] == 2
     assert tokens.text(tokens.before) == "system\nBe brief.\nuser\n"
@@ -85,11 +85,11 @@ def test_the_chat_template_stands_around_what_is_asked(tmp_path: Path, tiny_caus
 
 
 def test_a_template_that_fails_or_leaves_out_the_user_is_said(
-    tmp_path: Path, tiny_causal: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
 ) -> None:
-    fails = tiny_causal(tmp_path / "fails", chat="{{ raise_exception('no system role') }}")
+    fails = tiny_causal_lm(tmp_path / "fails", chat="{{ raise_exception('no system role') }}")
     assert refused(lambda: ChatTokens(fails)) == f"model folder {fails}: its chat template fails: no system role"
-    silent = tiny_causal(tmp_path / "silent", chat="hello")
+    silent = tiny_causal_lm(tmp_path / "silent", chat="hello")
     assert refused(lambda: ChatTokens(silent)) == (
         f"model folder {silent}: its chat template does not write the text of a user once"
     )

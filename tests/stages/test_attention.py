@@ -33,8 +33,8 @@ IDS = CORPUS.ids(np.arange(len(TEXTS)))
 
 
 @pytest.fixture
-def model(tmp_path: Path, tiny_causal: Callable[..., Path]) -> str:
-    return str(tiny_causal(tmp_path / "model"))
+def model(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> str:
+    return str(tiny_causal_lm(tmp_path / "model"))
 
 
 def run_of(ranked: dict[str, list[int]], texts: dict[str, str] | None = None) -> Run:
@@ -108,8 +108,8 @@ def test_half_a_window_is_the_stride_and_no_candidate_is_left_out(model: str) ->
     assert (counted["queries"], counted["in_windows"], counted["prompts"]) == (1, 1, 3)  # 3-6, 1-4, 0-2
 
 
-def test_a_context_that_is_too_short_for_all_takes_windows(tmp_path: Path, tiny_causal: Callable[..., Path]) -> None:
-    model = str(tiny_causal(tmp_path / "short", positions=200))
+def test_a_context_that_is_too_short_for_all_takes_windows(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    model = str(tiny_causal_lm(tmp_path / "short", positions=200))
     stage = Attention(model=model)
     run = run_of({"long": [0, 1, 2, 3, 4, 5, 6], "short": [1, 3]})
     found = Pipeline(stages=(stage,), runtime=RUNTIME).rerank(run)
@@ -119,9 +119,9 @@ def test_a_context_that_is_too_short_for_all_takes_windows(tmp_path: Path, tiny_
 
 
 def test_a_prompt_that_cannot_fit_is_refused_before_any_is_read(
-    tmp_path: Path, tiny_causal: Callable[..., Path]
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path]
 ) -> None:
-    model = str(tiny_causal(tmp_path / "short", positions=200))
+    model = str(tiny_causal_lm(tmp_path / "short", positions=200))
     run = run_of({"a": [1, 3], "b": [0, 1, 2, 5]}, {"a": "car", "b": "fruit " * 200})
     stage = Attention(model=model)
     with pytest.raises(UsageError) as caught:

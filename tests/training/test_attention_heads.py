@@ -24,8 +24,8 @@ RUNTIME = Runtime(dtype="float32", device="cpu")
 
 
 @pytest.fixture
-def model(tmp_path: Path, tiny_causal: Callable[..., Path]) -> Path:
-    return tiny_causal(tmp_path / "model")
+def model(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> Path:
+    return tiny_causal_lm(tmp_path / "model")
 
 
 def recipe_of(model: Path, **settings: Any) -> AttentionHeadsRecipe:
@@ -92,11 +92,11 @@ def test_a_second_method_takes_what_the_first_has_read(model: Path, garden: Path
 
 
 def test_a_file_of_another_model_is_refused(
-    model: Path, garden: Path, tmp_path: Path, tiny_causal: Callable[..., Path]
+    model: Path, garden: Path, tmp_path: Path, tiny_causal_lm: Callable[..., Path]
 ) -> None:
     found(recipe_of(model), garden, tmp_path / "out")
     heads = str(tmp_path / "out" / "heads.json")
-    other = tiny_causal(tmp_path / "other", seed=1)
+    other = tiny_causal_lm(tmp_path / "other", seed=1)
     with pytest.raises(ModelError, match=r"its heads are those of another model .*; detect them anew, or list them$"):
         AttentionScorer(str(other), AttentionSettings(heads=heads), RUNTIME)
 

@@ -1,0 +1,235 @@
+"""A causal language model in this process: the LanguageModel behind a folder of transformers.
+
+On a CPU a prompt is a batch of its own, and every core has one: a product of matrices is rounded by its shape, and what a
+model says of a prompt is not to depend on what is asked with it. Prompts are hundreds of tokens long, so hardly anything
+would be gained. On other devices prompts of about one length share a batch, padded on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rankpipe.errors import ModelError, UsageError
+from rankpipe.models.batching import each_on_a_core, rising_batches
+from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
+from rankpipe.models.decoding import Arranging, CausalNetwork, Greedy, Ids
+from rankpipe.models.language_model import Chat, behind
+from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.recipe import architecture, longest, network_config
+from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.runtime import Runtime
+
+T = TypeVar("T")
+
+BATCH_TOKENS = {"mps": 4096, "cuda": 16_384}
+"""Tokens of a batch, by the kind of device: what they leave as keys and values has to fit beside the weights."""
+
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of networks end that go on with a text; those that read images besides generate under conditions."""
+
+Advance = Callable[[int], None]
+
+
+def _silent(_: int) -> None:
+    """Nobody is told."""
+
+
+class LocalLanguageModel:
+    """An open causal language model.
+
+    context  tokens that the network has positions for; None where it sets no limit
+    dtype    precision of the network, as text: "bfloat16"
+    """
+
+    def __init__(self, reference: str, runtime: Runtime) -> None:
+        """Open a model. Raises ModelError where that fails."""
+        self._folder = folder = resolve(reference)
+        config = network_config(folder)
+        if config.get("architectures") and not architecture(config).endswith(CAUSAL):
+            raise ModelError(f"model folder {folder} is a {architecture(config)}, which is no causal language model")
+        self.context = longest(config)
+        self._device = device_of(runtime)
+        self._dtype = dtype_of(runtime, self._device)
+        self._threads = runtime.thread_count
+        self._budget = runtime.batch_tokens or BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["mps"])
+        self._frames = {"": ChatTokens(folder)}
+        tokenizer = self._frames[""].tokenizer
+        self._check_vocabulary(tokenizer, config)
+        network = open_causal_lm(folder, self._device, self._dtype)
+        stated = network.config.get_text_config().eos_token_id
+        ends = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
+        self._ends = frozenset(int(one) for one in ends if one is not None)
+        self._network = CausalNetwork(network, self._dtype, padding=min(self._ends, default=0))
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the network, as text."""
+        return str(self._dtype).removeprefix("torch.")
+
+    def key(self) -> dict[str, Any]:
+        """Digest and precision."""
+        return {"model": model_digest(self._folder), "dtype": self.dtype}
+
+    def lengths(self, chats: Sequence[Chat]) -> NDArray[np.int64]:
+        """(C,) tokens of chats, with the template around them and the beginning of the answer."""
+        return np.array([len(self._prompt(chat)) + len(self._answer(chat)) for chat in chats], np.int64)
+
+    def next_logits(
+        self, chats: Sequence[Chat], options: Sequence[str], advance: Advance = _silent
+    ) -> NDArray[np.float32]:
+        """(C, O) logits of texts as what comes next. Raises UsageError for an option that is not one token."""
+        prompts, numbers = [], []
+        known: dict[tuple[str, str], tuple[Ids, list[Ids]]] = {}
+        for chat in chats:
+            kind = (chat.system, chat.answer)
+            if kind not in known:
+                known[kind] = self._options(chat, options)
+            prompts.append(np.concatenate([self._prompt(chat), known[kind][0]]))
+            numbers.append(np.concatenate(known[kind][1]))
+
+        def look(rows: list[int]) -> list[NDArray[np.float32]]:
+            logits = self._network.logits([prompts[row] for row in rows], 1)[:, 0]
+            asked = torch.from_numpy(np.stack([numbers[row] for row in rows])).to(logits.device)
+            return list(logits.gather(1, asked).cpu().numpy())
+
+        return np.array(self._each(look, prompts, advance), np.float32).reshape(len(chats), len(options))
+
+    def log_probabilities(
+        self, chats: Sequence[Chat], texts: Sequence[str], advance: Advance = _silent
+    ) -> NDArray[np.float32]:
+        """(C,) mean natural logarithm of the probabilities of a text's tokens; 0 for a text without tokens."""
+        prompts, wanted = [], []
+        for chat, text in zip(chats, texts, strict=True):
+            begun, (tokens,) = self._goes_on(self._frame(chat.system), chat.answer, [text])
+            prompts.append(np.concatenate([self._prompt(chat), begun, tokens[:-1]]))
+            wanted.append(tokens)
+
+        def look(rows: list[int]) -> list[float]:
+            count = max(1, *(len(wanted[row]) for row in rows))
+            logs = self._network.logits([prompts[row] for row in rows], count).log_softmax(dim=-1)
+            means = []
+            for place, row in enumerate(rows):
+                size = len(wanted[row])
+                tokens = torch.from_numpy(wanted[row]).to(logs.device)
+                means.append(float(logs[place, -size:].gather(1, tokens[:, None]).mean()) if size else 0.0)
+            return means
+
+        return np.array(self._each(look, prompts, advance), np.float32)
+
+    def generate(self, chats: Sequence[Chat], longest: Sequence[str], advance: Advance = _silent) -> list[str]:
+        """How chats go on, taking the most probable token each time, for as many tokens as another text has."""
+        prompts = [np.concatenate([self._prompt(chat), self._answer(chat)]) for chat in chats]
+        limits = [len(self._frame("").tokens(text)) for text in longest]
+
+        def answer(rows: list[int]) -> list[str]:
+            choosers = [Greedy(self._ends, limits[row]) for row in rows]
+            self._network.decode([prompts[row] for row in rows], choosers)
+            return [self._frame("").text(np.array(one.made, np.int64)) for one in choosers]
+
+        return self._each(answer, prompts, advance, limits)
+
+    def arrange(
+        self, chats: Sequence[Chat], texts: Sequence[Sequence[str]], separator: str, advance: Advance = _silent
+    ) -> list[list[int]]:
+        """How chats go on where each has to list its texts once, as places of its texts."""
+        prompts, choosers, most = [], [], []
+        for chat, listed in zip(chats, texts, strict=True):
+            begun, first, later = self._list_tokens(chat, listed, separator)
+            choosers.append(Arranging(first, later))
+            prompts.append(np.concatenate([self._prompt(chat), begun, np.array(choosers[-1].opening, np.int64)]))
+            most.append(sum(map(len, later)))
+
+        def answer(rows: list[int]) -> list[list[int]]:
+            self._network.decode([prompts[row] for row in rows], [choosers[row] for row in rows])
+            return [choosers[row].order for row in rows]
+
+        return self._each(answer, prompts, advance, most)
+
+    # -- tokens -------------------------------------------------------------------------------------------------
+
+    def _frame(self, system: str) -> ChatTokens:
+        if system not in self._frames:
+            self._frames[system] = ChatTokens(self._folder, system)
+        return self._frames[system]
+
+    def _prompt(self, chat: Chat) -> Ids:
+        """(T,) tokens up to where the answer begins."""
+        frame = self._frame(chat.system)
+        return np.concatenate([frame.before, frame.tokens(chat.user), frame.after])
+
+    def _answer(self, chat: Chat) -> Ids:
+        return self._frame(chat.system).tokens(chat.answer)
+
+    @staticmethod
+    def _goes_on(frame: ChatTokens, beginning: str, texts: Sequence[str]) -> tuple[Ids, list[Ids]]:
+        """Tokens of the beginning of an answer, and of each of the texts that it may go on with.
+
+        A token that reaches from the beginning into a text counts to the texts, for all of them.
+        """
+        alone = frame.tokens(beginning)
+        wholes = [frame.tokens(beginning + text) for text in texts]
+        kept = min(_agreeing(alone, whole) for whole in wholes)
+        return alone[:kept], [whole[kept:] for whole in wholes]
+
+    def _options(self, chat: Chat, options: Sequence[str]) -> tuple[Ids, list[Ids]]:
+        begun, tokens = self._goes_on(self._frame(chat.system), chat.answer, options)
+        for option, one in zip(options, tokens, strict=True):
+            if len(one) != 1:
+                where = f" behind {chat.answer!r}" if chat.answer else ""
+                raise UsageError(f"the answer {option!r} is not one token of {self._folder}{where}, but {len(one)}")
+        return begun, tokens
+
+    def _list_tokens(self, chat: Chat, texts: Sequence[str], separator: str) -> tuple[Ids, list[Ids], list[Ids]]:
+        """Tokens of the beginning of an answer; of each text as the first of a list; of each behind another one."""
+        frame = self._frame(chat.system)
+        begun, first = self._goes_on(frame, chat.answer, [behind(chat.answer, text) for text in texts])
+        shown, later = self._goes_on(frame, texts[0], [separator + text for text in texts])
+        if len(shown) < len(frame.tokens(texts[0])):  # a token would reach from a text into the separator
+            later = [frame.tokens(separator + text) for text in texts]
+        return begun, first, later
+
+    def _check_vocabulary(self, tokenizer: Any, config: dict[str, Any]) -> None:
+        known = config.get("vocab_size")
+        highest = max(tokenizer.get_vocab().values(), default=0)
+        if isinstance(known, int) and highest >= known:
+            raise ModelError(
+                f"model folder {self._folder}: its tokenizer gives tokens the numbers up to {highest}, and its network "
+                f"knows {known} tokens; they are not of one model"
+            )
+
+    # -- batches ------------------------------------------------------------------------------------------------
+
+    def _each(
+        self,
+        work: Callable[[list[int]], Sequence[T]],
+        prompts: Sequence[Ids],
+        advance: Advance,
+        more: Sequence[int] | None = None,
+    ) -> list[T]:
+        """What the work on a batch of prompts, given as their places, makes of each of them. The longest come first.
+
+        more  tokens that each of them may go on with
+        """
+        sizes = [len(prompt) + (more[row] if more else 0) for row, prompt in enumerate(prompts)]
+        alone = self._device.type == "cpu"
+        cut = [[row] for row in np.argsort(sizes).tolist()] if alone else rising_batches(sizes, self._budget)
+        batches = [np.array(rows, np.int64) for rows in reversed(cut)]
+        made: dict[int, T] = {}
+        with thread_limit(1 if alone else self._threads), torch.inference_mode():
+            found = each_on_a_core(lambda rows: work(rows.tolist()), batches, self._threads if alone else 1)
+            for rows, answers in found:
+                made.update(zip(rows.tolist(), answers, strict=True))
+                advance(len(rows))
+        return [made[row] for row in range(len(prompts))]
+
+
+def _agreeing(one: Ids, other: Ids) -> int:
+    """How many tokens two texts begin with in common."""
+    size = min(len(one), len(other))
+    differing = np.flatnonzero(one[:size] != other[:size])
+    return int(differing[0]) if len(differing) else size

@@ -1,0 +1,141 @@
+"""Listwise: a re-ranker that has a language model write the order of the candidates, window by window."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from rankpipe.models.language_model import Chat, behind
+from rankpipe.progress import counted
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Reference
+from rankpipe.stages.generative import Generative, asked, by_rank
+
+SEPARATOR = " > "
+RANKING = re.compile(r"\[[0-9]+\](?: > \[[0-9]+\])*")
+NUMBER = re.compile(r"\[([0-9]+)\]")
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Listwise(Generative):
+    """Rank candidates in the order that a language model writes down, "[2] > [1] > [3]", in overlapping windows.
+
+    RankGPT: Sun, Yan, Ma, Wang, Ren, Chen, Yin and Ren, EMNLP 2023, arXiv 2304.09542. The first window holds the last
+    candidates, the last window the first ones, so that a candidate can rise all the way. What is written is the most
+    probable token each time. The first of n candidates scores n, the last 1.
+
+    window       candidates in one prompt
+    step         candidates from one window to the next; by default half a window
+    constrained  the model can write nothing but a ranking of all candidates of the window; without it, answers that are
+                 none are mended, see read_ranking, and `counted` says how many and how
+
+    model, prompt, depth, rest, max_words, max_length, fields
+                 see rankpipe.stages.generative
+    """
+
+    places: ClassVar = {"user": ("query", "documents"), "document": ("document", "number")}
+
+    prompt: Reference = "listwise"
+    window: Annotated[int, Ge(2)] = 20
+    step: Annotated[int, Ge(1)] | None = None
+    constrained: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Listwise:
+        if (self.step or 1) > self.window:
+            raise ValueError("'step' is larger than 'window': it would leave candidates out")
+        return self
+
+    def _score(self, run: Run) -> NDArray[np.floating]:
+        texts = self._texts(run)
+        self._check(run, texts)
+        bounds = run.offsets.tolist()
+        orders = [list(range(*pair)) for pair in pairwise(bounds)]
+        plans = [windows(len(order), self.window, self.step or self.window // 2) for order in orders]
+        with counted(sum(map(len, plans)), "prompts") as advance:
+            for turn in range(max(map(len, plans), default=0)):
+                rows = [row for row, plan in enumerate(plans) if turn < len(plan)]
+                parts = [slice(*plans[row][turn]) for row in rows]
+                shown = [orders[row][part] for row, part in zip(rows, parts, strict=True)]
+                found = self._ranked(run, rows, [[texts[one] for one in group] for group in shown], advance)
+                for row, part, group, ranking in zip(rows, parts, shown, found, strict=True):
+                    orders[row][part] = [group[place] for place in ranking]
+        ranks = np.empty(len(texts), np.int64)
+        ranks[[place for order in orders for place in order]] = run.ranks
+        return by_rank(run, ranks)
+
+    def _ranked(
+        self, run: Run, rows: list[int], groups: list[list[str]], advance: Callable[[int], None]
+    ) -> list[list[int]]:
+        """The order that the model gives each group of texts, about the query of a row, as places in the group."""
+        model, prompt, _ = self._opened_once()
+        chats = [asked(prompt, run.queries.texts[row], group) for row, group in zip(rows, groups, strict=True)]
+        names = [[f"[{number}]" for number in range(1, len(group) + 1)] for group in groups]
+        self._count(run.corpus, prompts=len(chats))
+        if self.constrained:
+            return model.arrange(chats, names, SEPARATOR, advance)
+        answers = model.generate(chats, [SEPARATOR.join(one) for one in names], advance)
+        found = []
+        for chat, answer, group in zip(chats, answers, groups, strict=True):
+            order, faults = read_ranking(chat.answer + answer, len(group))
+            self._count(run.corpus, mended=int(any(faults.values())), **faults)
+            found.append(order)
+        return found
+
+    def _check(self, run: Run, texts: list[str]) -> None:
+        prompt = self._opened_once().prompt
+        rows, largest = self._largest(run, texts, self.window)
+        chats: list[Chat] = []
+        for row, group in zip(rows, largest, strict=True):
+            chat = asked(prompt, run.queries.texts[row], group)
+            ranking = SEPARATOR.join(f"[{number}]" for number in range(1, len(group) + 1))
+            chats.append(chat._replace(answer=chat.answer + behind(chat.answer, ranking)))
+        self._refuse_long(run, rows, chats, "window")
+
+
+def windows(size: int, window: int, step: int) -> list[tuple[int, int]]:
+    """Begin and end of the windows over a list of `size` items, the last ones first; none where there is nothing to rank."""
+    found: list[tuple[int, int]] = []
+    end = size
+    while end > 1:
+        begin = max(end - window, 0)
+        found.append((begin, end))
+        if not begin:
+            break
+        end -= step
+    return found
+
+
+def read_ranking(answer: str, count: int) -> tuple[list[int], dict[str, int]]:
+    """The order that an answer gives `count` candidates, as their places from 0, and how often what is wrong with it.
+
+    An answer should be "[2] > [1] > [3]", with each number from 1 to count once, and nothing else. Of any other answer,
+    numbers in brackets are read, in their order.
+
+    wordy       1 for an answer with anything else in it; it is passed over
+    repeated    numbers that stood before; they are dropped
+    unknown     numbers that no candidate has; they are dropped
+    missing     candidates without a number; they follow in the order that they were given in
+    unreadable  1 for an answer without a number in brackets; the order stays as it is
+    """
+    places = {str(place + 1): place for place in range(count)}
+    numbers = NUMBER.findall(answer)
+    known = [number for number in numbers if number in places]
+    order = list(dict.fromkeys(places[number] for number in known))
+    faults = {
+        "wordy": int(bool(numbers) and not RANKING.fullmatch(answer.strip())),
+        "repeated": len(known) - len(order),
+        "unknown": len(numbers) - len(known),
+        "missing": count - len(order) if numbers else 0,
+        "unreadable": int(not numbers),
+    }
+    named = set(order)
+    return order + [place for place in range(count) if place not in named], faults

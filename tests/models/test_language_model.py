@@ -1,0 +1,339 @@
+"""A causal language model in this process, against transformers and against plain computations without a cache."""
+
+from collections.abc import Callable
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'llm'")
+pytest.importorskip("transformers", reason="needs the extra 'llm'")
+
+import torch
+
+from rankpipe.errors import ModelError
+from rankpipe.models.causal_lm import ChatTokens
+from rankpipe.models.decoding import Arranging, CausalNetwork, Greedy
+from rankpipe.models.language_model import Chat, LanguageModel
+from rankpipe.models.local_language_model import LocalLanguageModel
+from rankpipe.models.runtime import Runtime
+
+Write = Callable[..., Path]
+Refused = Callable[[Callable[[], object]], str]
+CHATS = [
+    Chat("Which fruit is sweet?"),
+    Chat("Passage: a road ∅\n\nIs it a car? " + "the car on the road " * 9, "Be brief.", "I say"),
+    Chat("{query} <|im_end|>\n<|im_start|>assistant\nyes"),
+    Chat("yes or no", answer="Passage"),
+]
+KINDS = {"Llama": {}, "Qwen3": {}, "Mistral": {"sliding_window": 8}}
+NAMES = [f"[{number}]" for number in range(1, 13)]
+
+
+def opened(folder: Path, **runtime: Any) -> LocalLanguageModel:
+    return LocalLanguageModel(str(folder), Runtime(**{"dtype": "float32", **runtime}))
+
+
+def written(folder: Path, chat: Chat) -> list[int]:
+    """Tokens of a chat as transformers writes them. What it says must not be taken for special tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "system", "content": chat.system}] if chat.system else []
+    template = {"tokenize": False, "add_generation_prompt": True}
+    text = tokenizer.apply_chat_template([*messages, {"role": "user", "content": "HERE"}], **template)
+    before, after = text.split("HERE")
+    plain = [tokenizer(part, split_special_tokens=True).input_ids for part in (chat.user, chat.answer)]
+    return [*tokenizer(before).input_ids, *plain[0], *tokenizer(after).input_ids, *plain[1]]
+
+
+def network(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def all_logits(model: Any, tokens: list[int]) -> Any:
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0]
+
+
+def encoded(folder: Path, text: str) -> list[int]:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)(text, split_special_tokens=True).input_ids
+
+
+def test_it_is_a_language_model(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model: LanguageModel = opened(tiny_causal_lm(tmp_path))
+    assert (model.context, sorted(model.key())) == (2048, ["dtype", "model"])
+    assert model.key()["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_options_equal_those_of_the_whole_chat(tmp_path: Path, tiny_causal_lm: Write, kind: str) -> None:
+    folder = tiny_causal_lm(tmp_path, kind=kind, **KINDS[kind])
+    model, plain = opened(folder), network(folder)
+    numbers = [encoded(folder, " A")[0], encoded(folder, " road")[0]]
+    found = model.next_logits(CHATS, [" A", " road"])
+    expected = [all_logits(plain, written(folder, chat))[-1, numbers].tolist() for chat in CHATS]
+    assert np.abs(found - expected).max() < 1e-5
+    assert found.std() > 0.1
+    assert model.lengths(CHATS).tolist() == [len(written(folder, chat)) for chat in CHATS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_probabilities_equal_those_of_all_logits(tmp_path: Path, tiny_causal_lm: Write, kind: str) -> None:
+    folder = tiny_causal_lm(tmp_path, kind=kind, **KINDS[kind])
+    texts = ["sweet fruit", " the apple ∅ and a road", "\n", " car"]
+    found = opened(folder).log_probabilities(CHATS, texts)
+    plain = network(folder)
+    for mean, chat, text in zip(found, CHATS, texts, strict=True):
+        before = written(folder, chat)
+        tokens = written(folder, chat._replace(answer=chat.answer + text))
+        logs = all_logits(plain, tokens).log_softmax(-1)
+        each = [logs[place - 1, tokens[place]].item() for place in range(len(before), len(tokens))]
+        assert abs(mean - np.mean(each)) < 1e-5
+    assert (found < 0).all()
+
+
+def test_a_token_that_reaches_from_the_beginning_into_the_text_counts_to_the_text(
+    tmp_path: Path, tiny_causal_lm: Write
+) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    assert len(encoded(folder, " apple")) == 1
+    chat = Chat("Which fruit?")
+    found = opened(folder).log_probabilities([chat._replace(answer="It is an ")], ["apple"])
+    assert found == opened(folder).log_probabilities([chat._replace(answer="It is an")], [" apple"])
+
+
+def test_a_text_without_tokens_is_certain(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    assert opened(tiny_causal_lm(tmp_path)).log_probabilities(CHATS[:2], ["", "yes"])[0] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_equal_those_of_greedy_generation_by_transformers(
+    tmp_path: Path, tiny_causal_lm: Write, kind: str
+) -> None:
+    ends = [1, *range(60, 90)]  # besides 2, the tokenizer's own
+    limits = [40, 3, 25, 1]
+    over = 0
+    for seed in range(4):
+        folder = tiny_causal_lm(tmp_path / str(seed), kind=kind, seed=seed, eos_token_id=ends, **KINDS[kind])
+        model, plain = opened(folder), network(folder)
+        longest = ["∅" * limit for limit in limits]
+        found = model.generate(CHATS, longest)
+        for text, chat, size in zip(found, CHATS, (len(encoded(folder, one)) for one in longest), strict=True):
+            tokens = torch.tensor([written(folder, chat)])
+            made = plain.generate(tokens, do_sample=False, max_new_tokens=size, eos_token_id=[2, *ends])[0]
+            made = made[tokens.shape[1] :].tolist()
+            if made[-1] in (2, *ends):
+                made, over = made[:-1], over + 1
+            assert text == ChatTokens(folder).text(np.array(made, np.int64))
+    assert 0 < over < 16
+
+
+def likeliest_list(model: Any, folder: Path, chat: Chat, texts: list[str]) -> list[int]:
+    """The list that constrained greedy decoding writes: all orders tried, everything computed anew for every token."""
+    prompt = written(folder, chat)
+    glue = " " if chat.answer else ""
+    orders = {
+        tuple(
+            written(folder, chat._replace(answer=chat.answer + glue + " > ".join(texts[one] for one in order)))
+        ): order
+        for order in permutations(range(len(texts)))
+    }
+    tokens = prompt
+    while tuple(tokens) not in orders:
+        going_on = sorted({one[len(tokens)] for one in orders if list(one[: len(tokens)]) == tokens})
+        logits = all_logits(model, tokens)[-1]
+        tokens = [*tokens, max(going_on, key=lambda token: logits[token].item())]
+    return list(orders[tuple(tokens)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("answer", ["", "The order is"])
+def test_lists_equal_those_chosen_among_all_orders(
+    tmp_path: Path, tiny_causal_lm: Write, kind: str, answer: str
+) -> None:
+    orders = set()
+    for seed in range(4):
+        folder = tiny_causal_lm(tmp_path / str(seed), kind=kind, seed=seed, **KINDS[kind])
+        chats = [chat._replace(answer=answer) for chat in CHATS]
+        texts = [["[1]", "[2]", "[10]", "[11]"], ["[1]", "[12]", "[2]"], ["[3]", "[2]"], ["[7]"]]
+        found = opened(folder).arrange(chats, texts, " > ")
+        plain = network(folder)
+        assert found == [likeliest_list(plain, folder, *pair) for pair in zip(chats, texts, strict=True)]
+        orders |= {tuple(order) for order in found}
+    assert len(orders) > 5
+
+
+def test_a_list_is_a_permutation_whatever_the_network(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    for seed in range(12):
+        model = opened(tiny_causal_lm(tmp_path / str(seed), seed=seed, chat=seed % 2 == 0, initializer_range=1.0))
+        for order in model.arrange(CHATS, [NAMES] * len(CHATS), " > "):
+            assert sorted(order) == list(range(len(NAMES)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_share_a_batch_go_on_as_they_do_alone(tmp_path: Path, tiny_causal_lm: Write, kind: str) -> None:
+    folder = tiny_causal_lm(tmp_path, kind=kind, **KINDS[kind])
+    plain = CausalNetwork(network(folder), torch.float32, padding=0)
+    prompts = [np.array(written(folder, chat), np.int64) for chat in CHATS]
+    texts = [np.array(encoded(folder, f" > {name}"), np.int64) for name in NAMES]
+
+    def choosers() -> list[Any]:
+        return [Greedy(frozenset({2}), 30), Arranging(texts, texts), Greedy(frozenset({2}), 5), Arranging(texts, texts)]
+
+    alone, together = choosers(), choosers()
+    with torch.inference_mode():
+        for prompt, chooser in zip(prompts, alone, strict=True):
+            plain.decode([prompt], [chooser])
+        plain.decode(prompts, together)
+        logits = plain.logits(prompts, 3)
+        for row, prompt in enumerate(prompts):
+            assert (logits[row] - plain.logits([prompt], 3)[0]).abs().max() < 1e-5
+    assert [alone[0].made, alone[1].order, alone[2].made, alone[3].order] == [
+        together[0].made,
+        together[1].order,
+        together[2].made,
+        together[3].order,
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_chat_is_answered_alike_whatever_is_asked_with_it(tmp_path: Path, tiny_causal_lm: Write, dtype: str) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    model, single = opened(folder, dtype=dtype, threads=2), opened(folder, dtype=dtype, threads=1)
+    texts = ["sweet fruit", " a car", "x", " B"]
+    logits, logs = model.next_logits(CHATS, [" A", " B"]), model.log_probabilities(CHATS, texts)
+    answers, orders = model.generate(CHATS, ["word " * 9] * 4), model.arrange(CHATS, [NAMES] * 4, " > ")
+    for row, chat in enumerate(CHATS):
+        assert single.next_logits([chat], [" A", " B"]).tolist() == logits[[row]].tolist()
+        assert single.log_probabilities([chat], [texts[row]]).tolist() == logs[[row]].tolist()
+        assert single.generate([chat], ["word " * 9]) == [answers[row]]
+        assert single.arrange([chat], [NAMES], " > ") == [orders[row]]
+
+
+def test_nothing_asked_is_nothing_answered(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model = opened(tiny_causal_lm(tmp_path))
+    assert model.next_logits([], ["yes", "no"]).shape == (0, 2)
+    assert model.log_probabilities([], []).shape == (0,)
+    assert (model.generate([], []), model.arrange([], [], " > ")) == ([], [])
+    assert model.arrange([CHATS[0]], [["[1]"]], " > ") == [[0]]
+
+
+def test_without_a_chat_template_a_prompt_is_a_text_with_what_every_text_begins_with(
+    tmp_path: Path, tiny_causal_lm: Write
+) -> None:
+    folder = tiny_causal_lm(tmp_path, chat=False)
+    found = opened(folder).next_logits([Chat("Is it?", "Be brief.", "Yes")], [" A"])
+    text = "Be brief.\n\nIs it?\n\nYes"
+    expected = all_logits(network(folder), [0, *encoded(folder, text)[1:]])[-1, encoded(folder, " A")[1:]]
+    assert abs(found[0, 0] - expected.item()) < 1e-5
+
+
+def test_progress_is_told_for_every_chat(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model, done = opened(tiny_causal_lm(tmp_path)), list[int]()
+    model.next_logits(CHATS, ["yes"], done.append)
+    model.arrange(CHATS, [NAMES] * 4, " > ", done.append)
+    assert sum(done) == 8
+
+
+# -- choosers by themselves ------------------------------------------------------------------------------------------------
+
+
+def logits_of(**likely: float) -> Any:
+    """(10,) logits, 0 but for some tokens: t3=1.5."""
+    logits = torch.zeros(10)
+    for name, value in likely.items():
+        logits[int(name[1:])] = value
+    return logits
+
+
+def test_a_list_is_chosen_token_by_token_among_what_is_left() -> None:
+    # three texts, 1 2 3, 1 4 3 and 5 3; behind another one they begin with 9
+    first = [np.array(one) for one in ([1, 2, 3], [1, 4, 3], [5, 3])]
+    later = [np.array([9, *one]) for one in first]
+    chooser = Arranging(first, later)
+    assert (chooser.opening, chooser.order) == ([], [])
+    assert chooser.choose(logits_of(t7=9.0, t1=2.0, t5=1.0)) == [1]  # 7 is no way to go on
+    assert chooser.choose(logits_of(t2=1.0, t4=3.0, t5=8.0)) == [4, 3, 9]  # 3 ends the text, 9 has to come next
+    assert chooser.order == [1]
+    assert chooser.choose(logits_of(t1=1.0, t5=1.5)) == []  # 5 3 is next, and of the last one there is no doubt
+    assert chooser.order == [1, 2, 0]
+
+
+def test_what_every_list_begins_with_is_not_asked_for() -> None:
+    texts = [np.array([1, number, 3]) for number in (4, 5, 6)]
+    assert Arranging(texts, texts).opening == [1]
+    alone = Arranging(texts[:1], texts[:1])
+    assert (alone.opening, alone.order, alone.choose(logits_of())) == ([1, 4, 3], [0], [])
+
+
+def test_an_answer_ends_before_an_end_or_with_its_last_token() -> None:
+    chooser = Greedy(frozenset({2}), 3)
+    assert chooser.choose(logits_of(t4=1.0)) == [4]
+    assert chooser.choose(logits_of(t2=1.0)) == []
+    assert chooser.made == [4]
+    short = Greedy(frozenset({2}), 1)
+    assert (short.choose(logits_of(t4=1.0)), short.made) == ([], [4])
+    assert (Greedy(frozenset({2}), 0).choose(logits_of(t4=1.0))) == []
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_an_option_of_several_tokens_is_named(tmp_path: Path, tiny_causal_lm: Write, refused: Refused) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    model = opened(folder)
+    size = len(encoded(folder, "certainly"))
+    message = refused(lambda: model.next_logits(CHATS[:1], ["yes", "certainly"]))
+    assert message == f"the answer 'certainly' is not one token of {folder}, but {size}"
+    message = refused(lambda: model.next_logits([Chat("?", answer="It is")], ["certainly"]))
+    size = len(encoded(folder, "It iscertainly")) - len(encoded(folder, "It is"))
+    assert message == f"the answer 'certainly' is not one token of {folder} behind 'It is', but {size}"
+
+
+def test_texts_whose_tokens_begin_alike_are_refused(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    (one,), (_, two) = encoded(folder, "1"), encoded(folder, "12")
+    with pytest.raises(ModelError) as caught:
+        opened(folder).arrange(CHATS[:1], [["1", "12"]], " > ")
+    said = f"the model's tokens do not tell two texts of a list apart: ({one},) and ({one}, {two})"
+    assert str(caught.value) == said
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_causal_lm: Write, refused: Refused) -> None:
+    folder = tiny_causal_lm(tmp_path, vocab_size=300)
+    assert refused(lambda: opened(folder)) == (
+        f"model folder {folder}: its tokenizer gives tokens the numbers up to 321, and its network knows 300 tokens; "
+        "they are not of one model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hint"), [("float32", "its weights are damaged"), ("bfloat16", "choose dtype float32")]
+)
+def test_weights_that_are_no_numbers(
+    tmp_path: Path, tiny_causal_lm: Write, refused: Refused, dtype: str, hint: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tiny_causal_lm(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    weights["model.layers.1.mlp.down_proj.weight"][:] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    model = opened(tmp_path, dtype=dtype)
+    said = f"the network gave logits that are not finite, in {dtype}; {hint}"
+    assert refused(lambda: model.next_logits(CHATS, ["yes"])) == said
+    assert refused(lambda: model.arrange(CHATS, [NAMES] * 4, " > ")) == said
+
+
+def test_a_network_of_another_kind_is_refused(tmp_path: Path, tiny_encoder: Write, refused: Refused) -> None:
+    folder = tiny_encoder(tmp_path)
+    assert refused(lambda: opened(folder)) == (
+        f"model folder {folder} is a BertModel, which is no causal language model"
+    )

@@ -1,0 +1,256 @@
+"""What the stages that ask a language model have in common: depth, words, lengths, prompts, what is counted and refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+pytest.importorskip("torch", reason="needs the extra 'llm'")
+pytest.importorskip("transformers", reason="needs the extra 'llm'")
+
+from rankpipe import Corpus, Likelihood, Listwise, Pointwise, Queries, Run, Runtime, Setwise
+from rankpipe.errors import MissingExtraError, ModelError, PipelineError, RankpipeError, UsageError
+from rankpipe.models.prompt import load_prompt
+from rankpipe.pipeline.checks import load_text
+from rankpipe.stages.generative import Generative, cut_to
+
+FLOAT32 = Runtime(dtype="float32")
+DOCUMENTS = {
+    "d1": ("Apples", "The apple is a sweet fruit"),
+    "d2": ("", "sweet apple"),
+    "d3": ("Roads", "a car on the road " * 20),
+    "d4": ("", ""),
+    "d5": ("Trees", "the road to the apple tree"),
+    "d6": ("", "sweet apple"),
+}
+CORPUS = Corpus.from_records([{"id": one, "title": title, "text": text} for one, (title, text) in DOCUMENTS.items()])
+QUERIES = Queries.of({"q1": "sweet apple", "q2": "a road", "q3": "nothing"})
+STAGES: list[Any] = [Likelihood, Listwise, Pointwise, Setwise]
+Write = Callable[..., Path]
+every_stage = pytest.mark.parametrize("kind", STAGES, ids=lambda kind: kind.type_name())
+
+
+def candidates() -> Run:
+    ranked = {"q1": {one: 6.0 - rank for rank, one in enumerate(DOCUMENTS)}, "q2": {"d5": 2.0, "d3": 1.0}}
+    return Run.of(QUERIES, CORPUS, ranked)
+
+
+def run(stage: Generative) -> Run:
+    with FLOAT32.active():
+        return stage(candidates())
+
+
+def refused(stage: Generative, kind: type[RankpipeError] = UsageError) -> str:
+    with pytest.raises(kind) as caught:
+        run(stage)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@every_stage
+def test_the_rest_stays_below_or_goes(tmp_path: Path, tiny_causal_lm: Write, kind: Any) -> None:
+    folder = str(tiny_causal_lm(tmp_path))
+    found = run(kind(model=folder, depth=3)).to_dict()
+    assert sorted(list(found["q1"])[:3]) == ["d1", "d2", "d3"]
+    assert list(found["q1"])[3:] == ["d4", "d5", "d6"]
+    assert found["q3"] == {}
+    dropped = run(kind(model=folder, depth=3, rest="drop")).to_dict()
+    assert dropped == {**found, "q1": {one: found["q1"][one] for one in list(found["q1"])[:3]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "cut"),
+    [
+        ("one two  three", 3, ("one two  three", False)),
+        ("one two  three four", 3, ("one two  three", True)),
+        (" one\ttwo\n", 2, (" one\ttwo\n", False)),
+        ("one two three ", 1, ("one", True)),
+        ("", 1, ("", False)),
+        ("  ", 1, ("  ", False)),
+    ],
+)
+def test_a_text_is_cut_behind_a_word(text: str, words: int, cut: tuple[str, bool]) -> None:
+    assert cut_to(text, words) == cut
+
+
+@every_stage
+def test_what_is_cut_is_not_read_and_counted(tmp_path: Path, tiny_causal_lm: Write, kind: Any) -> None:
+    folder = str(tiny_causal_lm(tmp_path))
+    stage = kind(model=folder, max_words=7)
+    with FLOAT32.active():
+        assert stage.counted(CORPUS) == {}
+        found = stage(candidates()).to_dict()
+        counted = stage.counted(CORPUS)
+        # of q1's six and q2's two candidates, d3 is longer than seven words, for both; d1 and d5 have seven
+        assert (counted["candidates"], counted["cut"]) == (8, 2)
+        stage(candidates())
+        assert {name: 2 * count for name, count in counted.items()} == stage.counted(CORPUS)
+        assert json.loads(json.dumps(counted)) == counted
+        assert stage.counted(Corpus.from_texts(["another"])) == {}
+    cut = {**DOCUMENTS, "d3": ("Roads", "a car on the road a")}
+    corpus = Corpus.from_records([{"id": one, "title": title, "text": text} for one, (title, text) in cut.items()])
+    with FLOAT32.active():
+        short = kind(model=folder)(Run.of(QUERIES, corpus, candidates().to_dict()))
+    assert short.to_dict() == found
+
+
+@every_stage
+def test_facts_tell_model_prompt_and_precision(tmp_path: Path, tiny_causal_lm: Write, kind: Any) -> None:
+    stage = kind(model=str(tiny_causal_lm(tmp_path)))
+    with FLOAT32.active():
+        facts = stage.facts(CORPUS)
+    assert sorted(facts) == ["dtype", "model", "prompt"]
+    assert (facts["dtype"], facts["prompt"]) == ("float32", load_prompt(kind.type_name()).digest())
+
+
+@every_stage
+def test_only_the_fields_that_are_asked_for_are_read(tmp_path: Path, tiny_causal_lm: Write, kind: Any) -> None:
+    folder = str(tiny_causal_lm(tmp_path))
+    titles = Corpus.from_records([{"id": one, "title": title, "text": ""} for one, (title, _) in DOCUMENTS.items()])
+    with FLOAT32.active():
+        found = kind(model=folder, fields=("title",))(candidates()).to_dict()
+        assert found == kind(model=folder)(Run.of(QUERIES, titles, candidates().to_dict())).to_dict()
+
+
+@every_stage
+def test_a_prompt_of_your_own_is_read(tmp_path: Path, tiny_causal_lm: Write, kind: Any) -> None:
+    folder = str(tiny_causal_lm(tmp_path / "model"))
+    shipped = Path(load_prompt(kind.type_name()).file).read_text(encoding="utf-8")
+    (tmp_path / "mine.txt").write_text(f"--- system\nBe just.\n{shipped}", encoding="utf-8")
+    mine, theirs = kind(model=folder, prompt=str(tmp_path / "mine.txt")), kind(model=folder)
+    with FLOAT32.active():
+        assert mine.facts(CORPUS)["prompt"] != theirs.facts(CORPUS)["prompt"]
+    if kind in (Likelihood, Pointwise):
+        assert run(mine).to_dict() != run(theirs).to_dict()
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "query", "lower"),
+    [
+        (Likelihood, "q1", "'max_words' (300)"),
+        (Listwise, "q1", "'max_words' (300) or 'window' (20)"),
+        (Pointwise, "q2", "'max_words' (300)"),
+        (Setwise, "q1", "'max_words' (300) or 'children' (3)"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_asked(
+    tmp_path: Path, tiny_causal_lm: Write, kind: Any, query: str, lower: str
+) -> None:
+    folder = str(tiny_causal_lm(tmp_path, positions=128))
+    stage = kind(model=folder)
+    message = refused(stage)
+    tokens = int(message.partition(" has ")[2].partition(" ")[0])
+    assert tokens > 128
+    assert message == (
+        f"'{kind.type_name()}': the prompt of query '{query}' has {tokens} tokens with its answer, and model {folder!r} "
+        f"reads at most 128; lower {lower}"
+    )
+    with FLOAT32.active():
+        assert "prompts" not in stage.counted(CORPUS)
+    limited = kind(model=folder, max_length=100)
+    assert refused(limited) == message.replace(f"model {folder!r} reads at most 128", "'max_length' is 100")
+    roomy = str(tiny_causal_lm(tmp_path / "roomy", positions=tokens))
+    assert len(run(kind(model=roomy)).documents) == 8
+    assert refused(kind(model=roomy, max_length=tokens - 1)).startswith(f"'{kind.type_name()}': the prompt of")
+
+
+def test_a_limit_above_the_positions_is_refused(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    folder = str(tiny_causal_lm(tmp_path))
+    assert refused(Pointwise(model=folder, max_length=2049)) == (
+        f"max_length is 2049; model {folder!r} has positions for 2048 tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (Pointwise, "{document}", "its section 'user' has {query} 0 times, and needs it at least once"),
+        (Pointwise, "{query} {documents}", "its section 'user' has {document} 0 times, and needs it once"),
+        (Likelihood, "{document}", "its section 'answer' has {query} 0 times, and needs it at least once"),
+        (Likelihood, "{document}\n--- answer\n{query}?", "its section 'answer' must have {query} once, at its end"),
+        (Setwise, "{query} {documents}", "its section 'document' has {letter} 0 times, and needs it at least once"),
+        (Listwise, "{query} {documents}", "its section 'document' has {number} 0 times, and needs it at least once"),
+        (Listwise, "{query} {document}", "its section 'user' has {documents} 0 times, and needs it once"),
+    ],
+)
+def test_a_prompt_without_its_places_is_refused(
+    tmp_path: Path, tiny_causal_lm: Write, kind: Any, text: str, message: str
+) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(f"--- user\n{text}\n", encoding="utf-8")
+    model = str(tiny_causal_lm(tmp_path / "model"))
+    assert refused(kind(model=model, prompt=str(path))) == f"prompt {path}: {message}"
+
+
+def test_a_prompt_that_is_not_there_is_refused() -> None:
+    assert refused(Pointwise(model="m", prompt="pointwize")).startswith(
+        "there is no prompt file 'pointwize', and no shipped one of that name ("
+    )
+
+
+def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:
+    message = refused(Listwise(model=str(tmp_path / "nowhere")), ModelError)
+    assert message == f"there is no model folder '{tmp_path / 'nowhere'}'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Listwise, {"window": 4, "step": 5}, "'step' is larger than 'window': it would leave candidates out"),
+        (Listwise, {"window": 1}, "greater than or equal to 2"),
+        (Listwise, {"constrained": 1}, "valid boolean"),
+        (Setwise, {"children": 26}, "less than or equal to 25"),
+        (Setwise, {"children": 0}, "greater than or equal to 1"),
+        (Pointwise, {"answers": ("yes",)}, "at least 2 items"),
+        (Pointwise, {"scores": "softmax"}, "'logit' or 'probability'"),
+        (Likelihood, {"max_words": 0}, "greater than 0"),
+        (Likelihood, {"max_length": 0}, "greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(kind: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind(model="m", **settings)
+    assert message in str(caught.value)
+
+
+def test_mistakes_of_a_file_have_their_place() -> None:
+    text = "stages:\n  - bm25\n  - setwise: {model: m, children: 30}\n  - listwise: {model: m, window: 5, step: 6}\n"
+    with pytest.raises(PipelineError) as caught:
+        load_text(text)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "3:35: 'setwise' setting 'children' is 30, must be at most 25",
+        "4:5: 'listwise': 'step' is larger than 'window': it would leave candidates out",
+    ]
+
+
+@every_stage
+def test_without_torch_it_asks_for_the_extra(monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError) as caught:
+        run(kind(model="m"))
+    assert str(caught.value) == (
+        f"stage '{kind.type_name()}' needs transformers: install rankpipe with its extra 'llm', for example "
+        "pip install '.[llm]'"
+    )
+
+
+def test_a_run_tells_in_its_manifest_what_was_counted(
+    tmp_path: Path, tiny_causal_lm: Write, rankpipe: Callable[..., Any], pets: Path
+) -> None:
+    tiny_causal_lm(tmp_path / "model")
+    (tmp_path / "p.yaml").write_text(
+        "stages:\n  - bm25\n  - listwise: {model: model, constrained: false, depth: 5}\n", encoding="utf-8"
+    )
+    done = rankpipe("run", tmp_path / "p.yaml", "-d", pets, "--output", tmp_path / "out")
+    assert (done.status, done.err.count("error")) == (0, 0)
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())["opened"]["listwise"]
+    assert told["candidates"] > 0
+    assert {"prompts", "mended", "wordy", "repeated", "unknown", "missing", "unreadable"} <= set(told)
