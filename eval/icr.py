@@ -28,10 +28,6 @@ from typing import Any
 import numpy as np
 from cells import slug
 from numpy.typing import NDArray
-from rankpipe.stages.likelihood import Likelihood
-from rankpipe.stages.listwise import Listwise
-from rankpipe.stages.pointwise import Pointwise
-from rankpipe.stages.setwise import Setwise
 from rich.console import Console
 from trained import by_query, comparison, digests, finished, mean, write, write_cell
 
@@ -42,8 +38,12 @@ from rankpipe.evaluation.manifest import versions
 from rankpipe.machine import machine
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_scores import Heads, document_scores, read_heads
-from rankpipe.stages.attention import first_words, joined_lines
+from rankpipe.stages.attention import read_texts
 from rankpipe.stages.interpolate import Interpolate
+from rankpipe.stages.likelihood import Likelihood
+from rankpipe.stages.listwise import Listwise
+from rankpipe.stages.pointwise import Pointwise
+from rankpipe.stages.setwise import Setwise
 from rankpipe.store import file_digest, key_digest
 from rankpipe.training.queries import judged_queries
 
@@ -133,10 +133,12 @@ class _Reader:
     def scores(self, run: Run, row: int, order: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """(N,) scores of a query's candidates by every variant, read in an order of them."""
         documents = run.documents[run.offsets[row] : run.offsets[row + 1]]
-        texts, _ = first_words(joined_lines(run.corpus, documents[order], ("title", "text")), WORDS)
+        texts, _ = read_texts(run.corpus, documents[order], ("title", "text"), WORDS)
         listed = self.scorer.listed(texts)
         raw, calibrated = self.scorer.attention(self.scorer.read(listed), run.queries.texts[row])
-        tokens = {"raw": (Heads.all(*self.scorer.shape).summed(raw), None)}
+        tokens: dict[str, tuple[NDArray[np.float64], float | None]] = {
+            "raw": (Heads.all(*self.scorer.shape).summed(raw), None)
+        }
         for name, heads in self._heads.items():
             tokens[name] = (heads.summed(calibrated[list(heads.layers)]), SIGMA)
         found = {}

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from interleaved import interleaved
-from rankpipe.stages.listwise import Listwise
 
 from rankpipe import BM25, Dataset, Pipeline, Run, Runtime
 from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
 from rankpipe.models.attention_scores import document_scores
 from rankpipe.models.causal_lm import open_causal_lm
 from rankpipe.models.references import resolve
-from rankpipe.stages.attention import Attention, first_words, joined_lines
+from rankpipe.stages.attention import Attention, read_texts
+from rankpipe.stages.listwise import Listwise
 
 MODEL = "smollm2"
 WORDS = 100
@@ -104,7 +104,7 @@ class _Eager:
 def _of_length(scorer: AttentionScorer, first: Run, tokens: int) -> tuple[Listed, str]:
     """As many of the first query's candidates as make a prompt of so many tokens, and the query."""
     documents = first.documents[first.offsets[0] : first.offsets[1]]
-    texts, _ = first_words(joined_lines(first.corpus, documents, ("title", "text")), WORDS)
+    texts, _ = read_texts(first.corpus, documents, ("title", "text"), WORDS)
     query = first.queries.texts[0]
     count = next(
         (n for n in range(2, len(texts)) if scorer.tokens(scorer.listed(texts[:n]), query) >= tokens), len(texts)
@@ -114,7 +114,7 @@ def _of_length(scorer: AttentionScorer, first: Run, tokens: int) -> tuple[Listed
 
 def _against_generation(first: Run, depth: int, options: Any, runtime: Runtime) -> None:
     common = {"model": MODEL, "depth": depth, "max_words": WORDS, "rest": "drop"}
-    stages = {"listwise generation": Listwise(**common), "attention": Attention(**common)}
+    stages = {"listwise generation": Listwise(**common, constrained=False), "attention": Attention(**common)}
     if options.heads:
         stages["attention, few heads"] = Attention(**common, heads=options.heads)
     pipelines = {name: Pipeline(stages=(stage,), runtime=runtime) for name, stage in stages.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
@@ -22,13 +21,10 @@ from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage, note_explained
+from rankpipe.stages.generative import NEEDS, cut_to
 
 if TYPE_CHECKING:
     from rankpipe.models.attention import AttentionScorer, Listed, ReadPrefix
-
-NEEDS = ("torch", "transformers")
-"""What the extra 'llm' brings, as far as this needs it."""
-WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -190,7 +186,7 @@ class _Reading:
     def __init__(self, stage: Attention, scorer: AttentionScorer, run: Run, counts: _Counts) -> None:
         self._stage, self._scorer, self._run, self._counts = stage, scorer, run, counts
         rows, which = np.unique(run.documents, return_inverse=True)
-        self._texts, cut = first_words(joined_lines(run.corpus, rows, stage.fields), stage.max_words)
+        self._texts, cut = read_texts(run.corpus, rows, stage.fields, stage.max_words)
         self._which = which.reshape(-1)
         counts.documents += len(rows)
         counts.cut += cut
@@ -299,17 +295,9 @@ class _Reading:
         return self._run.queries.ids[row]
 
 
-def joined_lines(corpus: Corpus, rows: NDArray[np.integer], fields: Sequence[str]) -> list[str]:
-    """Texts of documents, each field on a line, empty ones left out."""
+def read_texts(corpus: Corpus, rows: NDArray[np.integer], fields: Sequence[str], words: int) -> tuple[list[str], int]:
+    """The first words of documents, each field on a line, empty ones left out; and how many documents were cut."""
     columns = [corpus.texts(rows, name) for name in fields]
-    return ["\n".join(text for text in texts if text) for texts in zip(*columns, strict=True)]
-
-
-def first_words(texts: Sequence[str], count: int) -> tuple[list[str], int]:
-    """Texts up to their first `count` words, and how many of them were longer."""
-    found, cut = [], 0
-    for text in texts:
-        words = list(WORD.finditer(text))
-        cut += len(words) > count
-        found.append(text[: words[count - 1].end()] if len(words) > count else text)
-    return found, cut
+    lines = ["\n".join(text for text in texts if text) for texts in zip(*columns, strict=True)]
+    cut = [cut_to(text, words) for text in lines]
+    return [text for text, _ in cut], sum(was_cut for _, was_cut in cut)

@@ -31,7 +31,7 @@ from rankpipe.models.references import resolve, weights_digest
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.progress import counted
-from rankpipe.stages.attention import first_words, joined_lines
+from rankpipe.stages.attention import read_texts
 from rankpipe.store import replacing_folder, resumable
 from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
 from rankpipe.training.candidates import Pool, candidates
@@ -193,7 +193,7 @@ def _features(
     order = np.arange(count)[::-1]
     if recipe.order == "random":
         order = np.random.default_rng([recipe.seed, 13, at]).permutation(count)
-    texts, _ = first_words(joined_lines(dataset.corpus, task.documents[order], recipe.fields), recipe.max_words)
+    texts, _ = read_texts(dataset.corpus, task.documents[order], recipe.fields, recipe.max_words)
     listed = scorer.listed(texts)
     whose = f"query {task.query_id!r}"
     if scorer.most_documents(listed, task.query) < count:

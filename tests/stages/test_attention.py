@@ -16,7 +16,7 @@ from rankpipe import BM25, Attention, Corpus, Pipeline, Queries, Run, Runtime
 from rankpipe.errors import UsageError
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.stage import traced
-from rankpipe.stages.attention import first_words, joined_lines
+from rankpipe.stages.attention import read_texts
 
 RUNTIME = Runtime(dtype="float32", device="cpu")
 TEXTS = [
@@ -173,9 +173,10 @@ def test_settings_that_do_not_fit_each_other_are_refused() -> None:
 
 
 def test_texts_are_cut_at_a_word_and_keep_their_lines() -> None:
-    assert first_words(["a  b\nc d", "a b", ""], 3) == (["a  b\nc", "a b", ""], 1)
-    corpus = Corpus.from_records([{"id": "x", "title": "T", "text": "body"}, {"id": "y", "title": "", "text": "alone"}])
-    assert joined_lines(corpus, np.array([0, 1]), ("title", "text")) == ["T\nbody", "alone"]
+    corpus = Corpus.from_records(
+        [{"id": "x", "title": "T", "text": "a  b c"}, {"id": "y", "title": "", "text": "alone"}]
+    )
+    assert read_texts(corpus, np.array([0, 1]), ("title", "text"), 3) == (["T\na  b", "alone"], 1)
 
 
 def test_it_stands_in_a_pipeline_behind_a_first_stage(model: str) -> None:
