@@ -29,6 +29,7 @@ from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
 from rankpipe.models.attention_scores import document_scores
 from rankpipe.models.causal_lm import open_causal_lm
 from rankpipe.models.references import resolve
+from rankpipe.models.tokens import open_tokenizer
 from rankpipe.stages.attention import Attention, read_texts
 from rankpipe.stages.listwise import Listwise
 
@@ -78,7 +79,8 @@ class _Eager:
 
     def __init__(self, scorer: AttentionScorer) -> None:
         self._scorer = scorer
-        network = open_causal_lm(resolve(MODEL), torch.device("cpu"), torch.float32, head=False, attention="eager")
+        folder, cpu = resolve(MODEL), torch.device("cpu")
+        network = open_causal_lm(folder, cpu, torch.float32, open_tokenizer(folder), head=False, attention="eager")
         self._network, self._rows = network, 0
         self._read: list[torch.Tensor] = []
         for layer in network.layers:

@@ -103,7 +103,8 @@ class AttentionScorer:
         self._dtype = dtype_of(runtime, self._device)
         self._threads = runtime.thread_count
         # eager is what every network can be opened with; the reader puts its own attention in its place
-        network = open_causal_lm(folder, self._device, self._dtype, head=False, attention="eager")
+        opened = self._tokens.tokenizer
+        network = open_causal_lm(folder, self._device, self._dtype, opened, head=False, attention="eager")
         self._reader = AttentionReader(network)
         self._config = network.config.get_text_config()
         self.shape = (self._reader.layers, self._reader.heads)
@@ -219,8 +220,8 @@ class AttentionScorer:
     def _rows(self, prefix: Prefix, ids: Ids) -> NDArray[np.float32]:
         rows = self._reader.rows(prefix, ids, self.heads.layers)[:, :, : prefix.size].cpu().numpy()
         if not np.isfinite(rows).all():
-            hint = "" if self._dtype == torch.float32 else "; choose dtype float32"
-            raise RankpipeError(f"the network's attention is not finite, in {self.dtype}{hint}")
+            hint = "its weights are damaged" if self._dtype == torch.float32 else "choose dtype float32"
+            raise RankpipeError(f"the network gave attention that is not finite, in {self.dtype}; {hint}")
         return rows
 
     def _needed(self, tokens: int) -> int:

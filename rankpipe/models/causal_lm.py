@@ -10,11 +10,15 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from rankpipe.errors import ModelError
 from rankpipe.models.network import network_kind, opened, refuse_lacking
 from rankpipe.models.prompt import chat_frame
+from rankpipe.models.recipe import architecture, network_config
 from rankpipe.models.tokens import open_tokenizer
 
 Ids = NDArray[np.int64]
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""How the names of networks end that go on with a text; those that read images besides generate under conditions."""
 
 
 class ChatTokens:
@@ -64,16 +68,28 @@ def open_causal_lm(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
+    tokenizer: Any,
     *,
     head: bool = True,
     attention: Literal["sdpa", "eager"] = "sdpa",
 ) -> Any:
     """The network of a folder, ready to compute.
 
-    head  with the layer that gives logits over the vocabulary; without, the network gives hidden states
+    tokenizer  that of the folder, as transformers opens it
+    head       with the layer that gives logits over the vocabulary; without, the network gives hidden states
 
-    Raises ModelError for weights that are missing, damaged or pickled, and for a network of another kind.
+    Raises ModelError for weights that are missing, damaged or pickled, for a network of another kind, and for a
+    tokenizer with more tokens than the network knows.
     """
+    config = network_config(folder)
+    if config.get("architectures") and not architecture(config).endswith(CAUSAL):
+        raise ModelError(f"model folder {folder} is a {architecture(config)}, which is no causal language model")
+    known, highest = config.get("vocab_size"), max(tokenizer.get_vocab().values(), default=0)
+    if isinstance(known, int) and highest >= known:
+        raise ModelError(
+            f"model folder {folder}: its tokenizer gives tokens the numbers up to {highest}, and its network knows "
+            f"{known} tokens; they are not of one model"
+        )
     network_kind(folder)
     opener, what = "AutoModelForCausalLM", "a causal language model"
     network, lacking = opened(folder, opener, what, dtype, attn_implementation=attention)

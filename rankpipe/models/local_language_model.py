@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankpipe.errors import ModelError, UsageError
+from rankpipe.errors import UsageError
 from rankpipe.models.batching import each_on_a_core, rising_batches
 from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
 from rankpipe.models.decoding import Arranging, CausalNetwork, Greedy, Ids
 from rankpipe.models.language_model import Chat, behind
 from rankpipe.models.network import device_of, dtype_of, thread_limit
-from rankpipe.models.recipe import architecture, longest, network_config
+from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
 
@@ -28,9 +28,6 @@ T = TypeVar("T")
 
 BATCH_TOKENS = {"mps": 4096, "cuda": 16_384}
 """Tokens of a batch, by the kind of device: what they leave as keys and values has to fit beside the weights."""
-
-CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""How the names of networks end that go on with a text; those that read images besides generate under conditions."""
 
 Advance = Callable[[int], None]
 
@@ -49,18 +46,14 @@ class LocalLanguageModel:
     def __init__(self, reference: str, runtime: Runtime) -> None:
         """Open a model. Raises ModelError where that fails."""
         self._folder = folder = resolve(reference)
-        config = network_config(folder)
-        if config.get("architectures") and not architecture(config).endswith(CAUSAL):
-            raise ModelError(f"model folder {folder} is a {architecture(config)}, which is no causal language model")
-        self.context = longest(config)
+        self.context = longest(network_config(folder))
         self._device = device_of(runtime)
         self._dtype = dtype_of(runtime, self._device)
         self._threads = runtime.thread_count
         self._budget = runtime.batch_tokens or BATCH_TOKENS.get(self._device.type, BATCH_TOKENS["mps"])
         self._frames = {"": ChatTokens(folder)}
         tokenizer = self._frames[""].tokenizer
-        self._check_vocabulary(tokenizer, config)
-        network = open_causal_lm(folder, self._device, self._dtype)
+        network = open_causal_lm(folder, self._device, self._dtype, tokenizer)
         stated = network.config.get_text_config().eos_token_id
         ends = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
         self._ends = frozenset(int(one) for one in ends if one is not None)
@@ -192,15 +185,6 @@ class LocalLanguageModel:
         if len(shown) < len(frame.tokens(texts[0])):  # a token would reach from a text into the separator
             later = [frame.tokens(separator + text) for text in texts]
         return begun, first, later
-
-    def _check_vocabulary(self, tokenizer: Any, config: dict[str, Any]) -> None:
-        known = config.get("vocab_size")
-        highest = max(tokenizer.get_vocab().values(), default=0)
-        if isinstance(known, int) and highest >= known:
-            raise ModelError(
-                f"model folder {self._folder}: its tokenizer gives tokens the numbers up to {highest}, and its network "
-                f"knows {known} tokens; they are not of one model"
-            )
 
     # -- batches ------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ STAGES = {
     "sparse": "stages: [sparse: {model: MODEL}]",
 }
 ASKING = {
-    name: f"stages: [bm25, {name}: {{model: MODEL}}]" for name in ("likelihood", "listwise", "pointwise", "setwise")
+    name: f"stages: [bm25, {name}: {{model: MODEL}}]"
+    for name in ("attention", "likelihood", "listwise", "pointwise", "setwise")
 }
 """Stages that ask a causal language model."""
 WHAT = {"dense": "an encoder", "rescore": "an encoder", "sparse": "a masked language model"}
@@ -276,10 +277,11 @@ def test_a_language_model_whose_weights_are_no_numbers(
 
     path = tiny_causal_lm(tmp_path / "model") / "model.safetensors"
     weights = load_file(path)
-    weights["model.norm.weight"][:] = float("nan")
+    weights["model.layers.0.input_layernorm.weight"][:] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     (tmp_path / "p.yaml").write_text(ASKING[stage].replace("MODEL", str(path.parent)))
     search = ("search", tmp_path / "p.yaml", "cat", "--dataset", pets, "--dtype")
     for dtype, hint in (("float32", "its weights are damaged"), ("bfloat16", "choose dtype float32")):
-        said = f"error: the network gave logits that are not finite, in {dtype}; {hint}\n"
+        what = "attention" if stage == "attention" else "logits"
+        said = f"error: the network gave {what} that {'is' if stage == 'attention' else 'are'} not finite, in {dtype}; {hint}\n"
         assert rankpipe(*search, dtype) == (1, "", said)

