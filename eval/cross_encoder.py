@@ -133,7 +133,9 @@ def _cell(file: Path, name: str, method: str, seed: int, options: Any, say: Any)
             "scoring": SCORING,
             "warm": warmed.digest,
             "recipe": told,
-            "protocol": {name: value for name, value in vars(protocol).items() if name != "every"},  # the recipe says it
+            "protocol": {
+                name: value for name, value in vars(protocol).items() if name != "every"
+            },  # the recipe says it
             "first": [described(stage) for stage in Pipeline.load("hybrid").stages],
             "dtype": options.dtype,
             "data": [digests(one) for one in (name, *elsewhere)],

@@ -52,7 +52,11 @@ DEPTH, WORDS = 20, 100
 ORDERS = 4
 """Random orders of the candidates."""
 SIGMA = 2.0
-HEADS = {"qr": "method: qr\nheads: 16", "core": "method: core\nheads: 8\ntemperature: 0.001", "logistic": "method: logistic"}
+HEADS = {
+    "qr": "method: qr\nheads: 16",
+    "core": "method: core\nheads: 8\ntemperature: 0.001",
+    "logistic": "method: logistic",
+}
 """How heads are found, and how many: 16 and 8 are those of the papers."""
 VARIANTS = ("raw", "calibrated", *HEADS)
 WEIGHTS = tuple(round(step / 20, 2) for step in range(20))

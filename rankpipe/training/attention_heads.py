@@ -1,7 +1,9 @@
 """Finding the heads of a language model that attend to what is relevant: from a recipe to a file of heads.
 
-OUTPUT/heads.json   the heads and their weights, the score of every head, on which queries they were found, and how they
+OUTPUT/
+    heads.json      the heads and their weights, the score of every head, on which queries they were found, and how they
                     rank others
+    manifest.json   recipe, versions, machine
 
 Every query's prompt is read once; what every head attends to in every document is kept in the store, so that another
 method, or a search that was killed, reads none of them again.
@@ -96,8 +98,8 @@ def find_heads(
     base = resolve(recipe.model)
     content = {
         "format": HEADS_FORMAT,
-        "command": command,
-        "recipe": recipe.described(),
+        "method": recipe.method,
+        "seed": recipe.seed,
         "model": {"reference": recipe.model, "weights": weights_digest(base), "layers": layers, "heads": heads},
         "heads": [
             {
@@ -121,13 +123,18 @@ def find_heads(
             "held_out": [task.query_id for task in tasks[held]],
         },
         "measured": measured,
+    }
+    manifest = {
+        "command": command,
+        "recipe": recipe.described(),
         "versions": versions(),
         "machine": machine(),
         "seconds": round(perf_counter() - started, 1),
         "started": began.isoformat(timespec="seconds"),
     }
     with replacing_folder(output, force=force) as place:
-        (place / "heads.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for name, told in (("heads", content), ("manifest", manifest)):
+            (place / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     kept = f"{len(content['heads'])} of {layers * heads} heads"
     if measured is None:
         return kept

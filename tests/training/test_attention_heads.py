@@ -52,6 +52,7 @@ def test_the_best_heads_are_kept(method: str, model: Path, garden: Path, tmp_pat
     assert sorted(kept) == sorted((int(at) // 4, int(at) % 4) for at in best)
     assert {one["weight"] for one in content["heads"]} == {1.0}
     assert not set(content["data"]["chosen_on"]) & set(content["data"]["held_out"])
+    assert found(recipe_of(model, method=method), garden, tmp_path / "out") == content  # again, in its place
 
 
 def test_a_head_is_scored_as_the_stage_with_this_head_alone(model: Path, garden: Path, tmp_path: Path) -> None:
