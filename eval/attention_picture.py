@@ -19,7 +19,7 @@ from rankpipe.evaluation.explanation import picture
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--query", default="1", help="id of a test query of scifact")
+    parser.add_argument("--query", default="36", help="id of a test query of scifact")
     parser.add_argument("--heads", help="file of heads; without it, all are read")
     parser.add_argument("--documents", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True)

@@ -53,11 +53,11 @@ def picture(title: str, documents: Sequence[tuple[str, Pieces]]) -> str:
             column = 0
             for word, value in row:
                 if abs(value) / largest > 0.02:  # fainter than that is white
-                    colour = "214,96,20" if value > 0 else "40,90,200"
+                    colour = "#d66014" if value > 0 else "#285ac8"
                     x, y = MARGIN + column * ADVANCE, MARGIN + (line - 1) * HEIGHT + 3
                     body.append(
                         f"<rect x='{x:.1f}' y='{y}' width='{len(word) * ADVANCE:.1f}' height='{HEIGHT - 2}' rx='2' "
-                        f"fill='rgba({colour},{min(1.0, abs(value) / largest):.2f})'/>"
+                        f"fill='{colour}' fill-opacity='{abs(value) / largest:.2f}'/>"
                     )
                 body.append(_text(column, line, word))
                 column += len(word) + 1

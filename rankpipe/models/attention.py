@@ -166,9 +166,12 @@ class AttentionScorer:
         """How many of these documents fit into a prompt, whichever they are; 0 if none does."""
         if self.limit is None or self.tokens(listed, query) <= self.limit:
             return len(listed.begins)
-        sizes = np.sort(np.diff(listed.begins, append=len(listed.ids)))[::-1] + 1  # another number may take one more
-        around = self.tokens(listed, query) - int((sizes - 1).sum())
-        return int(np.searchsorted(around + np.cumsum(sizes), self.limit, side="right"))
+        count = len(listed.begins)
+        sizes = np.diff(listed.begins, append=len(listed.ids))
+        around = self.tokens(listed, query) - int(sizes.sum())
+        grown = [len(str(count)) - len(str(number)) for number in range(1, count + 1)]  # with another number before it
+        largest = np.sort(sizes + np.array(grown, np.int64))[::-1]
+        return int(np.searchsorted(around + np.cumsum(largest), self.limit, side="right"))
 
     def check_memory(self, tokens: int, whose: str) -> None:
         """Raise RankpipeError if a prompt of so many tokens needs more memory than is free.

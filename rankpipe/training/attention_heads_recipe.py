@@ -37,7 +37,7 @@ class AttentionHeadsRecipe(AnyRecipe):
                  others (Tran et al., arXiv 2510.02219); logistic: weights of a sparse logistic regression on pairs of a
                  relevant and another document, some of them negative
     heads        that are kept, the best ones; logistic decides for itself
-    temperature  core: of the softmax
+    temperature  core: of the softmax; the authors take .001 for some models and .1 for others
     prompt, max_words, fields, filter_sigma   as the stage has them
     order        of the candidates in the prompt: "random", so that no head is chosen for where it looks; "reverse", as
                  the stage has them
@@ -50,7 +50,7 @@ class AttentionHeadsRecipe(AnyRecipe):
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.25
     method: Literal["qr", "core", "logistic"] = "qr"
     heads: Annotated[int, Ge(1)] = 16
-    temperature: Annotated[float, Gt(0)] = 0.1
+    temperature: Annotated[float, Gt(0)] = 0.001
     prompt: Reference = "attention-find"
     max_words: Annotated[int, Gt(0)] = 300
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")

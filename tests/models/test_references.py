@@ -82,7 +82,7 @@ def test_a_hub_name_that_is_not_in_the_cache_is_one_line_when_offline(
     with pytest.raises(ModelError) as caught:
         resolve("minilmm")
     assert str(caught.value) == (
-        "there is no model folder 'minilmm', and no alias of that name (minilm); did you mean 'minilm'?; "
+        "there is no model folder 'minilmm', and no alias of that name (minilm, smollm2); did you mean 'minilm'?; "
         "HF_HUB_OFFLINE is set, and its copy of the hub's 'minilmm' is not in the cache"
     )
 
