@@ -51,7 +51,7 @@ class Heads:
         """Heads by layer, number and weight. Raises UsageError for one that the network lacks or that is there twice."""
         weights = np.zeros((layers, heads))
         for layer, head, weight in chosen:
-            if layer >= layers or head >= heads:
+            if not (0 <= layer < layers and 0 <= head < heads):
                 raise UsageError(
                     f"head {layer}-{head}: the model has the layers 0 to {layers - 1}, heads 0 to {heads - 1}"
                 )

@@ -101,6 +101,13 @@ def test_weights_of_heads_may_be_negative() -> None:
     assert heads.summed(rows).tolist() == (2 * rows[1, 0] - rows[0, 1]).tolist()
 
 
+def test_a_head_that_the_model_lacks_is_refused(refused: Callable[[Callable[[], object]], str]) -> None:
+    said = "the model has the layers 0 to 2, heads 0 to 1"
+    assert refused(lambda: Heads.of([(-1, 0, 1.0)], layers=3, heads=2)) == f"head -1-0: {said}"
+    assert refused(lambda: Heads.of([(0, 2, 1.0)], layers=3, heads=2)) == f"head 0-2: {said}"
+    assert refused(lambda: Heads.of([], layers=3, heads=2)) == "no head is given"
+
+
 @pytest.fixture(params=FAMILIES)
 def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> Path:
     return tiny_causal_lm(tmp_path / "model", **FAMILIES[request.param])
