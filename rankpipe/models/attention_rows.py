@@ -10,7 +10,7 @@ is read, whatever its architecture. Layers above the highest that is wanted are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -53,7 +53,7 @@ class _Pass:
 _current: ContextVar[_Pass] = ContextVar("rankpipe_attention_pass")
 
 
-def _attend(
+def attend(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -122,7 +122,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
     """Masks are made where attention is computed."""
 
 
-AttentionInterface.register(NAME, _attend)
+AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, _no_mask)
 
 
@@ -151,34 +151,31 @@ class AttentionReader:
     @torch.inference_mode()
     def prefix(self, ids: Sequence[int] | Any, top: int | None = None) -> Prefix:
         """Compute the first tokens (P,) of a prompt, up to a layer; by default, all."""
-        one = _Pass(top=self.layers - 1 if top is None else top)
-        self._run(one, ids, 0)
+        one = self._run(ids, 0, top=self.layers - 1 if top is None else top)
         return Prefix(one.kept, len(ids))
 
     @torch.inference_mode()
     def rows(self, prefix: Prefix, ids: Sequence[int] | Any, layers: Sequence[int] | None = None) -> Tensor:
         """(W, H, P + S) float32: what tokens (S,) behind a prefix attend to, their mean, in each of the W layers."""
         wanted = list(range(self.layers) if layers is None else layers)
-        one = _Pass(top=max(wanted), wanted=frozenset(wanted), prefix=prefix.kept)
-        self._run(one, ids, prefix.size)
+        one = self._run(ids, prefix.size, top=max(wanted), wanted=frozenset(wanted), prefix=prefix.kept)
         return torch.stack([one.read[layer] for layer in wanted])
 
-    def _run(self, one: _Pass, ids: Any, begin: int) -> None:
+    def _run(self, ids: Any, begin: int, **what: Any) -> _Pass:
         tokens = torch.as_tensor(ids, dtype=torch.long, device=self._device)[None]
         places = torch.arange(begin, begin + tokens.shape[1], device=self._device)[None]
-        with _made_current(one):
+        with reading(**what) as one:
             try:
                 self._network(input_ids=tokens, position_ids=places, use_cache=False)
             except _Done:
-                return
+                return one
         kind = type(self._network).__name__
         raise ModelError(f"a {kind} has layers without attention that can be read; choose a model that is a decoder")
 
     def _check(self) -> None:
         """Raise ModelError unless every layer of the network calls the attention function."""
-        one = _Pass(top=self.layers - 1)
         with torch.inference_mode():
-            self._run(one, [0, 0], 0)
+            one = self._run([0, 0], 0, top=self.layers - 1)
         if sorted(one.kept) != list(range(self.layers)):
             missing = next(layer for layer in range(self.layers) if layer not in one.kept)
             raise ModelError(
@@ -188,9 +185,11 @@ class AttentionReader:
 
 
 @contextmanager
-def _made_current(one: _Pass) -> Any:
+def reading(**what: Any) -> Iterator[_Pass]:
+    """Within the block, attention is computed for a pass of the network, see _Pass."""
+    one = _Pass(**what)
     token = _current.set(one)
     try:
-        yield
+        yield one
     finally:
         _current.reset(token)
