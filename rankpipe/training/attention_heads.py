@@ -93,7 +93,8 @@ def find_heads(
     folder, (layers, heads) = _read(recipe, dataset, pool, tasks, runtime)
     features = [np.load(folder / f"{at}.npy", allow_pickle=False).astype(np.float64) for at in range(len(tasks))]
     chosen_on, held = slice(0, len(tasks) - out), slice(len(tasks) - out, len(tasks))
-    scores, weights, told = _weights(recipe, tasks[chosen_on], features[chosen_on])
+    taken = np.repeat(_taken(recipe, layers), heads)
+    scores, weights, told = _weights(recipe, tasks[chosen_on], features[chosen_on], taken)
     measured = _measured(tasks[held], features[held], weights) if out else None
     base = resolve(recipe.model)
     content = {
@@ -223,25 +224,43 @@ def _examples(tasks: Sequence[_Task], features: Sequence[NDArray[np.float64]], k
     return [Example(one[place], task.grades, task.ideal) for task, one in zip(tasks, features, strict=True)]
 
 
+def _taken(recipe: AttentionHeadsRecipe, layers: int) -> NDArray[np.bool_]:
+    """(L,) layers that heads are taken from. Raises UsageError for those that the model lacks."""
+    first, last = recipe.layers or (0, layers - 1)
+    if last >= layers:
+        raise UsageError(f"layers is [{first}, {last}]; the model has the layers 0 to {layers - 1}")
+    places = np.arange(layers)
+    return (first <= places) & (places <= last)
+
+
 def _weights(
-    recipe: AttentionHeadsRecipe, tasks: Sequence[_Task], features: Sequence[NDArray[np.float64]]
+    recipe: AttentionHeadsRecipe,
+    tasks: Sequence[_Task],
+    features: Sequence[NDArray[np.float64]],
+    taken: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]:
-    """(F,) scores and (F,) weights of the heads, and what else the file says of them."""
+    """(F,) scores and (F,) weights of the heads, and what else the file says of them.
+
+    taken  (F,) heads that may have a weight
+    """
+    weights = np.zeros(len(taken))
     if recipe.method == "logistic":
         scores = retrieval_scores(_examples(tasks, features, "filtered"))
-        found = logistic_weights(_examples(tasks, features, "calibrated"), recipe.seed)
+        allowed = [one._replace(features=one.features[:, taken]) for one in _examples(tasks, features, "calibrated")]
+        found = logistic_weights(allowed, recipe.seed)
         if not found.weights.any():
             raise UsageError(
                 "the regression finds no head that tells relevant documents from others; take 'method: qr'"
             )
+        weights[taken] = found.weights
         by_share = {str(share): round(value, 6) for share, value in found.by_share.items()}
-        return scores, found.weights, {"penalty": {"share": found.share, "nDCG@10": by_share}}
+        return scores, weights, {"penalty": {"share": found.share, "nDCG@10": by_share}}
     if recipe.method == "core":
         scores = contrastive_scores(_examples(tasks, features, "raw"), recipe.temperature)
     else:
         scores = retrieval_scores(_examples(tasks, features, "filtered"))
-    weights = np.zeros(len(scores))
-    weights[np.argsort(-scores, kind="stable")[: recipe.heads]] = 1.0
+    best = np.argsort(-np.where(taken, scores, -np.inf), kind="stable")[: min(recipe.heads, int(taken.sum()))]
+    weights[best] = 1.0
     return scores, weights, {}
 
 

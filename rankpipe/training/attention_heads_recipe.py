@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Len, Lt, MinLen
 from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -37,6 +37,8 @@ class AttentionHeadsRecipe(AnyRecipe):
                  others (Tran et al., arXiv 2510.02219); logistic: weights of a sparse logistic regression on pairs of a
                  relevant and another document, some of them negative
     heads        that are kept, the best ones; logistic decides for itself
+    layers       first and last layer, from 0, that heads are taken from; None: all. Layers above the highest head are
+                 not computed when the heads are used
     temperature  core: of the softmax; the authors take .001 for some models and .1 for others
     prompt, max_words, fields, filter_sigma   as the stage has them
     order        of the candidates in the prompt: "random", so that no head is chosen for where it looks; "reverse", as
@@ -50,6 +52,7 @@ class AttentionHeadsRecipe(AnyRecipe):
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.25
     method: Literal["qr", "core", "logistic"] = "qr"
     heads: Annotated[int, Ge(1)] = 16
+    layers: Annotated[Several[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
     temperature: Annotated[float, Gt(0)] = 0.001
     prompt: Reference = "attention-find"
     max_words: Annotated[int, Gt(0)] = 300
@@ -66,4 +69,6 @@ class AttentionHeadsRecipe(AnyRecipe):
     def _leaves_some(self) -> AttentionHeadsRecipe:
         if self.queries - round(self.queries * self.held_out) < 2:
             raise ValueError(f"'held_out' is {self.held_out:g}, and leaves less than two of {self.queries} queries")
+        if self.layers is not None and self.layers[0] > self.layers[1]:
+            raise ValueError(f"'layers' is {list(self.layers)}: the first of the two is above the last")
         return self

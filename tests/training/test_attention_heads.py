@@ -55,6 +55,16 @@ def test_the_best_heads_are_kept(method: str, model: Path, garden: Path, tmp_pat
     assert found(recipe_of(model, method=method), garden, tmp_path / "out") == content  # again, in its place
 
 
+@pytest.mark.parametrize("method", ["qr", "core", "logistic"])
+def test_heads_are_taken_from_some_layers_only(method: str, model: Path, garden: Path, tmp_path: Path) -> None:
+    content = found(recipe_of(model, method=method, layers=(0, 1), heads=9), garden, tmp_path / "out")
+    assert {one["layer"] for one in content["heads"]} <= {0, 1}
+    if method != "logistic":
+        assert len(content["heads"]) == 8  # there are no more
+    with pytest.raises(UsageError, match=r"^layers is \[0, 3\]; the model has the layers 0 to 2$"):
+        found(recipe_of(model, method=method, layers=(0, 3)), garden, tmp_path / "out")
+
+
 def test_a_head_is_scored_as_the_stage_with_this_head_alone(model: Path, garden: Path, tmp_path: Path) -> None:
     content = found(recipe_of(model, held_out=0.0, order="reverse"), garden, tmp_path / "out")
     dataset = Dataset.load(str(garden))
