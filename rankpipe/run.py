@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ Rest = Literal["keep", "drop"]
 
 LOWEST = np.finfo(np.float32).min
 """The lowest score there can be."""
+Pieces: TypeAlias = Sequence[tuple[str, float]]
+"""A text in pieces, each with a number, such as what it added to a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Candidate:
     scores: Mapping[str, float] = field(repr=False)
     _corpus: Corpus = field(repr=False)
     _row: int = field(repr=False)
-    explained: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict, repr=False)
+    explained: Mapping[str, Pieces] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:

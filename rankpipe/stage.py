@@ -20,7 +20,7 @@ from annotated_types import MinLen
 from pydantic import ConfigDict, Strict
 from pydantic.dataclasses import dataclass
 
-from rankpipe.run import Run
+from rankpipe.run import Pieces, Run
 
 if TYPE_CHECKING:
     from rankpipe.data import Corpus
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 else:
     Several = Annotated[tuple[T, ...], Strict(False)]
 """A setting of several values: any sequence is taken, and kept as a tuple."""
-
-Pieces = Sequence[tuple[str, float]]
-"""A text in pieces, each with a number."""
 
 OPENED_AT_ONCE = 4
 """How many indexes and models one stage keeps open; the oldest goes first."""

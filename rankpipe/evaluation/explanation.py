@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from html import escape
 
-Pieces = Sequence[tuple[str, float]]
-"""A text in pieces, tokens of a model, and what each added to the score."""
+from rankpipe.run import Pieces
 
 WORD = re.compile(r"\S+")
 LINE_WIDTH = 96

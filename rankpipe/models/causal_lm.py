@@ -14,7 +14,7 @@ from rankpipe.errors import ModelError
 from rankpipe.models.network import network_kind, opened, refuse_lacking
 from rankpipe.models.prompt import chat_frame
 from rankpipe.models.recipe import architecture, network_config
-from rankpipe.models.tokens import open_tokenizer
+from rankpipe.models.tokens import open_tokenizer, special_tokens
 
 Ids = NDArray[np.int64]
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -39,11 +39,8 @@ class ChatTokens:
         if frame is not None:
             self.before, self.after = (self._encoded(self._special, text) for text in frame)
         else:
-            bare, whole = self._plain.encode("a", add_special_tokens=False).ids, self._special.encode("a").ids
-            led = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
-            self.before = np.concatenate(
-                [np.array(whole[:led], np.int64), self.tokens(f"{system}\n\n" if system else "")]
-            )
+            led, _ = special_tokens(self._special)
+            self.before = np.concatenate([led, self.tokens(f"{system}\n\n" if system else "")])
             self.after = self.tokens("\n\n")
 
     def tokens(self, text: str) -> Ids:

@@ -100,7 +100,7 @@ class Reader:
         self._from_left = opened.truncation_side == "left"
         self._lower_case = lower_case
         self.max_length = max_length
-        self.before, self.after = self._special()
+        self.before, self.after = special_tokens(self._tokenizer)
 
     def read(self, texts: Sequence[str], prompt: str = "", windows: Windows | None = None) -> Sequences:
         """Tokens of texts, each with the prompt before it. Raises UsageError if the prompt leaves no room for a text."""
@@ -155,12 +155,13 @@ class Reader:
             )
         return tokens
 
-    def _special(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tokens that stand before and after every text."""
-        plain = self._tokenizer.encode("a", add_special_tokens=False).ids
-        whole = self._tokenizer.encode("a").ids
-        at = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
-        return np.array(whole[:at], np.int64), np.array(whole[at + len(plain) :], np.int64)
+
+def special_tokens(tokenizer: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens that a tokenizer's backend puts before and after every text."""
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a").ids
+    at = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
+    return np.array(whole[:at], np.int64), np.array(whole[at + len(plain) :], np.int64)
 
 
 def _windows(content: NDArray[np.int64], led: int, room: int, stride: int) -> Iterator[NDArray[np.int64]]:

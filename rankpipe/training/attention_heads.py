@@ -29,7 +29,6 @@ from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
 from rankpipe.machine import machine
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_scores import HEADS_FORMAT, document_scores
-from rankpipe.models.references import resolve, weights_digest
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.progress import counted
@@ -90,18 +89,18 @@ def find_heads(
             f"{recipe.candidates.depth} candidates, of which {out} are held out; at least two are needed to find heads with"
         )
     notify(f"{len(tasks):,} of {len(queries):,} judged queries of '{recipe.split}' are read, {out:,} of them held out")
-    folder, (layers, heads) = _read(recipe, dataset, pool, tasks, runtime)
+    folder, scorer = _read(recipe, dataset, pool, tasks, runtime)
+    layers, heads = scorer.shape
     features = [np.load(folder / f"{at}.npy", allow_pickle=False).astype(np.float64) for at in range(len(tasks))]
     chosen_on, held = slice(0, len(tasks) - out), slice(len(tasks) - out, len(tasks))
     taken = np.repeat(_taken(recipe, layers), heads)
     scores, weights, told = _weights(recipe, tasks[chosen_on], features[chosen_on], taken)
     measured = _measured(tasks[held], features[held], weights) if out else None
-    base = resolve(recipe.model)
     content = {
         "format": HEADS_FORMAT,
         "method": recipe.method,
         "seed": recipe.seed,
-        "model": {"reference": recipe.model, "weights": weights_digest(base), "layers": layers, "heads": heads},
+        "model": {"reference": recipe.model, "weights": scorer.weights, "layers": layers, "heads": heads},
         "heads": [
             {
                 "layer": int(at) // heads,
@@ -167,8 +166,8 @@ def _tasks(recipe: AttentionHeadsRecipe, dataset: Dataset, pool: Pool) -> list[_
 
 def _read(
     recipe: AttentionHeadsRecipe, dataset: Dataset, pool: Pool, tasks: Sequence[_Task], runtime: Runtime
-) -> tuple[Path, tuple[int, int]]:
-    """Folder of (3, N, L * H) float32 for every task, by KINDS, and the layers and heads of the model."""
+) -> tuple[Path, AttentionScorer]:
+    """Folder of (3, N, L * H) float32 for every task, by KINDS, and the open model."""
     settings = AttentionSettings(prompt=recipe.prompt, filter_sigma=None)
     scorer = AttentionScorer(recipe.model, settings, runtime)
     key = {
@@ -190,7 +189,7 @@ def _read(
                     npy.save(folder / f"{at}.npy", _features(recipe, dataset, scorer, task, at))
                     advance(1)
 
-    return resumable("attention-heads", key, make), scorer.shape
+    return resumable("attention-heads", key, make), scorer
 
 
 def _features(
