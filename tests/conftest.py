@@ -43,18 +43,24 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+def _real(name: str) -> Path:
+    """A file or folder of RANKPIPE_DATA; the test is skipped where there is none."""
+    for root in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep):
+        if root and (Path(root) / name).exists():
+            return Path(root) / name
+    pytest.skip(f"needs {name}: RANKPIPE_DATA names no folder that holds it")
+
+
+@pytest.fixture
+def real_file() -> Callable[[str], Path]:
+    """`real_file("letor-mq2008/Fold1/vali.txt.gz")`: that file of RANKPIPE_DATA."""
+    return _real
+
+
 @pytest.fixture
 def real_dataset() -> Callable[[str], Dataset]:
-    """`real_dataset("scifact")`: that folder of RANKPIPE_DATA as a Dataset; the test is skipped where there is none."""
-
-    def find(name: str) -> Dataset:
-        roots = [Path(root) for root in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep) if root]
-        for root in roots:
-            if (root / name).is_dir():
-                return Dataset.load(root / name)
-        pytest.skip(f"needs the data set {name}: RANKPIPE_DATA names no folder that holds it")
-
-    return find
+    """`real_dataset("scifact")`: that folder of RANKPIPE_DATA as a Dataset."""
+    return lambda name: Dataset.load(_real(name))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe.compiled import compiled
 from rankpipe.errors import UsageError
-from rankpipe.index.compiled import compiled
 from rankpipe.index.selection import Contenders
 from rankpipe.index.vectors import Vectors
 

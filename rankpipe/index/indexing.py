@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe import npy
+from rankpipe.compiled import compiled
 from rankpipe.errors import DataError, UsageError
 from rankpipe.index.bm25 import length_bytes
-from rankpipe.index.compiled import compiled
 from rankpipe.index.layout import Header, growing_array, write_header
 from rankpipe.index.tokenising import Tokeniser, Tokens, as_array
 from rankpipe.index.vocabulary import encode, pack

@@ -20,7 +20,7 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from rankpipe.index.compiled import compiled
+from rankpipe.compiled import compiled
 
 WINDOW = 1 << 14  # documents; their float32 scores fill 64 KiB
 BLOCKS = (128, 16)  # documents whose scores are compared with a floor at once, and then again

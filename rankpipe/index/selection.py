@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe.index.compiled import compiled
+from rankpipe.compiled import compiled
 
 GLANCE = np.uint64(64)
 """Scores that are compared at once. Unsigned: of other indices numba asks whether they are negative."""

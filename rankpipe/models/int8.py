@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rankpipe.compiled import compiled
 from rankpipe.errors import UsageError
-from rankpipe.index.compiled import compiled
 from rankpipe.models.activations import activated
 
 INPUT, WEIGHT = 127, 63

@@ -17,7 +17,7 @@ ROOMS = [
     {"errors"},
     {"machine"},
     {"progress"},
-    {"store", "npy"},
+    {"store", "npy", "compiled"},
     {"data"},
     {"index"},
     {"run", "trec"},

@@ -3,8 +3,8 @@
 import pytest
 from numba.core import caching
 
-from rankpipe.index import compiled as module
-from rankpipe.index.compiled import compiled
+from rankpipe import compiled as module
+from rankpipe.compiled import compiled
 
 
 def test_without_a_folder_to_keep_it_in_code_still_runs_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
