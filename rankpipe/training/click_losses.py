@@ -1,13 +1,13 @@
 """Losses that learn from clicks, and what they assume or learn of which positions people look at (propensities).
 
-All take scores (N, G) of the documents of N sessions, in the order in which they were shown, clicks (N, G), 1 or 0, and
-a mask (N, G) that is true where there is a document; the first position of every session has one. Only ratios of
-propensities can be known from clicks, and only those are needed: they are relative to the first position.
+All take scores (N, G) of the documents of N shown lists, in the order in which they were shown, and what people did
+with them: one session, or many of the same list added up, which costs no more. Only ratios of propensities can be known
+from clicks, and only those are needed: they are relative to the first position.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +39,31 @@ def normalised(losses: Tensor, weights: Tensor) -> Tensor:
     return losses.sum() / weights.sum().clamp(min=torch.finfo(losses.dtype).tiny)
 
 
-class ClickLoss(nn.Module):
-    """What is learnt from a batch of sessions; parameters and buffers are what it has learnt of positions."""
+class Shown(NamedTuple):
+    """What people did with N lists.
 
-    def forward(self, scores: Tensor, clicks: Tensor, present: Tensor) -> Tensor:
+    clicks    (N, G) how often a position was clicked
+    sessions  (N,) how often the list was shown
+    pairs     (N, G, G) in how many of these sessions the first position was clicked and the second was not
+    present   (N, G) whether there is a document; there is one in the first position
+    """
+
+    clicks: Tensor
+    sessions: Tensor
+    pairs: Tensor
+    present: Tensor
+
+    @classmethod
+    def once(cls, clicks: Tensor, present: Tensor) -> Shown:
+        """Lists that were shown once; clicks are 1 or 0."""
+        pairs = clicks[:, :, None] * ((1 - clicks) * present)[:, None, :]
+        return cls(clicks, torch.ones_like(clicks[:, 0]), pairs, present)
+
+
+class ClickLoss(nn.Module):
+    """What is learnt from lists that were shown; parameters and buffers are what it has learnt of positions."""
+
+    def forward(self, scores: Tensor, shown: Shown) -> Tensor:
         """The loss of a batch, one value; 0 without clicks."""
         raise NotImplementedError
 
@@ -65,13 +86,12 @@ class Weighted(ClickLoss):
         self._limit = limit
         self.register_buffer("_known", None if propensities is None else propensities / propensities[0])
 
-    def forward(self, scores: Tensor, clicks: Tensor, present: Tensor) -> Tensor:
+    def forward(self, scores: Tensor, shown: Shown) -> Tensor:
         """Normalised by the sum of the weights."""
-        weights = clicks
+        weights = shown.clicks
         if self._known is not None:
-            places = torch.arange(clicks.shape[1], device=clicks.device).clamp(max=len(self._known) - 1)
-            weights = clicks * (1 / self._known[places]).clamp(max=self._limit)
-        return normalised(weighted_softmax(scores, weights, present), weights)
+            weights = weights * (1 / self._known[_places(shown, len(self._known))]).clamp(max=self._limit)
+        return normalised(weighted_softmax(scores, weights, shown.present), weights)
 
     def propensities(self) -> Tensor | None:
         """As they were given."""
@@ -86,7 +106,10 @@ class Dual(ClickLoss):
     """
 
     def __init__(self, positions: int, *, context: bool = False, hidden: int = 8, limit: float = 100.0) -> None:
-        """Begin with equal propensities. `context`: clicks above a position may change whether it is looked at."""
+        """Begin with equal propensities.
+
+        context  clicks above a position may change whether it is looked at; sessions are then not to be added up
+        """
         super().__init__()
         self._limit = limit
         self.logits = nn.Parameter(torch.zeros(positions))
@@ -96,12 +119,12 @@ class Dual(ClickLoss):
             nn.init.zeros_(last.weight)
             self._network = nn.Sequential(nn.Linear(2 * positions, hidden), nn.ELU(), last)
 
-    def forward(self, scores: Tensor, clicks: Tensor, present: Tensor) -> Tensor:
+    def forward(self, scores: Tensor, shown: Shown) -> Tensor:
         """Both losses, each normalised by the sum of its weights; neither has a gradient in what the other learns."""
-        looked = self.looked(clicks)
-        ranking, looking = clicks * ratios(looked, self._limit), clicks * ratios(scores, self._limit)
-        return normalised(weighted_softmax(scores, ranking, present), ranking) + normalised(
-            weighted_softmax(looked, looking, present), looking
+        looked = self.looked(shown.clicks)
+        ranking, looking = (shown.clicks * ratios(one, self._limit) for one in (looked, scores))
+        return normalised(weighted_softmax(scores, ranking, shown.present), ranking) + normalised(
+            weighted_softmax(looked, looking, shown.present), looking
         )
 
     def looked(self, clicks: Tensor) -> Tensor:
@@ -128,9 +151,10 @@ class Dual(ClickLoss):
 
 
 class RegressionEM(ClickLoss):
-    """Propensities by expectation-maximisation, as training goes; the ranker learns relevance that is drawn from it.
+    """Propensities by expectation-maximisation, as training goes; the ranker learns the relevance that is expected.
 
-    Wang, Golbandi, Bendersky, Metzler and Najork, WSDM 2018: a click needs looking (E) and relevance (R).
+    Wang, Golbandi, Bendersky, Metzler and Najork, WSDM 2018: a click needs looking (E) and relevance (R). Instead of
+    relevance that is drawn, its expectation is learnt: the same gradient on average, without the noise.
     """
 
     examined: Tensor
@@ -141,28 +165,26 @@ class RegressionEM(ClickLoss):
         self._rate = rate
         self.register_buffer("examined", torch.full((positions,), first))
 
-    def forward(self, scores: Tensor, clicks: Tensor, present: Tensor) -> Tensor:
-        """Mean cross-entropy of drawn relevance; draws from torch's generator, and moves the propensities while training."""
-        places = torch.arange(clicks.shape[1], device=clicks.device).clamp(max=len(self.examined) - 1)
-        theta = self.examined[places].expand_as(clicks)
-        unclicked, relevant = posteriors(theta, scores.detach().sigmoid())
-        drawn = torch.bernoulli(torch.where(clicks > 0, torch.ones_like(relevant), relevant))
+    def forward(self, scores: Tensor, shown: Shown) -> Tensor:
+        """Mean cross-entropy with the expected relevance; moves the propensities while training."""
+        places = _places(shown, len(self.examined))
+        looked, relevant = posteriors(self.examined[places].expand_as(scores), scores.detach().sigmoid())
+        seen = shown.sessions[:, None] * shown.present
+        unclicked = seen - shown.clicks
         if self.training:
-            looked = torch.where(clicks > 0, torch.ones_like(unclicked), unclicked)
-            self._move(looked * present, present, places)
-        losses = functional.binary_cross_entropy_with_logits(scores, drawn, reduction="none")
-        return (losses * present).sum() / present.sum().clamp(min=1)
+            self._move(shown.clicks + unclicked * looked, seen, places)
+        wanted = (shown.clicks + unclicked * relevant) / seen.clamp(min=1)
+        losses = functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        return (losses * seen).sum() / seen.sum().clamp(min=1)
 
     def propensities(self) -> Tensor:
         """Over the first's."""
         return self.examined / self.examined[0]
 
-    def _move(self, looked: Tensor, present: Tensor, places: Tensor) -> None:
-        total, count = (torch.zeros_like(self.examined) for _ in range(2))
-        total.index_add_(0, places, looked.sum(0).to(total))
-        count.index_add_(0, places, present.sum(0).to(count))
-        seen = count > 0
-        self.examined[seen] += self._rate * (total[seen] / count[seen] - self.examined[seen])
+    def _move(self, looked: Tensor, seen: Tensor, places: Tensor) -> None:
+        total, count = (_by_place(one.sum(0), places, self.examined) for one in (looked, seen))
+        there = count > 0
+        self.examined[there] += self._rate * (total[there] / count[there] - self.examined[there])
 
 
 def posteriors(examined: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,11 +216,10 @@ class PairDebias(ClickLoss):
         self.register_buffer("clicked", torch.ones(positions))
         self.register_buffer("unclicked", torch.ones(positions))
 
-    def forward(self, scores: Tensor, clicks: Tensor, present: Tensor) -> Tensor:
+    def forward(self, scores: Tensor, shown: Shown) -> Tensor:
         """Sum over a session's pairs, mean over sessions; moves the ratios while training."""
-        places = torch.arange(clicks.shape[1], device=clicks.device).clamp(max=len(self.clicked) - 1)
-        pairs = (clicks > 0)[:, :, None] & ((clicks == 0) & present)[:, None, :]
-        losses = functional.softplus(scores[:, None, :] - scores[:, :, None]) * pairs
+        places = _places(shown, len(self.clicked))
+        losses = functional.softplus(scores[:, None, :] - scores[:, :, None]) * shown.pairs
         plus, minus = self.clicked[places][:, None], self.unclicked[places]
         weighted = losses / (plus * minus)
         if self.training:
@@ -206,7 +227,7 @@ class PairDebias(ClickLoss):
             new_plus, new_minus = (by_place / minus).sum(1), (by_place / plus).sum(0)
             self._move(self.clicked, new_plus, places)
             self._move(self.unclicked, new_minus, places)
-        return weighted.sum() / len(scores)
+        return weighted.sum() / shown.sessions.sum().clamp(min=1)
 
     def propensities(self) -> Tensor:
         """t+ over the first's: of being clicked, given relevance."""
@@ -214,14 +235,17 @@ class PairDebias(ClickLoss):
 
     def _move(self, kept: Tensor, sums: Tensor, places: Tensor) -> None:
         """The moving average of a ratio to the first position. Hu et al., eq. 14 and 15."""
-        total = torch.zeros_like(kept)
-        total.index_add_(0, places, sums.to(total))
+        total = _by_place(sums, places, kept)
         if total[0] > 0:
             kept += self._rate * ((total / total[0]) ** self._power - kept)
             kept.clamp_(min=self._lowest)
 
 
-def buffers_of(loss: ClickLoss) -> dict[str, Any]:
-    """What a loss has learnt of positions, as JSON takes it: nothing where it learns nothing."""
-    found = loss.propensities()
-    return {} if found is None else {"propensities": [round(float(value), 6) for value in found]}
+def _places(shown: Shown, positions: int) -> Tensor:
+    """(G,) which propensity a position has; those beyond the last have its."""
+    return torch.arange(shown.clicks.shape[1], device=shown.clicks.device).clamp(max=positions - 1)
+
+
+def _by_place(sums: Tensor, places: Tensor, like: Tensor) -> Tensor:
+    """(n,) sums (G,) of positions, added up by the propensity that they have."""
+    return torch.zeros_like(like).index_add_(0, places, sums.to(like))

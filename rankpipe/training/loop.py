@@ -47,8 +47,9 @@ SHOWN_QUERIES = 8
 class PhasePlan:
     """One phase as the loop sees it.
 
-    backward  computes the loss of a step (from 1) and its gradients, which are added to what is there
-    queries   ids of the queries of a step, for people
+    backward   computes the loss of a step (from 1) and its gradients, which are added to what is there
+    queries    ids of the queries of a step, for people
+    optimizer  adamw; adagrad: Duchi, Hazan and Singer, JMLR 2011
     """
 
     name: str
@@ -60,6 +61,7 @@ class PhasePlan:
     clip: float
     backward: Callable[[int], float]
     queries: Callable[[int], Sequence[str]]
+    optimizer: Literal["adamw", "adagrad"] = "adamw"
 
     @classmethod
     def of(
@@ -196,7 +198,8 @@ class _Loop:
         return self._progress
 
     def _phase(self, number: int, phase: PhasePlan) -> None:
-        optimizer = _optimizer(self._trained.parameter_groups(phase.learning_rate, phase.weight_decay), self._device)
+        groups = self._trained.parameter_groups(phase.learning_rate, phase.weight_decay)
+        optimizer = _optimizer(phase.optimizer, groups, self._device)
         if state := inside("optimizer", self._resumed):
             restore_optimizer(optimizer, state)
         before = sum(one.steps for one in self._plan.phases[:number])
@@ -229,7 +232,7 @@ class _Loop:
         torch.manual_seed(int(np.random.SeedSequence([self._plan.seed, number, step]).generate_state(1)[0]))
         rate = phase.rate(step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("times", 1.0)
         self._trained.network.train()
         self._trained.before_step(before + step, self._total)
         loss = phase.backward(step)
@@ -376,5 +379,10 @@ def _shown(queries: Sequence[str]) -> str:
     return ", ".join(queries[:SHOWN_QUERIES]) + more
 
 
-def _optimizer(groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(
+    kind: Literal["adamw", "adagrad"], groups: list[dict[str, Any]], device: torch.device
+) -> torch.optim.Optimizer:
+    """Groups may have learning rates so many "times" that of the phase."""
+    if kind == "adagrad":
+        return torch.optim.Adagrad(groups)
     return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))

@@ -16,6 +16,7 @@ from rankpipe.training.click_losses import (  # noqa: E402
     Dual,
     PairDebias,
     RegressionEM,
+    Shown,
     Weighted,
     normalised,
     posteriors,
@@ -28,6 +29,7 @@ SCORES = torch.tensor([[0.5, 1.0, -0.2]], dtype=torch.float64)
 LOGITS = torch.tensor([[1.0, 0.3, -0.5]], dtype=torch.float64)
 CLICKS = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
 ALL = torch.ones(1, 3, dtype=torch.bool)
+ONCE = Shown.once(CLICKS, ALL)
 NO_LIMIT = math.inf
 
 
@@ -68,7 +70,7 @@ def test_gradients_of_dla_to_the_digits() -> None:
     assert isinstance(dual, Dual)
     dual.logits.data = LOGITS[0].clone()
     scores.grad = None
-    total = dual(scores, CLICKS, ALL)
+    total = dual(scores, ONCE)
     total.backward()
     assert total.item() == pytest.approx(3.262654, abs=5e-7)
     assert dual.logits.grad is not None
@@ -79,7 +81,7 @@ def test_gradients_of_dla_to_the_digits() -> None:
 
 
 def test_naive_loss_to_the_digits() -> None:
-    assert Weighted()(SCORES, CLICKS, ALL).item() == pytest.approx(1.495911, abs=5e-7)
+    assert Weighted()(SCORES, ONCE).item() == pytest.approx(1.495911, abs=5e-7)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_known_propensities_weigh_clicks_and_are_clipped() -> None:
     loss = Weighted(torch.tensor([0.5, 0.25, 0.001], dtype=torch.float64), limit=4.0)
     log_shares = SCORES.log_softmax(1)[0]
     expected = -(1 * log_shares[0] + 4 * log_shares[2]) / 5  # .5/.001 = 500 is cut to 4
-    assert loss(SCORES, CLICKS, ALL).item() == pytest.approx(expected.item(), abs=1e-12)
+    assert loss(SCORES, ONCE).item() == pytest.approx(expected.item(), abs=1e-12)
 
 
 def test_posteriors_of_regression_em_to_the_digits() -> None:
@@ -118,8 +120,7 @@ def test_regression_em_moves_propensities_by_its_rate() -> None:
     loss = doubled(RegressionEM(3))
     assert isinstance(loss, RegressionEM)
     loss.examined.copy_(torch.tensor([0.9, 0.6, 0.3]))
-    torch.manual_seed(0)
-    loss(SCORES, CLICKS, ALL)
+    loss(SCORES, ONCE)
     # clicked: looked at for sure; position 2: 0.287451
     expected = [0.9 + 0.05 * 0.1, 0.6 + 0.05 * (0.287451 - 0.6), 0.3 + 0.05 * 0.7]
     assert loss.examined.tolist() == pytest.approx(expected, abs=1e-6)
@@ -129,7 +130,7 @@ def test_first_step_of_pair_debias_to_the_digits() -> None:
     loss = doubled(PairDebias(3))
     assert isinstance(loss, PairDebias)
     # pairs (1, 2) and (3, 2): log(1 + e^.5) = .974077, log(1 + e^1.2) = 1.463282
-    assert loss(SCORES, CLICKS, ALL).item() == pytest.approx(2.437359, abs=5e-7)
+    assert loss(SCORES, ONCE).item() == pytest.approx(2.437359, abs=5e-7)
     expected = [1.0, 0.95, 1 + 0.05 * (1.225653 - 1)]  # position 2 has no click: its target is 0
     assert loss.clicked.tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -137,9 +138,9 @@ def test_first_step_of_pair_debias_to_the_digits() -> None:
 def test_a_position_that_is_never_clicked_keeps_a_ratio_above_zero() -> None:
     loss = PairDebias(3, lowest=0.01)
     for _ in range(400):
-        loss(SCORES.float(), CLICKS.float(), ALL)
+        loss(SCORES.float(), Shown.once(CLICKS.float(), ALL))
     assert loss.clicked[1].item() == pytest.approx(0.01)
-    assert math.isfinite(loss(SCORES.float(), CLICKS.float(), ALL).item())
+    assert math.isfinite(loss(SCORES.float(), Shown.once(CLICKS.float(), ALL)).item())
 
 
 LOSSES = {
@@ -160,14 +161,8 @@ def test_what_is_not_there_changes_nothing(name: str) -> None:
 
     def value(scores: Tensor, clicks: Tensor, present: Tensor) -> float:
         torch.manual_seed(1)
-        loss = LOSSES[name]().eval()
-        torch.manual_seed(2)
-        return loss(scores, clicks, present).item()
+        return LOSSES[name]()(scores, Shown.once(clicks, present)).item()
 
-    if (
-        name == "regression-em"
-    ):  # draws for every place, so the padded one draws others; with certain posteriors it does not
-        scores = torch.full((4, 3), 60.0)
     padded = value(
         torch.cat([scores, torch.full((4, 2), 9.0)], dim=1), torch.cat([clicks, torch.zeros(4, 2)], dim=1), wider
     )
@@ -177,11 +172,28 @@ def test_what_is_not_there_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_sessions_without_clicks_give_a_finite_loss(name: str) -> None:
     scores = torch.randn(2, 3, requires_grad=True)
-    value = LOSSES[name]()(scores, torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    value = LOSSES[name]()(scores, Shown.once(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)))
     value.backward()
     assert math.isfinite(value.item())
     assert scores.grad is not None
     assert torch.isfinite(scores.grad).all()
+
+
+@pytest.mark.parametrize("name", ["naive", "known", "dla", "regression-em", "pair-debias"])
+def test_sessions_of_one_list_may_be_added_up(name: str) -> None:
+    scores = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    clicks = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.float64)
+    apart = Shown.once(clicks, torch.ones(4, 3, dtype=torch.bool))
+    together = Shown(
+        clicks.sum(0)[None], torch.tensor([4.0]), apart.pairs.sum(0)[None], torch.ones(1, 3, dtype=torch.bool)
+    )
+    one, other = doubled(LOSSES[name]()), doubled(LOSSES[name]())
+    first, second = one(scores.expand(4, 3), apart), other(scores, together)
+    assert first.item() == pytest.approx(second.item(), abs=1e-12)
+    gradients = [torch.autograd.grad(value, scores)[0] for value in (first, second)]
+    assert torch.allclose(*gradients, atol=1e-12)
+    learnt = [loss.propensities() for loss in (one, other)]
+    assert (learnt[0] is None and learnt[1] is None) or torch.allclose(*learnt, atol=1e-12)  # type: ignore[arg-type]
 
 
 def test_context_sees_clicks_above_only() -> None:
@@ -227,7 +239,7 @@ def test_dla_finds_the_propensities_that_clicks_were_drawn_with(eta: float) -> N
     for _ in range(3000):
         rows = rng.integers(len(features), size=256)
         clicks = torch.from_numpy(model.draw(relevance[rows], rng)).float()
-        loss = dual(ranker(inputs[rows])[:, :, 0], clicks, present)
+        loss = dual(ranker(inputs[rows])[:, :, 0], Shown.once(clicks, present))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,0 +1,206 @@
+"""Training of a feature ranker, from grades or from clicks, by the loop of all trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rankpipe.data.svmlight import FeatureLists
+from rankpipe.evaluation.list_measures import list_measures
+from rankpipe.models.adapters.attached import Attached
+from rankpipe.models.feature_ranker import FeatureRanker
+from rankpipe.training.click_losses import ClickLoss, Shown
+from rankpipe.training.loop import PhasePlan, Plan, Progress, train
+from rankpipe.training.sessions import Sessions
+
+GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of scores, grades and presence (N, G): a value per list (N,)."""
+
+
+class _Both(nn.Module):
+    """A ranker, and what is learnt of positions beside it."""
+
+    def __init__(self, ranker: FeatureRanker, positions: ClickLoss | None) -> None:
+        super().__init__()
+        self.ranker, self.positions = ranker, positions
+
+
+class AttachedRanker(Attached):
+    """A ranker and what is learnt of positions, all of it trained.
+
+    times  the learning rate of what is learnt of positions, over that of the ranker
+    """
+
+    def __init__(self, ranker: FeatureRanker, positions: ClickLoss | None, *, times: float) -> None:
+        super().__init__(_Both(ranker, positions), ())
+        self._times = times
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """The ranker's matrices and vectors, and positions, which do not decay."""
+        both: Any = self.network
+        matrices = [one for one in both.ranker.parameters() if one.ndim > 1]
+        vectors = [one for one in both.ranker.parameters() if one.ndim == 1]
+        positions = [] if both.positions is None else list(both.positions.parameters())
+        groups = [
+            {"name": "ranker", "params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
+            {"name": "ranker vectors", "params": vectors, "lr": learning_rate, "weight_decay": 0.0},
+        ]
+        if positions:
+            own = {"name": "positions", "params": positions, "lr": learning_rate * self._times, "times": self._times}
+            groups.append({**own, "weight_decay": 0.0})
+        return groups
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, and buffers that move while training, too."""
+        return self.network.state_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerSteps:
+    """How long a ranker is trained, and how.
+
+    batch            lists of a step; where there are fewer, all of them
+    learning_rate    of the ranker; Adagrad with .05: Ai et al., SIGIR 2018
+    propensity_rate  of what is learnt of positions
+    weight_decay     of the ranker's matrices
+    every            steps from one measurement to the next
+    """
+
+    steps: int = 1000
+    batch: int = 256
+    learning_rate: float = 0.05
+    propensity_rate: float = 0.5
+    weight_decay: float = 0.0
+    clip: float = 5.0
+    every: int = 50
+    optimizer: Literal["adamw", "adagrad"] = "adagrad"
+    seed: int = 0
+
+
+def train_on_grades(
+    ranker: FeatureRanker,
+    lists: FeatureLists,
+    loss: GroupLoss,
+    steps: RankerSteps,
+    folder: Path,
+    *,
+    measure: Callable[[], float] | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Progress:
+    """Train on grades, the ranker being left with its best weights; `folder` takes checkpoints, and is gone on from."""
+    width = int(lists.counts.max())
+    rows = np.full((len(lists), width), -1, np.int64)
+    for query, (begin, end) in enumerate(zip(lists.offsets[:-1].tolist(), lists.offsets[1:].tolist(), strict=True)):
+        rows[query, : end - begin] = np.arange(begin, end)
+    features, grades = torch.from_numpy(lists.features), torch.from_numpy(lists.grades)
+
+    def value(ids: NDArray[np.int64]) -> Tensor:
+        scores, present = _scored(ranker, features, rows[ids])
+        places = torch.from_numpy(np.maximum(rows[ids], 0))
+        return loss(scores, grades[places] * present, present).mean()
+
+    attached = AttachedRanker(ranker, None, times=1.0)
+    return _train(attached, value, list(lists.query_ids), steps, folder, measure, notify)
+
+
+def train_on_clicks(
+    ranker: FeatureRanker,
+    lists: FeatureLists,
+    sessions: Sessions,
+    loss: ClickLoss,
+    steps: RankerSteps,
+    folder: Path,
+    *,
+    measure: Callable[[], float] | None = None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Progress:
+    """Train on clicks, as train_on_grades does on grades; only lists that were clicked are drawn."""
+    clicked = np.flatnonzero(sessions.clicks.sum(1) > 0)
+    features = torch.from_numpy(lists.features)
+    shown = sessions.shown[clicked]
+    kept = [torch.from_numpy(one[clicked]).float() for one in (sessions.clicks, sessions.count, sessions.pairs)]
+    ids = [lists.query_ids[int(np.searchsorted(lists.offsets, row, side="right")) - 1] for row in shown[:, 0]]
+
+    def value(places: NDArray[np.int64]) -> Tensor:
+        scores, there = _scored(ranker, features, shown[places])
+        clicks, count, pairs = (one[places] for one in kept)
+        return loss(scores, Shown(clicks, count, pairs, there))
+
+    attached = AttachedRanker(ranker, loss, times=steps.propensity_rate / steps.learning_rate)
+    return _train(attached, value, ids, steps, folder, measure, notify)
+
+
+def measured(ranker: FeatureRanker, lists: FeatureLists, name: str) -> Callable[[], float]:
+    """Mean of a measure, such as nDCG@10, over lists that have a relevant document."""
+    features = torch.from_numpy(lists.features)
+
+    def value() -> float:
+        scores = ranker(features).numpy()
+        return float(np.nanmean(list_measures(scores, lists.grades, lists.offsets)[name]))
+
+    return value
+
+
+def _scored(ranker: FeatureRanker, features: Tensor, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """(N, G) scores of documents by their rows, 0 where there is none, and whether there is one."""
+    present = torch.from_numpy(rows >= 0)
+    scores = torch.zeros(present.shape)
+    scores[present] = ranker(features[torch.from_numpy(rows[rows >= 0])])
+    return scores, present
+
+
+def _train(
+    attached: AttachedRanker,
+    value: Callable[[NDArray[np.int64]], Tensor],
+    ids: list[str],
+    steps: RankerSteps,
+    folder: Path,
+    measure: Callable[[], float] | None,
+    notify: Callable[[str], None],
+) -> Progress:
+    count, size = len(ids), min(steps.batch, len(ids))
+
+    def drawn(step: int) -> NDArray[np.int64]:
+        return np.random.default_rng([steps.seed, 5, step]).choice(count, size, replace=False)
+
+    def backward(step: int) -> float:
+        loss = value(drawn(step))
+        loss.backward()
+        return float(loss.detach())
+
+    phase = PhasePlan(
+        name="ranker",
+        steps=steps.steps,
+        learning_rate=steps.learning_rate,
+        warm_up=0.0,
+        schedule="linear",
+        weight_decay=steps.weight_decay,
+        clip=steps.clip,
+        backward=backward,
+        queries=lambda step: [ids[place] for place in drawn(step).tolist()],
+        optimizer=steps.optimizer,
+    )
+    plan = Plan(
+        phases=[phase],
+        measure=measure,
+        begun=False,
+        measured="measure",
+        every=steps.every,
+        patience=None,
+        checkpoint=max(steps.every, 100),
+        seed=steps.seed,
+    )
+    return train(plan, attached, folder, notify=notify)
+
+
+def propensities_of(loss: ClickLoss) -> Mapping[str, list[float]]:
+    """What a loss assumes or has learnt of positions, as JSON takes it; nothing where it does not."""
+    found = loss.propensities()
+    return {} if found is None else {"propensities": [round(float(one), 6) for one in found]}
