@@ -165,6 +165,7 @@ def _train(
     measure: Callable[[], float] | None,
     notify: Callable[[str], None],
 ) -> Progress:
+    folder.mkdir(parents=True, exist_ok=True)
     count, size = len(ids), min(steps.batch, len(ids))
 
     def drawn(step: int) -> NDArray[np.int64]:
