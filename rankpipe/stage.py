@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Part = Literal["candidates"]
+Part = Literal["candidates", "features"]
 """What a stage may need of the run it gets, or make."""
 
 SETTINGS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)

@@ -51,6 +51,25 @@ def _real(name: str) -> Path:
     pytest.skip(f"needs {name}: RANKPIPE_DATA names no folder that holds it")
 
 
+@pytest.fixture(scope="session")
+def tiny_ranker() -> Callable[..., Path]:
+    """`tiny_ranker(folder, columns)`: write a ranker with weights drawn from a seed, and give its folder.
+
+    The test is skipped where torch is not installed.
+    """
+    torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
+    from rankpipe.models.feature_ranker import FeatureRanker
+    from rankpipe.models.ranker_folder import write_ranker
+
+    def write(folder: Path, columns: tuple[str, ...] = ("score",), hidden: tuple[int, ...] = (4,)) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        write_ranker(FeatureRanker(len(columns), hidden), columns, folder)
+        return folder
+
+    return write
+
+
 @pytest.fixture
 def real_file() -> Callable[[str], Path]:
     """`real_file("letor-mq2008/Fold1/vali.txt.gz")`: that file of RANKPIPE_DATA."""

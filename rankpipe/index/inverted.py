@@ -101,6 +101,10 @@ class InvertedIndex:
         number = self._vocabulary.find(term)
         return 0 if number < 0 else int(self._arrays.starts[number + 1] - self._arrays.starts[number])
 
+    def document_frequencies(self, terms: NDArray[np.int32]) -> NDArray[np.int64]:
+        """(T,) documents that have each of some terms, by their numbers in this index."""
+        return self._arrays.starts[terms + 1] - self._arrays.starts[terms]
+
     def search(
         self,
         queries: TermQueries,
@@ -193,8 +197,7 @@ class InvertedIndex:
 
     def _matches(self, batch: kernels.Queries) -> NDArray[np.int64]:
         """For each query an upper bound of the documents that match it."""
-        frequencies = self._arrays.starts[batch.terms + 1] - self._arrays.starts[batch.terms]
-        sums = np.concatenate([[0], np.cumsum(frequencies)])[batch.offsets]
+        sums = np.concatenate([[0], np.cumsum(self.document_frequencies(batch.terms))])[batch.offsets]
         return np.minimum(np.diff(sums), self.header.documents)
 
     def _postings(self, k1: float, b: float) -> kernels.Postings:

@@ -65,6 +65,8 @@ class Given:
     names: frozenset[str] = frozenset()
 
 
+MAKERS = {"candidates": "a retriever such as 'bm25'", "features": "the stage 'features'"}
+"""Who makes what a stage may need, for messages."""
 NOTHING = Given()
 """What a pipeline is given that begins with queries alone."""
 
@@ -133,6 +135,7 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
         elif "candidates" in step.makes - step.needs:
             state.replaced = {**state.replaced, **dict.fromkeys(state.names, step)}
             state.names = frozenset()
+            state.present -= {"features"}
         state.present |= step.makes | step.needs  # what was missing is said once
         state.anything |= not step.known
         if step.name is not None:
@@ -155,7 +158,7 @@ def _missing_parts(step: Step, state: _State) -> Iterator[Problem]:
     for part in sorted(step.needs - state.present):
         if not state.anything:
             yield step.problem(
-                f"'{step.label}' needs {part}, and no stage before it makes any; put a retriever such as 'bm25' first"
+                f"'{step.label}' needs {part}, and no stage before it makes any; put {MAKERS[part]} first"
             )
 
 

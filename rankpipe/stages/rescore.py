@@ -43,13 +43,14 @@ class Rescore(Encoding):
 
     def __call__(self, run: Run) -> Run:
         """Rescore the candidates."""
-        return run.rescored_to(self.depth, self._score, rest=self.rest)
+        return run.rescored_to(self.depth, self.scores, rest=self.rest)
 
     def prepare(self, corpus: Corpus) -> None:
         """Open the encoder, and the vectors that the store has."""
         self._known(corpus)
 
-    def _score(self, run: Run) -> NDArray[np.float32]:
+    def scores(self, run: Run) -> NDArray[np.float32]:
+        """(H,) dot products of all candidates, in their order."""
         from rankpipe.index.dense import checked_queries, exact_scores  # brings numba
         from rankpipe.index.vectors import Vectors
 

@@ -24,16 +24,19 @@ from rankpipe.pipeline.writer import to_yaml
 from rankpipe.run import Run
 from rankpipe.stage import Chain, Stage, apply, traced
 from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.features import Features
 
 TINY_ENCODER = str(Path(tempfile.gettempdir()) / f"rankpipe-tests-{os.getpid()}" / "tiny-encoder")
 TINY_ROUTER = str(Path(TINY_ENCODER).with_name("tiny-router"))
 TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
 TINY_CROSS_ENCODER = str(Path(TINY_ENCODER).with_name("tiny-cross-encoder"))
 TINY_CAUSAL_LM = str(Path(TINY_ENCODER).with_name("tiny-causal-lm"))
+TINY_RANKER = str(Path(TINY_ENCODER).with_name("tiny-ranker"))
 NEED_TORCH = (
     "attention",
     "cross-encoder",
     "dense",
+    "learned",
     "likelihood",
     "listwise",
     "pointwise",
@@ -58,8 +61,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "cut": {"k": 2},
     "dense": {"model": TINY_ENCODER, "k": 5},
     ROUTED: {"model": TINY_ROUTER, "k": 5},
+    "features": {"scores": ("first",), "fields": ("title", "text")},
     "fuse": {"branches": (BM25(k=4), BM25(k=5, k1=1.2)), "method": "convex", "weights": (0.7, 0.3)},
     "interpolate": {"with_": "first", "weight": 0.3},
+    "learned": {"model": TINY_RANKER, "depth": 3},
     "likelihood": {"model": TINY_CAUSAL_LM, "depth": 3},
     "listwise": {"model": TINY_CAUSAL_LM, "depth": 5, "window": 3, "step": 1},
     MENDED: {"model": TINY_CAUSAL_LM, "depth": 5, "window": 3, "constrained": False},
@@ -70,7 +75,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 """Settings to test a stage with, by its name: whatever has no default, and what makes it work on a few documents.
 
-"first" is the name of an earlier stage, whose scores every candidate of `a_run` has but one.
+"first" is the name of an earlier stage, whose scores every candidate of `a_run` has but one; a ranker has learnt from
+the feature "score".
 """
 
 CORPUS = Corpus.from_records(
@@ -113,7 +119,12 @@ def a_run() -> Run:
     run = Run.of(QUERIES, CORPUS, ranked)
     first = run.scores[::-1].copy()
     first[1] = np.nan
-    return run.with_feature("first", first)
+    return bearing(run, first)
+
+
+def bearing(run: Run, first: np.ndarray) -> Run:
+    """The run with the columns that stages of EXAMPLES read."""
+    return run.with_feature("first", first).with_feature("feature:score", np.cos(run.scores))
 
 
 def lists(run: Run) -> dict[str, list[tuple[str, float]]]:
@@ -167,6 +178,7 @@ def models(request: pytest.FixtureRequest) -> Iterator[None]:
         "tiny_masked_lm": TINY_MASKED_LM,
         "tiny_cross_encoder": TINY_CROSS_ENCODER,
         "tiny_causal_lm": TINY_CAUSAL_LM,
+        "tiny_ranker": TINY_RANKER,
     }
     for fixture, folder in fixtures.items():
         write: Callable[[Path], Path] = request.getfixturevalue(fixture)
@@ -240,7 +252,7 @@ def test_a_run_without_candidates_is_no_error(name: str) -> None:
 
 @every_stage
 def test_an_empty_corpus_is_no_error(name: str) -> None:
-    run = Run.empty(QUERIES, Corpus.of_ids([])).with_feature("first", np.empty(0))
+    run = bearing(Run.empty(QUERIES, Corpus.of_ids([])), np.empty(0))
     stage = example(name)
     stage.prepare(run.corpus)
     assert lists(stage(run)) == {query_id: [] for query_id in QUERIES.ids}
@@ -249,7 +261,7 @@ def test_an_empty_corpus_is_no_error(name: str) -> None:
 @every_stage
 def test_deleted_documents_do_not_come_back(name: str) -> None:
     corpus = CORPUS.without(["d1", "d4"])
-    run = Run.of(QUERIES, corpus, {"fruit": {"d2": 1, "d7": 0}}).with_feature("first", np.array([1.0, 2.0]))
+    run = bearing(Run.of(QUERIES, corpus, {"fruit": {"d2": 1, "d7": 0}}), np.array([1.0, 2.0]))
     result = example(name)(run)
     check(result)
     assert lists(result)["fruit"]
@@ -272,7 +284,8 @@ def test_a_depth_is_a_whole_number_above_zero(name: str, setting: str, value: ob
 @every_stage
 def test_its_settings_survive_yaml(name: str) -> None:
     stage = example(name, name="here")  # named, or a chain would be written as its stages
-    stages = (BM25(name="first"), stage)
+    before = (Features(),) if "features" in stage.needs else ()
+    stages = (BM25(name="first"), *before, stage)
     assert load_text(to_yaml(stages)).stages == stages
 
 

@@ -1,0 +1,207 @@
+"""Features: numbers about every candidate, for a ranker that has learnt what they are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+from pydantic import Strict, model_validator
+from pydantic.dataclasses import dataclass
+
+from rankpipe.data import Corpus
+from rankpipe.data.lines import Lines
+from rankpipe.errors import UsageError
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
+from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.normalise import floors, normalised
+from rankpipe.stages.rescore import Rescore
+from rankpipe.store import file_digest
+
+if TYPE_CHECKING:
+    from rankpipe.index.inverted import InvertedIndex, TermQueries
+
+PREFIX = "feature:"
+"""Before the name of every column, so that none is taken for the scores of a stage."""
+OF_FIELD = ("bm25", "idf", "coverage", "length")
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Features(Stage):
+    """Leave columns of numbers about every candidate; scores and order stay as they are.
+
+    Columns, each with "feature:" before its name:
+
+    score, reciprocal-rank   the present score, and 1 over the present rank
+    NAME                     the score of an earlier stage of that name; what it did not score has its lowest
+    FIELD.bm25               BM25 of that field alone
+    FIELD.idf                sum of the idf of the query's terms that the field has
+    FIELD.coverage           that sum as a share of that of all of the query's terms, from 0 to 1
+    FIELD.length             ln(1 + words of the field, parted by blanks)
+    similarity               of the vectors of query and document, by a bi-encoder
+    COLUMN                   a number of the document that a file gives
+
+    scores     names of earlier stages
+    fields     of a document, that are looked at each by itself
+    model      bi-encoder of `similarity`; null: there is none
+    columns    file of JSON lines, {"_id": "doc-7", "clicks": 12, ...}: one for every document that is a candidate
+    normalise  of scores, BM25, idf and similarity, query by query: a ranker then sees the same unit everywhere
+    k1, b, analyzer  as the stage bm25 has them
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+    makes: ClassVar[frozenset[Part]] = frozenset({"candidates", "features"})
+    keeps_scores: ClassVar[bool] = True
+
+    scores: Several[str] = ()
+    fields: Several[str] = ("title", "text")
+    model: Reference | None = None
+    columns: Annotated[Path, Strict(False)] | None = None
+    normalise: Literal["min-max", "z-score", "none"] = "min-max"
+    k1: Annotated[float, Ge(0)] = 0.9
+    b: Annotated[float, Ge(0), Le(1)] = 0.4
+    analyzer: Reference = "english"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Features:
+        for name, values in (("scores", self.scores), ("fields", self.fields)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"'{name}' names one twice")
+        return self
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The earlier stages' names."""
+        return tuple(self.scores)
+
+    def __call__(self, run: Run) -> Run:
+        """The run with the columns. Raises UsageError for a name without scores, a document without its columns."""
+        for name, values in self._columns(run):
+            run = run.with_feature(PREFIX + name, values)
+        return run
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Build or open what the columns come from."""
+        for _, stage in self._by_field:
+            stage.prepare(corpus)
+        if self._similarity is not None:
+            self._similarity.prepare(corpus)
+        self._given(corpus)
+
+    def facts(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Digests of the encoder and of the file."""
+        found = {} if self._similarity is None else dict(self._similarity.facts(corpus))
+        return found if self.columns is None else {**found, "columns": file_digest(self.columns)}
+
+    def _columns(self, run: Run) -> Iterator[tuple[str, NDArray[np.floating]]]:
+        yield "score", self._normalised(run, run.scores)
+        yield "reciprocal-rank", 1 / run.ranks
+        for name in self.scores:
+            yield name, self._named(run, name)
+        for field, stage in self._by_field:
+            yield from ((f"{field}.{kind}", values) for kind, values in self._of_field(run, field, stage))
+        if self._similarity is not None:
+            yield "similarity", self._normalised(run, self._similarity.scores(run))
+        for name, values in self._given(run.corpus).items():
+            found = values[run.documents]
+            if np.isnan(found).any():
+                doc_id = run.corpus.ids([int(run.documents[int(np.argmax(np.isnan(found)))])])[0]
+                raise UsageError(
+                    f"{self.columns} says nothing of {name!r} of document {doc_id!r}, which is a candidate"
+                )
+            yield name, found
+
+    def _named(self, run: Run, name: str) -> NDArray[np.float64]:
+        """(H,) scores of an earlier stage; the lowest that a query has where it did not score."""
+        if name not in run.features:
+            there = ", ".join(map(repr, run.features)) or "none"
+            raise UsageError(f"features finds no scores under the name {name!r}; names with scores: {there}")
+        scores = run.features[name]
+        known = ~np.isnan(scores)
+        offsets = np.concatenate([[0], np.cumsum(known)])[run.offsets]
+        values = normalised(scores[known], offsets, self.normalise, None)
+        filled = np.repeat(floors(values, offsets), run.counts)
+        filled[known] = values
+        return filled
+
+    def _of_field(self, run: Run, field: str, stage: BM25) -> Iterator[tuple[str, NDArray[np.floating]]]:
+        index, analyzer = stage.index(run.corpus)
+        if run.queries.terms is None:
+            terms = index.queries(run.queries.texts, analyzer)
+        else:
+            terms = index.weighted_queries(run.queries.terms)
+        scored = index.score(terms, run.offsets, run.documents, k1=self.k1, b=self.b)
+        yield "bm25", self._normalised(run, scored)
+        idf = index.score(terms, run.offsets, run.documents, k1=0.0, b=0.0)  # then a term counts its idf, however often
+        yield "idf", self._normalised(run, idf)
+        most = np.repeat(_most_idf(index, terms), run.counts)
+        yield "coverage", np.divide(idf, most, out=np.zeros(len(idf)), where=most > 0)
+        rows, places = np.unique(run.documents, return_inverse=True)
+        words = np.array([len(text.split()) for text in run.corpus.texts(rows, field)], np.float64)
+        yield "length", np.log1p(words)[places.reshape(-1)]
+
+    def _normalised(self, run: Run, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        return normalised(scores, run.offsets, self.normalise, None)
+
+    @cached_property
+    def _by_field(self) -> tuple[tuple[str, BM25], ...]:
+        return tuple(
+            (field, BM25(k=1, k1=self.k1, b=self.b, analyzer=self.analyzer, fields=(field,))) for field in self.fields
+        )
+
+    @cached_property
+    def _similarity(self) -> Rescore | None:
+        return None if self.model is None else Rescore(model=self.model)
+
+    def _given(self, corpus: Corpus) -> Mapping[str, NDArray[np.float32]]:
+        """By column of the file, a value for every row of the corpus; NaN where the file says nothing."""
+        if self.columns is None:
+            return {}
+        path = self.columns
+        return self.open_once(("columns", corpus.digest), lambda: _read_columns(path, corpus))
+
+
+def _most_idf(index: InvertedIndex, terms: TermQueries) -> NDArray[np.float64]:
+    """(Q,) weighted sum of the idf of all of a query's terms that the index has."""
+    from rankpipe.index.bm25 import inverse_document_frequency
+
+    known = terms.terms >= 0
+    owners = np.repeat(np.arange(len(terms.offsets) - 1), np.diff(terms.offsets))[known]
+    idf = inverse_document_frequency(index.document_frequencies(terms.terms[known]), index.header.documents)
+    return np.bincount(owners, idf * terms.weights[known].astype(np.float64), len(terms.offsets) - 1)
+
+
+def _read_columns(path: Path, corpus: Corpus) -> dict[str, NDArray[np.float32]]:
+    """Numbers of documents from a file; documents that the corpus does not have are left out."""
+    lines = Lines(path)
+    ids: list[str] = []
+    records: list[dict[str, float]] = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise lines.error(f"not JSON: {error}") from None
+        if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
+            raise lines.error('not an object with the id of a document, such as {"_id": "doc-7", "clicks": 12}')
+        ids.append(record.pop("_id"))
+        for name, value in record.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(np.float32(value)):
+                raise lines.error(f"{name!r} is {json.dumps(value)}, not a finite number")
+        records.append(record)
+    if len(set(ids)) < len(ids):
+        twice = next(one for at, one in enumerate(ids) if one in ids[:at])
+        raise UsageError(f"{path} gives document {twice!r} twice")
+    rows = corpus.rows(ids)
+    found: dict[str, NDArray[np.float32]] = {}
+    for row, record in zip(rows.tolist(), records, strict=True):
+        for name, value in record.items():
+            column = found.setdefault(name, np.full(len(corpus), np.nan, np.float32))
+            if row >= 0:
+                column[row] = value
+    return found

@@ -1,0 +1,73 @@
+"""Learned: a re-ranker that has learnt what features are worth, from judgements or from clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from annotated_types import Gt
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
+
+from rankpipe.data import Corpus
+from rankpipe.errors import ModelError, UsageError
+from rankpipe.models.references import need_extra
+from rankpipe.run import Rest, Run
+from rankpipe.stage import SETTINGS, Part, Reference, Stage
+from rankpipe.stages.features import PREFIX
+
+if TYPE_CHECKING:
+    from rankpipe.models.ranker_folder import OpenRanker
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Learned(Stage):
+    """Score the first candidates of every query by a ranker that `rankpipe train` has left, from their features.
+
+    model  its folder
+    depth  candidates scored per query
+    rest   what becomes of those below: "keep" leaves them below in their order, "drop" removes them
+    """
+
+    needs: ClassVar[frozenset[Part]] = frozenset({"candidates", "features"})
+
+    model: Reference
+    depth: Annotated[int, Gt(0)] = 100
+    rest: Rest = "keep"
+
+    def __call__(self, run: Run) -> Run:
+        """Rescore the candidates. Raises UsageError where a column is missing that the ranker was trained on."""
+        return run.rescored_to(self.depth, self._score, rest=self.rest)
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Open the ranker."""
+        self._ranker()
+
+    def facts(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Its digest."""
+        return {"ranker": self._ranker().digest}
+
+    def _score(self, run: Run) -> NDArray[np.float32]:
+        ranker = self._ranker()
+        missing = [name for name in ranker.columns if PREFIX + name not in run.features]
+        if missing:
+            there = ", ".join(name.removeprefix(PREFIX) for name in run.features if name.startswith(PREFIX)) or "none"
+            raise UsageError(
+                f"the ranker {self.model} was trained on the feature {missing[0]!r}, which the stage 'features' did not "
+                f"leave; it left: {there}. Give that stage the settings it had in training"
+            )
+        return ranker.scores(np.stack([run.features[PREFIX + name] for name in ranker.columns], axis=1))
+
+    def _ranker(self) -> OpenRanker:
+        def opened() -> OpenRanker:
+            need_extra(f"stage '{self.type_name()}'", ("torch", "safetensors"), "torch", "dense")
+            from rankpipe.models.ranker_folder import open_ranker  # brings torch, so not before it is needed
+
+            folder = Path(self.model).expanduser()
+            if not folder.is_dir():
+                raise ModelError(f"there is no folder {self.model!r} of a ranker")
+            return open_ranker(folder)
+
+        return self.open_once("ranker", opened)
