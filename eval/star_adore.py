@@ -47,7 +47,7 @@ ELSEWHERE = {"nfcorpus": ("scifact", "cranfield", "vaswani")}
 """Collections that a network which was trained on another one is measured on."""
 MEASURED_ELSEWHERE = (ZERO, SHORT, "star", "adore-star")
 NEGATIVES = {"in-batch": "hard: 0", "random": "hard: 0, random: 1", "star": "hard: 1"}
-FIRST_RATE, ADORE_RATE = 5.0e-5, 1.0e-4
+FIRST_RATE, ADORE_RATE = "1.0e-4", "1.0e-4"
 """Learning rates, chosen on nfcorpus' development queries, as were the loss and the number of steps."""
 ORDER = (("random", "star"), ("star", "adore-star"), ("random", "adore-random"), (ZERO, "adore-star"))
 """Pairs of which the second should be better."""
