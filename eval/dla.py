@@ -43,7 +43,7 @@ from rankpipe.machine import machine
 from rankpipe.models.feature_ranker import FeatureRanker
 from rankpipe.store import file_digest, key_digest
 from rankpipe.training import losses
-from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Weighted
+from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Weighted, propensities_of
 from rankpipe.training.click_models import (
     Cascade,
     ClickModel,
@@ -55,7 +55,6 @@ from rankpipe.training.click_models import (
 from rankpipe.training.feature_ranking import (
     RankerSteps,
     measured,
-    propensities_of,
     train_on_clicks,
     train_on_grades,
 )

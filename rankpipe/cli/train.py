@@ -34,11 +34,14 @@ def train_recipe(
     from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
     from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
     from rankpipe.training.encoder_recipe import BiEncoderRecipe, QueryEncoderRecipe
-    from rankpipe.training.recipe import Recipe
+    from rankpipe.training.ranker_recipe import RankerRecipe
+    from rankpipe.training.recipe import FromModel, Recipe
     from rankpipe.training.recipe_file import load_recipe
 
     loaded = load_recipe(recipe)
     if model is not None:
+        if not isinstance(loaded, FromModel):
+            raise UsageError(f"a {loaded.name} begins with no model; leave out --model")
         loaded = replace(loaded, model=model)
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
@@ -56,6 +59,7 @@ def train_recipe(
     from rankpipe.training.bi_encoder import train_bi_encoder, train_query_encoder
     from rankpipe.training.cross_encoder import train_cross_encoder
     from rankpipe.training.folder import Command
+    from rankpipe.training.ranker_training import train_ranker
 
     asked = Command(
         recipe=loaded,
@@ -75,6 +79,8 @@ def train_recipe(
         best = train_bi_encoder(loaded, asked)
     elif isinstance(loaded, QueryEncoderRecipe):
         best = train_query_encoder(loaded, asked)
+    elif isinstance(loaded, RankerRecipe):
+        best = train_ranker(loaded, asked)
     else:
         raise UsageError(f"no trainer for {loaded.name}")
     if asked.processes.first:

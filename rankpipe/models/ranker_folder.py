@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ def open_ranker(folder: Path) -> OpenRanker:
         raise ModelError(f"{path}: cannot be read: {error}") from None
     if not isinstance(told, dict) or told.get("format") != FORMAT or told.get("kind") != "network":
         raise ModelError(f"{path}: not a ranker of this version of rankpipe (format {FORMAT}, kind 'network')")
-    columns, hidden = told.get("columns"), told.get("hidden")
+    columns: Any = told.get("columns")
+    hidden: Any = told.get("hidden")
     named = isinstance(columns, list) and columns and all(isinstance(one, str) for one in columns)
     sized = isinstance(hidden, list) and all(type(one) is int and 0 < one <= MOST_UNITS for one in hidden)
     if not named or not sized or len(columns) > MOST_UNITS:

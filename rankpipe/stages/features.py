@@ -174,7 +174,8 @@ def _most_idf(index: InvertedIndex, terms: TermQueries) -> NDArray[np.float64]:
     known = terms.terms >= 0
     owners = np.repeat(np.arange(len(terms.offsets) - 1), np.diff(terms.offsets))[known]
     idf = inverse_document_frequency(index.document_frequencies(terms.terms[known]), index.header.documents)
-    return np.bincount(owners, idf * terms.weights[known].astype(np.float64), len(terms.offsets) - 1)
+    weights = idf * terms.weights[known].astype(np.float64)
+    return np.bincount(owners, weights, len(terms.offsets) - 1).astype(np.float64)
 
 
 def _read_columns(path: Path, corpus: Corpus) -> dict[str, NDArray[np.float32]]:

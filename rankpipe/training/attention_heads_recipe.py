@@ -9,7 +9,7 @@ from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.stage import SETTINGS, Reference, Several
-from rankpipe.training.recipe import INNER, AnyRecipe
+from rankpipe.training.recipe import INNER, FromModel
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -25,7 +25,7 @@ class HeadCandidates:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class AttentionHeadsRecipe(AnyRecipe):
+class AttentionHeadsRecipe(FromModel):
     """Heads of a causal language model for the stage `attention`.
 
     model        reference of the language model, which stays as it is

@@ -241,6 +241,12 @@ class PairDebias(ClickLoss):
             kept.clamp_(min=self._lowest)
 
 
+def propensities_of(loss: ClickLoss) -> dict[str, list[float]]:
+    """What a loss assumes or has learnt of positions, as JSON takes it; nothing where it does not."""
+    found = loss.propensities()
+    return {} if found is None else {"propensities": [round(float(one), 6) for one in found]}
+
+
 def _places(shown: Shown, positions: int) -> Tensor:
     """(G,) which propensity a position has; those beyond the last have its."""
     return torch.arange(shown.clicks.shape[1], device=shown.clicks.device).clamp(max=positions - 1)

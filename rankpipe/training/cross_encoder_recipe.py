@@ -12,11 +12,11 @@ from pydantic.dataclasses import dataclass
 from rankpipe.models.adapters.registry import AdapterSettings
 from rankpipe.stage import SETTINGS, Several
 from rankpipe.training.group_phases import Candidates, Distil, Labels
-from rankpipe.training.recipe import DEVELOPMENT_DEPTH, Phase, Recipe
+from rankpipe.training.recipe import DEVELOPMENT_DEPTH, FromModel, Phase, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class CrossEncoderRecipe(Recipe):
+class CrossEncoderRecipe(Recipe, FromModel):
     """A cross-encoder: a network that reads a query and a document together.
 
     model       any encoder

@@ -14,7 +14,7 @@ from rankpipe.stage import SETTINGS, Reference, Several
 from rankpipe.stages.dense import Dense
 from rankpipe.stages.dense_index import DenseKind, Flat
 from rankpipe.training.group_phases import Distil
-from rankpipe.training.recipe import DEVELOPMENT_DEPTH, INNER, Phase, Recipe
+from rankpipe.training.recipe import DEVELOPMENT_DEPTH, INNER, FromModel, Phase, Recipe
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -114,7 +114,7 @@ class Adore(Phase):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class EncoderRecipe(Recipe):
+class EncoderRecipe(Recipe, FromModel):
     """What is said of an encoder whichever way it is trained; None is what the model's folder says.
 
     model            any encoder of sentence-transformers or Hugging Face

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,21 +25,24 @@ GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class _Both(nn.Module):
-    """A ranker, and what is learnt of positions beside it."""
+    """A ranker, and what every phase learns of positions beside it."""
 
-    def __init__(self, ranker: FeatureRanker, positions: ClickLoss | None) -> None:
+    def __init__(self, ranker: FeatureRanker, positions: Sequence[ClickLoss]) -> None:
         super().__init__()
-        self.ranker, self.positions = ranker, positions
+        self.ranker, self.positions = ranker, nn.ModuleList(positions)
 
 
 class AttachedRanker(Attached):
     """A ranker and what is learnt of positions, all of it trained.
 
-    times  the learning rate of what is learnt of positions, over that of the ranker
+    positions  what every phase learns of them; None where one learns nothing
+    times      learning rates of those, over that of the ranker
     """
 
-    def __init__(self, ranker: FeatureRanker, positions: ClickLoss | None, *, times: float) -> None:
-        super().__init__(_Both(ranker, positions), ())
+    def __init__(
+        self, ranker: FeatureRanker, positions: Sequence[ClickLoss | None], *, times: Sequence[float] = ()
+    ) -> None:
+        super().__init__(_Both(ranker, [one for one in positions if one is not None]), ())
         self._times = times
 
     def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -47,14 +50,14 @@ class AttachedRanker(Attached):
         both: Any = self.network
         matrices = [one for one in both.ranker.parameters() if one.ndim > 1]
         vectors = [one for one in both.ranker.parameters() if one.ndim == 1]
-        positions = [] if both.positions is None else list(both.positions.parameters())
         groups = [
             {"name": "ranker", "params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
             {"name": "ranker vectors", "params": vectors, "lr": learning_rate, "weight_decay": 0.0},
         ]
-        if positions:
-            own = {"name": "positions", "params": positions, "lr": learning_rate * self._times, "times": self._times}
-            groups.append({**own, "weight_decay": 0.0})
+        for number, (times, learnt) in enumerate(zip(self._times, both.positions, strict=True)):
+            if parameters := list(learnt.parameters()):
+                own = {"name": f"positions {number}", "params": parameters, "lr": learning_rate * times, "times": times}
+                groups.append({**own, "weight_decay": 0.0})
         return groups
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -106,7 +109,7 @@ def train_on_grades(
         places = torch.from_numpy(np.maximum(rows[ids], 0))
         return loss(scores, grades[places] * present, present).mean()
 
-    attached = AttachedRanker(ranker, None, times=1.0)
+    attached = AttachedRanker(ranker, ())
     return _train(attached, value, list(lists.query_ids), steps, folder, measure, notify)
 
 
@@ -133,7 +136,7 @@ def train_on_clicks(
         clicks, count, pairs = (one[places] for one in kept)
         return loss(scores, Shown(clicks, count, pairs, there))
 
-    attached = AttachedRanker(ranker, loss, times=steps.propensity_rate / steps.learning_rate)
+    attached = AttachedRanker(ranker, [loss], times=[steps.propensity_rate / steps.learning_rate])
     return _train(attached, value, ids, steps, folder, measure, notify)
 
 
@@ -199,9 +202,3 @@ def _train(
         seed=steps.seed,
     )
     return train(plan, attached, folder, notify=notify)
-
-
-def propensities_of(loss: ClickLoss) -> Mapping[str, list[float]]:
-    """What a loss assumes or has learnt of positions, as JSON takes it; nothing where it does not."""
-    found = loss.propensities()
-    return {} if found is None else {"propensities": [round(float(one), 6) for one in found]}

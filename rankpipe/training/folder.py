@@ -104,10 +104,10 @@ class Command:
             recompute=self.recompute,
         )
 
-    def run(self, base: Path, account: dict[str, Any], opened: Callable[[], Training]) -> str:
+    def run(self, base: Path | None, account: dict[str, Any], opened: Callable[[], Training]) -> str:
         """Train, leave the folder, and say what is best; what a killed, equal call has done is gone on with.
 
-        base     folder of the model that training begins with
+        base     folder of the model that training begins with; None where it begins with none
         account  what was drawn and what was left out, as JSON takes it
         """
         recipe, dataset, runtime, output = self.recipe, self.dataset, self.runtime, self.output
@@ -179,9 +179,10 @@ def _went(plan: Plan, progress: Progress) -> dict[str, Any]:
     return {"best": best, "stopped_early": progress.stopped, "curve": progress.curve}
 
 
-def _digests(recipe: Recipe, dataset: Dataset, base: Path) -> dict[str, str]:
+def _digests(recipe: Recipe, dataset: Dataset, base: Path | None) -> dict[str, str]:
     """Digests of the network, the documents, and queries and judgements of the splits that are used."""
-    found = {"model": model_digest(base), "corpus": dataset.corpus.digest}
+    found = {} if base is None else {"model": model_digest(base)}
+    found["corpus"] = dataset.corpus.digest
     for split in dataset.splits:
         if split in (recipe.split, recipe.development.split or "dev"):
             found[f"queries {split}"] = queries_digest(dataset.queries(split))

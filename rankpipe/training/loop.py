@@ -65,7 +65,13 @@ class PhasePlan:
 
     @classmethod
     def of(
-        cls, phase: Phase, name: str, *, backward: Callable[[int], float], queries: Callable[[int], Sequence[str]]
+        cls,
+        phase: Phase,
+        name: str,
+        *,
+        backward: Callable[[int], float],
+        queries: Callable[[int], Sequence[str]],
+        optimizer: Literal["adamw", "adagrad"] = "adamw",
     ) -> PhasePlan:
         """A recipe's phase as the loop sees it."""
         return cls(
@@ -78,6 +84,7 @@ class PhasePlan:
             clip=phase.clip,
             backward=backward,
             queries=queries,
+            optimizer=optimizer,
         )
 
     def rate(self, step: int) -> float:

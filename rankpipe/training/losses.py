@@ -48,6 +48,30 @@ def softmax(scores: Tensor, grades: Tensor, present: Tensor, temperature: float 
     return -(shares * _log_softmax(scores / temperature, present)).sum(1)
 
 
+def list_net(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:
+    """Cross-entropy between the softmax of the grades and that of the scores. Cao et al., ICML 2007, eq. 6, for the top one.
+
+    Unlike `softmax`, documents of grade 0 have a share, too.
+    """
+    wanted = _log_softmax(grades.to(scores.dtype).clamp(min=0), present).exp() * present
+    return -(wanted * _log_softmax(scores, present)).sum(1) * _told_apart(grades, present)
+
+
+def approx_ndcg(scores: Tensor, grades: Tensor, present: Tensor, temperature: float = 0.1) -> Tensor:
+    """1 - nDCG, ranks being 1 + sum over the other documents of sigmoid((s_j - s_i) / temperature).
+
+    Qin, Liu and Li, Information Retrieval 2010, eq. 12 and 15, with gains 2^grade - 1; the temperature is that of Bruch,
+    Zoghi, Bendersky and Najork, SIGIR 2019.
+    """
+    above = (-_differences(scores) / temperature).sigmoid() * present[:, None, :]
+    ranks = above.sum(2) + 0.5  # a document above itself counts a half
+    gains = (2.0 ** grades.to(scores.dtype).clamp(min=0) - 1) * present
+    places = torch.arange(1, scores.shape[1] + 1, device=scores.device, dtype=scores.dtype)
+    ideal = (gains.sort(dim=1, descending=True).values / torch.log2(1 + places)).sum(1)
+    found = (gains / torch.log2(1 + ranks)).sum(1) / ideal.clamp(min=torch.finfo(gains.dtype).tiny)
+    return (1 - found) * _told_apart(grades, present)
+
+
 def lambda_ndcg(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:
     """NDCG-Loss2++ of LambdaLoss. Wang, Li, Golbandi, Bendersky and Najork, CIKM 2018, eq. 17 to 19 and table 1.
 
@@ -153,6 +177,11 @@ def margin_mse(scores: Tensor, teacher: Tensor, present: Tensor) -> Tensor:
     wrong = _differences(scores - teacher.to(scores.dtype)) ** 2
     pairs = present[:, :, None] & present[:, None, :]
     return _mean(wrong.flatten(1), pairs.triu(1).flatten(1))
+
+
+def _told_apart(grades: Tensor, present: Tensor) -> Tensor:
+    """(N,) whether a group has two documents of different grades."""
+    return _pairs(grades, present).flatten(1).any(1)
 
 
 def _differences(values: Tensor) -> Tensor:

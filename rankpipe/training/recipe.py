@@ -114,7 +114,6 @@ class Phase:
 class AnyRecipe:
     """What every training is told.
 
-    model  folder, hub name, alias or package: reference of the network it begins with
     split  of the data set, whose judgements are trained on
     seed   of all that is drawn
 
@@ -125,7 +124,6 @@ class AnyRecipe:
     phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {}
 
     description: str | None = None
-    model: Reference
     split: str = "train"
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
 
@@ -143,6 +141,16 @@ class AnyRecipe:
         if self.split == "test":
             raise ValueError("'split: test' is for reporting, not for training")
         return self
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class FromModel(AnyRecipe):
+    """A training that begins with a model.
+
+    model  folder, hub name, alias or package: its reference
+    """
+
+    model: Reference
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

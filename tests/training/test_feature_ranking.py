@@ -13,12 +13,11 @@ torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 from rankpipe.data.svmlight import FeatureLists  # noqa: E402
 from rankpipe.models.feature_ranker import LARGEST, FeatureRanker  # noqa: E402
 from rankpipe.training import losses  # noqa: E402
-from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Weighted  # noqa: E402
+from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Weighted, propensities_of  # noqa: E402
 from rankpipe.training.click_models import PositionBased  # noqa: E402
 from rankpipe.training.feature_ranking import (  # noqa: E402
     RankerSteps,
     measured,
-    propensities_of,
     train_on_clicks,
     train_on_grades,
 )

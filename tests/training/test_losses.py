@@ -24,6 +24,8 @@ LOSSES: dict[str, Loss] = {
     "softmax": losses.softmax,
     "lambda": losses.lambda_ndcg,
     "list-mle": losses.list_mle,
+    "list-net": losses.list_net,
+    "approx-ndcg": losses.approx_ndcg,
     "kl": losses.kl,
     "margin-mse": losses.margin_mse,
 }
@@ -53,6 +55,31 @@ def test_binary_by_hand() -> None:
     # not relevant with 2, relevant with 1 and 0
     expected = (softplus(2) + softplus(-1) + softplus(0)) / 3
     assert losses.binary(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_list_net_by_hand() -> None:
+    wanted = [math.exp(grade) / (1 + math.exp(2) + math.exp(1)) for grade in (0, 2, 1)]
+    whole = math.log(math.exp(2) + math.exp(1) + 1)
+    expected = sum(share * (whole - score) for share, score in zip(wanted, (2, 1, 0), strict=True))
+    assert losses.list_net(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_approx_ndcg_by_hand() -> None:
+    def sigmoid(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    second = 1 + sigmoid((2 - 1) / 0.5) + sigmoid((0 - 1) / 0.5)  # grade 2
+    third = 1 + sigmoid((2 - 0) / 0.5) + sigmoid((1 - 0) / 0.5)  # grade 1
+    ideal = 3 / math.log2(2) + 1 / math.log2(3)
+    expected = 1 - (3 / math.log2(1 + second) + 1 / math.log2(1 + third)) / ideal
+    assert losses.approx_ndcg(SCORES, GRADES, ALL, 0.5).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_approx_ndcg_of_far_apart_scores_is_ndcg() -> None:
+    # ranks 1, 2, 3 of grades 0, 2, 1
+    ideal = 3 / math.log2(2) + 1 / math.log2(3)
+    expected = 1 - (3 / math.log2(3) + 1 / math.log2(4)) / ideal
+    assert losses.approx_ndcg(100 * SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-9)
 
 
 def test_ranknet_by_hand() -> None:

@@ -1,0 +1,209 @@
+"""Training of rankers: from a recipe to a folder that the stage opens, from judgements and from a log of clicks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'dense'")
+
+from rankpipe import Dataset, Pipeline, Runtime
+from rankpipe.cli.train import train_recipe
+from rankpipe.errors import DataError, PipelineError, UsageError
+from rankpipe.training.click_log import write_click_log
+from rankpipe.training.click_models import PositionBased
+from rankpipe.training.folder import Command
+from rankpipe.training.ranker_recipe import RankerRecipe
+from rankpipe.training.ranker_training import train_ranker
+from rankpipe.training.recipe_file import load_recipe
+
+PIPELINE = """\
+stages:
+  - bm25: {k: 20}
+    name: bm25
+  - features: {scores: [bm25]}
+"""
+GRADES = """\
+train: ranker
+candidates: {pipeline: features.yaml, depth: 20}
+phases:
+  - grades: {steps: 30, learning_rate: 0.1, batch: 8}
+development: {every: 10, patience: null}
+"""
+
+
+@pytest.fixture
+def train(garden: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`train(text)`: train a recipe on the garden; what its manifest says. The folder is tmp_path/ranker."""
+    (tmp_path / "features.yaml").write_text(PIPELINE)
+
+    def trained(text: str, output: Path = tmp_path / "ranker") -> dict[str, Any]:
+        (tmp_path / "recipe.yaml").write_text(text)
+        recipe = load_recipe(tmp_path / "recipe.yaml")
+        assert isinstance(recipe, RankerRecipe)
+        asked = Command(
+            recipe=recipe,
+            dataset=Dataset.load(str(garden)),
+            output=output,
+            runtime=Runtime(device="cpu"),
+            command="x",
+            force=True,
+            notify=lambda _: None,
+        )
+        train_ranker(recipe, asked)
+        return json.loads((output / "manifest.json").read_text())
+
+    return trained
+
+
+def clicks_of(garden: Path, path: Path, sessions: int = 400, **changed: Any) -> Path:
+    """A log of the training queries, whose best documents stand in BM25's order."""
+    dataset = Dataset.load(str(garden))
+    run = Pipeline.load("bm25", corpus=dataset.corpus).run(dataset.queries("train")).top(5)
+    qrels, rng = dataset.qrels("train"), np.random.default_rng(0)
+    lines = []
+    for number in range(sessions):
+        query = run.queries.ids[number % len(run)]
+        shown = [one.doc_id for one in run[query]]
+        if not shown:
+            continue
+        relevance = np.array([[0.9 if qrels[query].get(one, 0) > 0 else 0.1 for one in shown]])
+        clicked = (np.flatnonzero(PositionBased().draw(relevance, rng)[0]) + 1).tolist()
+        lines.append({"query": query, "shown": shown, "clicks": clicked, "time": number, **changed})
+    write_click_log(iter(lines), path)
+    return path
+
+
+def test_judgements_are_learnt_and_the_stage_opens_the_folder(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    manifest = train(GRADES)
+    assert manifest["best"]["measure"] == "nDCG@10"
+    columns = json.loads((tmp_path / "ranker" / "ranker.json").read_text())["columns"]
+    assert columns[:3] == ["score", "reciprocal-rank", "bm25"]
+    assert manifest["examples"]["features"]["columns"] == columns
+    (tmp_path / "learned.yaml").write_text(PIPELINE + "  - learned: {model: ranker, depth: 20}\n")
+    dataset = Dataset.load(str(garden))
+    pipeline = Pipeline.load(tmp_path / "learned.yaml", corpus=dataset.corpus)
+    run = pipeline.run(dataset.queries("train"))
+    assert (
+        run.scores.tolist()
+        != Pipeline.load("bm25", corpus=dataset.corpus).run(dataset.queries("train")).scores.tolist()
+    )
+    assert np.isfinite(run.scores).all()
+
+
+def test_the_same_recipe_gives_the_same_ranker(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    train(GRADES)
+    train(GRADES, tmp_path / "again")
+    first, second = (tmp_path / name / "model.safetensors" for name in ("ranker", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("loss", ["softmax", "list-net", "ranknet", "lambda", "list-mle", "approx-ndcg"])
+def test_every_loss_falls(train: Callable[..., dict[str, Any]], loss: str) -> None:
+    curve = train(GRADES.replace("batch: 8", f"batch: 8, loss: {loss}"))["curve"]
+    losses = [point["loss"] for point in curve]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", ["dla", "regression-em", "pair-debias", "naive", "known"])
+def test_clicks_are_learnt(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path, method: str) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    more = ", propensities: [1.0, 0.9, 0.7, 0.5, 0.4]" if method == "known" else ""
+    phase = f"clicks: {{log: clicks.jsonl, method: {method}{more}, positions: 5, steps: 30, learning_rate: 0.1}}"
+    manifest = train(GRADES.replace("grades: {steps: 30, learning_rate: 0.1, batch: 8}", phase))
+    told = manifest["examples"]["phases"][0]
+    assert told["wrong_lines"] == {}
+    assert told["clicks"] > 0
+    assert told["sessions_of_queries_that_do_not_train"] > 0  # held out, or in another split as well
+    learnt = manifest["positions"][0]
+    assert (learnt == {}) == (method == "naive")
+    if method != "naive":
+        assert len(learnt["propensities"]) == 5
+        assert learnt["propensities"][0] == 1
+
+
+def test_clicks_may_go_on_from_judgements(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    more = "  - clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.01}\n"
+    manifest = train(GRADES.replace("development", f"{more}development"))
+    assert [point["phase"] for point in manifest["curve"]] == ["1 grades"] * 3 + ["2 clicks"]
+    assert manifest["positions"][0] is None
+    assert len(manifest["positions"][1]["propensities"]) == 5
+
+
+def test_a_wrong_log_is_refused_or_its_lines_are_left_out_and_counted(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    path = clicks_of(garden, tmp_path / "clicks.jsonl")
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([*whole, whole[0], "{}"]) + "\n")
+    phase = "clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.1}"
+    recipe = GRADES.replace("grades: {steps: 30, learning_rate: 0.1, batch: 8}", phase)
+    with pytest.raises(DataError) as error:
+        train(recipe)
+    assert str(error.value).splitlines()[-1] == (
+        f"2 of {len(whole) + 2:,} sessions are wrong; mend the log, or leave them out with 'bad: leave-out'"
+    )
+    assert not (tmp_path / "ranker").exists()
+    manifest = train(recipe.replace("positions: 5", "positions: 5, bad: leave-out"))
+    wrong = manifest["examples"]["phases"][0]["wrong_lines"]
+    assert {kind: one["count"] for kind, one in wrong.items()} == {"form": 1, "repeated": 1}
+
+
+def test_what_was_shown_and_has_no_features_is_named(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    dataset = Dataset.load(str(garden))
+    query = dataset.queries("train").ids[1]  # the text of the first one is in every split
+    found = {one.doc_id for one in Pipeline.load("bm25", corpus=dataset.corpus).run(dataset.queries("train"))[query]}
+    ids = dataset.corpus.ids(dataset.corpus.live_rows())
+    other = next(one for one in ids if one not in found)
+    write_click_log(iter([{"query": query, "shown": [other], "clicks": [1]}]), tmp_path / "clicks.jsonl")
+    phase = "clicks: {log: clicks.jsonl, steps: 10, learning_rate: 0.1}"
+    with pytest.raises(UsageError) as error:
+        train(GRADES.replace("grades: {steps: 30, learning_rate: 0.1, batch: 8}", phase))
+    assert f"query {query!r}: document {other!r} was shown, and is not among the first 20 candidates of" in str(
+        error.value
+    )
+
+
+def test_a_pipeline_without_features_is_refused(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        train(GRADES.replace("features.yaml", "bm25"))
+    assert str(error.value) == "pipeline 'bm25' leaves no features; it has to end with the stage 'features'"
+
+
+def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "train: ranker\ncandidates: {pipeline: bm25, depth: 5}\nhidden: [0]\n"
+        "phases:\n  - clicks: {log: x.jsonl, method: known, steps: 3, learning_rate: 0.1}\n"
+    )
+    with pytest.raises(PipelineError) as error:
+        load_recipe(path)
+    assert [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()] == [
+        "3:10: 'ranker' setting 'hidden[0]' is 0, must be at least 1",
+        "5:5: 'clicks': 'propensities' and 'method: known' need each other",
+    ]
+
+
+def test_a_ranker_begins_with_no_model(garden: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^a ranker begins with no model; leave out --model$"):
+        train_recipe(
+            "ranker",
+            str(garden),
+            tmp_path / "out",
+            Runtime(),
+            model="minilm",
+            recompute=False,
+            command="x",
+            force=False,
+            say=lambda _: None,
+        )
