@@ -99,9 +99,7 @@ class CrossEncoderTraining:
         material = self._material
         if material.run is not None and material.qrels is not None:
             measure = self._recipe.development.measure
-            return Reranking(
-                material.run, material.qrels, self._dataset, measure, self._texts, self._scores, material.weight
-            )
+            return Reranking(material.run, material.qrels, self._dataset, measure, self._texts, self._scores)
         if not material.held:
             return None
         loss = loss_of(self._recipe.phases[0])

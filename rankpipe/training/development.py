@@ -30,8 +30,7 @@ Scores = Callable[[Sequence[Pair]], Tensor]
 class Reranking:
     """Candidates of judged queries, re-ranked by the network and measured as the data set's card says.
 
-    run     the first candidates of the queries
-    weight  of their scores, which are added to the network's; 0: the network alone
+    run  the first candidates of the queries
     """
 
     run: Run
@@ -40,7 +39,6 @@ class Reranking:
     measure: str
     texts: PairTexts
     scores: Scores
-    weight: float = 0.0
 
     def __call__(self) -> float:
         """The measure's mean over the queries."""
@@ -48,7 +46,7 @@ class Reranking:
         documents = [run.documents[start:end] for start, end in zip(run.offsets[:-1], run.offsets[1:], strict=True)]
         found = self.scores(self.texts.pairs(run.queries.texts, documents)).cpu().numpy()
         result = evaluate(
-            run.rescored(found + self.weight * run.scores),
+            run.rescored(found),
             self.qrels,
             [self.measure],
             relevance_cut=card.relevance_cut,

@@ -25,14 +25,12 @@ class Group(NamedTuple):
 
     documents  (G,) int32 rows of the corpus, none twice
     targets    (G,) float32: grades, or a teacher's scores
-    added      (G,) float32: what is added to the network's scores before their loss
     """
 
     query_id: str
     query: str
     documents: NDArray[np.int32]
     targets: NDArray[np.float32]
-    added: NDArray[np.float32]
 
 
 class Groups(Protocol):
@@ -141,7 +139,7 @@ class TaughtGroups:
         far = random_rows(self._live, self._shape.size - wanted, np.append(found[taken], own[query]), rng)
         targets = (np.concatenate([scores[taken], pool.scores_of(query, far)]) / self.unit).astype(np.float32)
         documents = np.concatenate([found[taken], far])
-        return Group(pool.queries.ids[query], pool.queries.texts[query], documents, targets, np.zeros_like(targets))
+        return Group(pool.queries.ids[query], pool.queries.texts[query], documents, targets)
 
 
 class JudgedGroups:
@@ -155,14 +153,11 @@ class JudgedGroups:
         positives: int,
         *,
         only_found: bool = False,
-        added: tuple[Pool, float] | None = None,
     ) -> None:
         """Take what is known of queries, and how many relevant documents a group has at most.
 
         only_found  those that are among the candidates, where there are any
-        added       the queries' pool, and the weight of its scores that are added to the network's
         """
-        self._added = added
         self._shape, self._live, self._positives, self._only_found = shape, corpus.live_rows(), positives, only_found
         self._judged = judged
         self._turns = Turns(len(judged), shape.seed, shape.subset)
@@ -193,17 +188,7 @@ class JudgedGroups:
         documents = np.concatenate([relevant, hard, far]).astype(np.int32)
         targets = np.zeros(len(documents), np.float32)
         targets[: len(grades)] = grades
-        return Group(judged.query_id, judged.text, documents, targets, self._added_scores(judged, documents, len(far)))
-
-    def _added_scores(self, judged: Judged, documents: NDArray[np.int32], far: int) -> NDArray[np.float32]:
-        """(G,) what is added; the last `far` documents, drawn from all, count as the lowest of those that are known."""
-        if self._added is None:
-            return np.zeros(len(documents), np.float32)
-        pool, weight = self._added
-        scores = pool.scores_of(judged.row, documents)
-        if far:
-            scores[-far:] = pool.scores_of(judged.row, np.concatenate([judged.positives, judged.negatives])).min()
-        return (weight * scores).astype(np.float32)
+        return Group(judged.query_id, judged.text, documents, targets)
 
 
 def random_rows(

@@ -21,14 +21,10 @@ class Candidates:
 
     pipeline  file, or name of a shipped one: its ranking gives hard negatives, its scores teach
     depth     candidates of a query, the first ones, that documents are drawn from
-    weight    of their scores, which judgements and development see added to the network's: it then learns what they
-              lack, to be mixed with them by the stage `interpolate`. Their unit is one standard deviation of a query's
-              candidates
     """
 
     pipeline: Reference
     depth: Annotated[int, Strict(), Ge(2)] = 100
-    weight: Annotated[float, Strict(), Ge(0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

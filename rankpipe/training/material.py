@@ -21,7 +21,7 @@ from rankpipe.training.batches import Batches
 from rankpipe.training.candidates import Pool, candidates, no_candidates
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive, Guard
-from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups, score_unit
+from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups
 from rankpipe.training.group_phases import Distil, Labels
 from rankpipe.training.negatives import TABLE, Guarding, Mined, OwnScores, mined_split, scored_by
 from rankpipe.training.recipe import Phase
@@ -42,7 +42,6 @@ class Material:
     groups   of every phase; batches, of one that learns from whole batches
     mined    what became of every candidate of the judged queries; None where no phase learns from judgements
     run      candidates of the queries that development is measured on, with their judgements; None without judgements
-    weight   of their scores, added to the network's
     held     groups that the loss is measured on where there are no judgements
     account  what was drawn and what was left out, as JSON takes it
     """
@@ -50,7 +49,6 @@ class Material:
     groups: list[Groups | Batches]
     mined: Mined | None
     run: Run | None
-    weight: float
     qrels: Qrels | None
     held: list[Group]
     account: dict[str, Any]
@@ -116,15 +114,10 @@ class _Gathering:
         self.account["phases"] = [one.account() for one in groups]
         self._tell()
         if development is None:
-            return Material(
-                groups=groups, mined=self.mined, run=None, weight=0.0, qrels=None, held=held, account=self.account
-            )
-        weight = self._added_weight(pool)
+            return Material(groups=groups, mined=self.mined, run=None, qrels=None, held=held, account=self.account)
         run = self._pool(development).run(self.pipeline, recipe.development_depth)
         qrels = drawing.qrels_of(development, dataset, self.account["development"]["split"])
-        return Material(
-            groups=groups, mined=self.mined, run=run, weight=weight, qrels=qrels, held=held, account=self.account
-        )
+        return Material(groups=groups, mined=self.mined, run=run, qrels=qrels, held=held, account=self.account)
 
     def _shape(self, phase: Labels | Distil, seed: tuple[int, int]) -> Shape:
         return Shape(batch=phase.batch, size=phase.group, random=phase.random, seed=seed, subset=self.recipe.subset)
@@ -147,22 +140,8 @@ class _Gathering:
         return candidates(self.pipeline, queries, self.recipe.candidates.depth)
 
     def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
-        judged, weight = self._mined(pool).judged, self._added_weight(pool)
-        return JudgedGroups(
-            judged,
-            self.dataset.corpus,
-            shape,
-            phase.positives,
-            only_found=phase.relevant == "candidates",
-            added=None if pool is None or not weight else (pool, weight),
-        )
-
-    def _added_weight(self, pool: Pool | None) -> float:
-        """What the candidates' scores are multiplied by before they are added to the network's."""
-        weight = getattr(self.recipe.candidates, "weight", 0.0)
-        if not weight or pool is None:
-            return 0.0
-        return weight / score_unit([pool])
+        judged, corpus = self._mined(pool).judged, self.dataset.corpus
+        return JudgedGroups(judged, corpus, shape, phase.positives, only_found=phase.relevant == "candidates")
 
     def _contrastive(self, phase: Contrastive, seed: tuple[int, int], pool: Pool | None) -> Batches:
         return Batches(

@@ -40,7 +40,6 @@ class Judged:
     masked     rows of documents that are no negatives of it, whatever they are drawn for: those that are judged
                relevant to any degree, and those that a guard found too good; rising
     negatives  rows of its candidates that are
-    row        of the query in its pool
     """
 
     query_id: str
@@ -50,7 +49,6 @@ class Judged:
     found: NDArray[np.bool_]
     masked: NDArray[np.int32]
     negatives: NDArray[np.int32]
-    row: int
 
 
 def account_of(judged: Sequence[Judged]) -> dict[str, int]:
@@ -166,7 +164,6 @@ def mined(
                 np.isin(relevant, documents),
                 masked,
                 negatives,
-                row,
             )
         )
     return found

@@ -27,7 +27,6 @@ def judged(number: int, positives: list[int], negatives: list[int], masked: list
         np.zeros(len(rows), bool),
         np.unique(np.array(positives + (masked or []), np.int32)),
         np.array(negatives, np.int32),
-        number,
     )
 
 

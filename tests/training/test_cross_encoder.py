@@ -235,24 +235,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_development_sees_the_candidates_scores_where_they_are_added(
-    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
-) -> None:
-    # at a weight that leaves the network nothing to say, what is measured is what the candidates' ranking is worth
-    phases = "  - labels: {group: 4, steps: 2, learning_rate: 1.0e-5}"
-    recipe = recipe_file(phases, more="development: {queries: 4, depth: 5, every: 1}")
-    text = recipe.read_text(encoding="utf-8").replace("depth: 10}", "depth: 10, weight: 1.0e+6}")
-    recipe.write_text(text, encoding="utf-8")
-    assert rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out").status == 0
-    dataset = Dataset.load(garden)
-    judged, _ = judged_queries(dataset, "dev", beside="train")
-    first = BM25().on(dataset.corpus).run(judged).top(5)
-    qrels = Qrels({query_id: dataset.qrels("dev")[query_id] for query_id in judged.ids})
-    expected = evaluate(first, qrels, ["nDCG@10"])["nDCG@10"]
-    curve = json.loads((tmp_path / "out" / "manifest.json").read_text())["curve"]
-    assert [one["nDCG@10"] for one in curve] == pytest.approx([expected] * len(curve))
-
-
 FULL_DISK = """
 import resource, signal, sys
 from rankpipe.cli import main

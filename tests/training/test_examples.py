@@ -134,24 +134,6 @@ def test_relevant_documents_are_drawn_from_the_candidates_where_there_are_any() 
         assert drawn == wanted
 
 
-def test_the_candidates_scores_are_added_to_those_of_the_network() -> None:
-    # candidates d1, d2, d3 with scores 10, 9, 8; d9 is relevant and was not found: it counts as the lowest, 1, and so
-    # does what is drawn from all documents
-    found = mined(pool([[0, 1, 2]]), Qrels({"q1": {"d1": 2, "d9": 3}}), CORPUS)
-    groups = JudgedGroups(found.judged, CORPUS, shape(size=5, random=1), positives=2, added=(found.pool, 0.5))
-    (group,) = groups.step(1)[:1]
-    added = dict(zip(group.documents.tolist(), group.added.tolist(), strict=True))
-    assert added.keys() >= {0, 1, 2, 8}
-    assert added == {row: {0: 5.0, 1: 4.5, 2: 4.0}.get(row, 0.5) for row in added}
-    torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
-    from rankpipe.training.groups import in_groups
-
-    scores, targets, present = in_groups(torch.arange(5.0), [group])
-    assert scores[0].tolist() == [place + added[row] for place, row in enumerate(group.documents.tolist())]
-    assert targets[0].tolist() == group.targets.tolist()
-    assert bool(present.all())
-
-
 def test_queries_without_a_relevant_document_are_left_out() -> None:
     found = mined(pool([[0], [1]]), Qrels({"q1": {"d1": 0}, "q2": {"nowhere": 2}}), CORPUS)
     assert found.judged == []

@@ -66,7 +66,7 @@ def test_a_recipe_becomes_settings(tmp_path: Path) -> None:
     assert described["train"] == "cross-encoder"
     assert [list(one) for one in described["phases"]] == [["distil"], ["labels"]]
     assert described["phases"][1]["labels"]["loss"] == "lambda"
-    assert described["candidates"] == {"pipeline": "bm25", "depth": 100, "weight": 0.0}
+    assert described["candidates"] == {"pipeline": "bm25", "depth": 100}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
