@@ -55,8 +55,8 @@ def _reading(file: Path, rows: int, repeats: int) -> dict[str, float]:
         ours = read_svmlight(large)  # and compiles
 
         def theirs() -> np.ndarray:
-            features, _, _ = load_svmlight_file(str(large), dtype=np.float32, query_id=True)
-            return features.toarray()
+            features, _, _ = load_svmlight_file(str(large), query_id=True)
+            return features.toarray().astype(np.float32)
 
         if not np.array_equal(theirs(), ours.features):
             raise SystemExit("scikit-learn reads other numbers")

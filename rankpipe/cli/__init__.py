@@ -305,6 +305,45 @@ def train(
 
 
 @app.command()
+def clicks(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A click log, .jsonl, .jsonl.gz or .parquet.")],
+    dataset: DatasetOption,
+    pipeline: Annotated[
+        str, typer.Option(help="Whose features tell relevance; ends with the stage features.")
+    ] = "features",
+    depth: Annotated[int, typer.Option(min=2, help="Candidates of the pipeline that have features.")] = 100,
+    positions: Annotated[int, typer.Option(min=2, help="That are looked at, from the first on.")] = 10,
+    draws: Annotated[int, typer.Option(min=2, help="Of lists with replacement, for the band.")] = 20,
+    truth: Annotated[
+        str | None, typer.Option(help="Propensities where they are known, as in a simulation: 1,0.9,0.7")
+    ] = None,
+    split: SplitOption = "train",
+    output: OutputOption = None,
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Diagnose a click log: wrong lines, which positions are looked at, and whether correcting for them helps."""
+    from rankpipe.cli.clicks import diagnose_log, read_truth
+
+    diagnose_log(
+        log,
+        dataset,
+        output,
+        _runtime(threads, device, "auto"),
+        split=split,
+        pipeline=pipeline,
+        depth=depth,
+        positions=positions,
+        draws=draws,
+        truth=None if truth is None else read_truth(truth),
+        command=_command(),
+        force=force,
+        say=_say,
+    )
+
+
+@app.command()
 def datasets() -> None:
     """List the data sets of the catalogue and of RANKPIPE_DATA."""
     from rankpipe.data import catalogue

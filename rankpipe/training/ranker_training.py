@@ -103,7 +103,7 @@ def gather_lists(
     train, development = drawing.train_and_development(recipe, dataset, account, needed=True)
     if train is None or development is None:  # never: judgements are needed
         raise drawing.no_judgements(dataset, recipe.split)
-    gathered = _Gathered(recipe, dataset, pipeline)
+    gathered = Gathered(recipe, dataset, pipeline)
     run = gathered.run(train)
     lists = []
     account["phases"] = []
@@ -129,7 +129,7 @@ def gather_lists(
     return RankerMaterial(gathered.columns, features, lists, (gathered.run(development).top(depth), judged), account)
 
 
-class _Gathered:
+class Gathered:
     """Runs of queries, and the rows of their features."""
 
     def __init__(self, recipe: RankerRecipe, dataset: Dataset, pipeline: Pipeline) -> None:
