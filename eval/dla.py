@@ -59,7 +59,7 @@ from rankpipe.training.feature_ranking import (
     train_on_grades,
 )
 from rankpipe.training.loop import Progress
-from rankpipe.training.sessions import Sessions, ranked, shuffled, simulate
+from rankpipe.training.sessions import Sessions, randomised_propensities, ranked, shuffled, simulate
 
 DATASETS = {
     "letor-mq2008": ("Fold1/train.txt.gz", "Fold1/vali.txt.gz"),
@@ -75,12 +75,14 @@ MODELS: Mapping[str, ClickModel] = {
     "dcm-1": DependentClick(eta=1.0),
     "cascade": Cascade(),
 }
-METHODS = ("naive", "oracle", "randomised", "regression-em", "pair-debias", "dla", "labels")
+METHODS = ("naive", "oracle", "oracle-unlimited", "randomised", "regression-em", "pair-debias", "dla", "labels")
 RATES = (0.05, 0.2)
 """Learning rates that are tried."""
 POSITIONS, SHARE, FEWEST = 10, 0.01, 3
 """Documents shown; training queries that the logging ranker saw, as a share, and at least."""
 HELD_OUT = 0.2
+LIMIT = 100.0
+"""Weight of a click, at most; `oracle-unlimited` has no such limit."""
 ORDERS = 100
 """Random orders of each list, which `randomised` measures propensities on."""
 CHOSEN = "nDCG@10"
@@ -102,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for model in options.models:
             for seed in range(options.seeds):
                 failed |= not _done(name, model, seed, options, say)
-    if cells := [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]:
+    cells = [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]
+    if cells := [one for one in cells if (one["sessions"], one["steps"]) == (options.sessions, options.steps)]:
         command = shlex.join(["python", "eval/dla.py", *(sys.argv[1:] if arguments is None else arguments)])
         text = f"# Learning from clicks\n\n```sh\n{command}\n```\n\n" + "\n".join(_tables(cells))
         write(options.output / "table.md", text + "\n")
@@ -148,6 +151,7 @@ def _cell(name: str, model: str, seed: int, options: Any, say: Any) -> None:
             "clicks": model,
             "seed": seed,
             "sessions": options.sessions,
+            "steps": options.steps,
             "logging": experiment.logging,
             "click_through": [round(float(one), 6) for one in experiment.log.click_through()],
             "examination": [round(float(one), 6) for one in experiment.examination],
@@ -220,11 +224,11 @@ class _Experiment:
         }
 
     def _loss(self, method: str) -> ClickLoss:
-        if method == "oracle":
-            return Weighted(torch.from_numpy(self.examination).float())
+        if method.startswith("oracle"):
+            limit = math.inf if method == "oracle-unlimited" else LIMIT
+            return Weighted(torch.from_numpy(self.examination).float(), limit=limit)
         if method == "randomised":
-            rates = self._shuffled.click_through()
-            return Weighted(torch.from_numpy(np.maximum(rates, 1e-6)).float())  # weights are clipped far below that
+            return Weighted(torch.from_numpy(randomised_propensities(self._shuffled)).float())
         made: Mapping[str, Callable[[], ClickLoss]] = {
             "naive": Weighted,
             "regression-em": lambda: RegressionEM(POSITIONS),
@@ -341,7 +345,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", choices=tuple(DATASETS), default=list(DATASETS))
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS), help="of clicks")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, choices=range(1, 11), default=5)
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")

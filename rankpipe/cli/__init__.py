@@ -317,7 +317,6 @@ def clicks(
     truth: Annotated[
         str | None, typer.Option(help="Propensities where they are known, as in a simulation: 1,0.9,0.7")
     ] = None,
-    split: SplitOption = "train",
     output: OutputOption = None,
     force: ForceOption = False,
     threads: ThreadsOption = None,
@@ -331,7 +330,6 @@ def clicks(
         dataset,
         output,
         _runtime(threads, device, "auto"),
-        split=split,
         pipeline=pipeline,
         depth=depth,
         positions=positions,

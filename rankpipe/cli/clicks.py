@@ -21,7 +21,6 @@ def diagnose_log(
     output: Path | None,
     runtime: Runtime,
     *,
-    split: str,
     pipeline: str,
     depth: int,
     positions: int,
@@ -31,7 +30,7 @@ def diagnose_log(
     force: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Print the diagnosis, and write it where a folder is given: clicks.json, clicks.svg.
+    """Print the diagnosis, and write it where a folder is given: manifest.json, clicks.svg.
 
     Raises UsageError for a truth of another number of positions, and whatever reading the log and its features raises.
     """
@@ -50,9 +49,9 @@ def diagnose_log(
     if output is not None:
         check_replaceable(output, force=force)
     data = Dataset.load(dataset)
-    queries = data.queries(split)
+    queries = data.queries(None)
     phase = Clicks(log=log, bad="leave-out", positions=positions, steps=1, learning_rate=1.0)
-    recipe = RankerRecipe(candidates=FeatureCandidates(pipeline=pipeline, depth=depth), phases=(phase,), split=split)
+    recipe = RankerRecipe(candidates=FeatureCandidates(pipeline=pipeline, depth=depth), phases=(phase,))
     read = read_click_log(log, queries, data.corpus)
     if read.problems.count:
         say(f"{read.problems}\n{read.problems.count:,} of {read.problems.sessions:,} sessions are wrong, and left out")
@@ -63,7 +62,15 @@ def diagnose_log(
     if lists.sessions is None:  # never: they are of clicks
         raise UsageError("the log has no sessions")
     with counted(draws + 2, "trainings") as advance:
-        found = diagnose(gathered.features(), lists.rows, lists.sessions, draws=draws, truth=truth, advance=advance)
+        found = diagnose(
+            gathered.features(),
+            lists.rows,
+            lists.sessions,
+            whole=lists.whole,
+            draws=draws,
+            truth=truth,
+            advance=advance,
+        )
     print("\n".join(_lines(found, told)))
     if output is not None:
         with replacing_folder(output, force=force) as place:
@@ -86,8 +93,8 @@ def read_truth(text: str) -> list[float]:
 
 def _lines(found: Diagnosis, told: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"{found.sessions:,} sessions of {found.lists:,} lists that were clicked, {found.clicks:,} clicks; "
-        f"{told['lists_without_a_click']:,} lists without a click"
+        f"{found.sessions:,} sessions, {found.clicks:,} clicks; {found.lists:,} lists that were clicked, "
+        f"{told['lists_without_a_click']:,} that were not"
     )
     known = found.truth is not None
     yield f"{'position':>8}  {'clicked':>24}  {'looked at, over the first':>26}{'  truth' if known else ''}"

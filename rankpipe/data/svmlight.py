@@ -27,6 +27,9 @@ BLOCK = 1 << 22
 MOST_FEATURES = 1 << 20
 """The highest index there may be: a mistyped one must not ask for all memory."""
 
+MOST_NUMBERS = 1 << 33
+"""Documents times features, 32 GiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureLists:
@@ -111,9 +114,13 @@ def read_svmlight(path: Path | str, *, features: int | None = None, comments: bo
 def write_svmlight(lists: FeatureLists, path: Path | str) -> None:
     """Write lists, whole or not at all; what is 0 is left out. Reading the file gives the same numbers.
 
-    Raises UsageError for a query id or a comment that a line cannot hold.
+    Raises UsageError for a query id or a comment that a line cannot hold, one id twice, and what is no finite number.
     """
     path = Path(path)
+    if len(set(lists.query_ids)) < len(lists.query_ids):
+        raise UsageError("one query id stands twice, and its two lists would be read as one")
+    if not (np.isfinite(lists.grades).all() and np.isfinite(lists.features).all()):
+        raise UsageError("grades and features must be finite numbers to be written")
     for query_id in lists.query_ids:
         if not query_id or any(character.isspace() or character == "#" for character in query_id):
             raise UsageError(
@@ -129,7 +136,7 @@ def write_svmlight(lists: FeatureLists, path: Path | str) -> None:
             there = np.flatnonzero(values)
             pairs = (f"{at + 1}:{value}" for at, value in zip(there.tolist(), values[there], strict=True))
             tail = f" # {comments[row]}" if comments[row] else ""
-            line = f"{lists.grades[row]:g} qid:{lists.query_ids[owner]} {' '.join(pairs)}".rstrip() + tail
+            line = f"{lists.grades[row]} qid:{lists.query_ids[owner]} {' '.join(pairs)}".rstrip() + tail
             file.write(f"{line}\n".encode())
 
 
@@ -139,7 +146,7 @@ class _Reading:
     def __init__(self, path: Path, features: int | None, comments: bool) -> None:
         self.path, self._features = path, features
         self._limit = MOST_FEATURES if features is None else features
-        self._grades: list[NDArray[np.float64]] = []
+        self._grades: list[NDArray[np.float32]] = []
         self._ends: list[NDArray[np.int64]] = []
         self._columns: list[NDArray[np.int32]] = []
         self._values: list[NDArray[np.float32]] = []
@@ -167,12 +174,19 @@ class _Reading:
                 self._lines + int(found.row_lines[row]),
                 f"feature {found.columns[at] + 1} is {values[at]:g}, too large for 32 bits",
             )
+        if not np.isfinite(grades := _narrowed(found.grades)).all():
+            row = int(np.argmin(np.isfinite(grades)))
+            raise DataError.at(
+                self.path,
+                self._lines + int(found.row_lines[row]),
+                f"the grade is {found.grades[row]:g}, too large for 32 bits",
+            )
         self._take_queries(block, found)
         if self._comments is not None:
             self._comments += [
                 block[begin:end].decode("utf-8", "replace").strip() for begin, end in found.comments.tolist()
             ]
-        self._grades.append(found.grades)
+        self._grades.append(grades)
         self._ends.append(found.row_ends + self._entries)
         self._columns.append(found.columns)
         self._values.append(narrowed)
@@ -186,13 +200,18 @@ class _Reading:
             raise DataError(f"{self.path}: holds no documents")
         columns, values = np.concatenate(self._columns), np.concatenate(self._values)
         width = self._features if self._features is not None else int(columns.max(initial=-1)) + 1
+        if self._rows * width > MOST_NUMBERS:
+            raise DataError(
+                f"{self.path}: {self._rows:,} documents with {width:,} features are {self._rows * width:,} numbers, and "
+                f"{MOST_NUMBERS:,} are read at most"
+            )
         features = np.zeros((self._rows, width), np.float32)
         ends = np.concatenate(self._ends)
         features[np.repeat(np.arange(self._rows), np.diff(ends, prepend=0)), columns] = values
         grades = np.concatenate(self._grades)
         offsets = np.array([*(row for row, _ in self._begins.values()), self._rows], np.int64)
         comments = None if self._comments is None else tuple(self._comments)
-        return FeatureLists(tuple(self._begins), offsets, grades.astype(np.float32), features, comments)
+        return FeatureLists(tuple(self._begins), offsets, grades, features, comments)
 
     def _take_queries(self, block: bytes, found: Parsed) -> None:
         for row, begin, end in found.queries.tolist():

@@ -25,7 +25,7 @@ from rankpipe.store import file_digest, key_digest
 
 FORMAT = 1
 SETTINGS, WEIGHTS = "ranker.json", "model.safetensors"
-MOST_UNITS = 1 << 16
+MOST_UNITS = 4096
 """Columns, and units of a layer, at most: a damaged file must not ask for all memory."""
 
 

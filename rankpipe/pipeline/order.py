@@ -149,6 +149,8 @@ def _branches(step: Step, state: _State) -> Iterator[Problem]:
         yield from _in_turn([part], end)
         if "candidates" in step.makes - end.present and not end.anything:
             yield part.problem(f"this branch of {step} makes no candidates; a retriever such as 'bm25' does")
+    if not all("features" in end.present for end in ends):
+        state.present -= {"features"}
     state.names = frozenset().union(*(end.names for end in ends))
     state.replaced = {name: by for end in ends for name, by in end.replaced.items()}
     state.anything |= any(end.anything for end in ends)

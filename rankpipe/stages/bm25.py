@@ -28,7 +28,8 @@ LUCENE_ANALYZERS = ("english", "whitespace")
 """Analyzers that Lucene has under our names."""
 
 
-def _known(analyzer: str) -> str:
+def known_analyzer(analyzer: str) -> str:
+    """The analyzer, if there is such a one; a validator of settings."""
     from rankpipe.index.analysis import analyzer_problem
 
     if problem := analyzer_problem(analyzer):
@@ -59,7 +60,7 @@ class BM25(Stage):
     k: Annotated[int, Gt(0)] = 1000
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
-    analyzer: Annotated[Reference, AfterValidator(_known)] = "english"
+    analyzer: Annotated[Reference, AfterValidator(known_analyzer)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     engine: Literal["rankpipe", "rank-bm25", "lucene"] = "rankpipe"
     lucene_index: Reference | None = None

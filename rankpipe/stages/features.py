@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from pydantic import Strict, model_validator
+from pydantic import AfterValidator, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
@@ -19,7 +19,7 @@ from rankpipe.data.lines import Lines
 from rankpipe.errors import UsageError
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
-from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.bm25 import BM25, known_analyzer
 from rankpipe.stages.normalise import floors, normalised
 from rankpipe.stages.rescore import Rescore
 from rankpipe.store import file_digest
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PREFIX = "feature:"
 """Before the name of every column, so that none is taken for the scores of a stage."""
-OF_FIELD = ("bm25", "idf", "coverage", "length")
+LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -39,10 +39,11 @@ class Features(Stage):
     Columns, each with "feature:" before its name:
 
     score, reciprocal-rank   the present score, and 1 over the present rank
-    NAME                     the score of an earlier stage of that name; what it did not score has its lowest
+    NAME                     the score of an earlier stage of that name; what it did not score has the lowest that it
+                             gave the query, or 0 if that is less
     FIELD.bm25               BM25 of that field alone
     FIELD.idf                sum of the idf of the query's terms that the field has
-    FIELD.coverage           that sum as a share of that of all of the query's terms, from 0 to 1
+    FIELD.coverage           that sum as a share of that of all terms of the query that any document has, from 0 to 1
     FIELD.length             ln(1 + words of the field, parted by blanks)
     similarity               of the vectors of query and document, by a bi-encoder
     COLUMN                   a number of the document that a file gives
@@ -66,7 +67,7 @@ class Features(Stage):
     normalise: Literal["min-max", "z-score", "none"] = "min-max"
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
-    analyzer: Reference = "english"
+    analyzer: Annotated[Reference, AfterValidator(known_analyzer)] = "english"
 
     @model_validator(mode="after")
     def _fits(self) -> Features:
@@ -82,7 +83,13 @@ class Features(Stage):
 
     def __call__(self, run: Run) -> Run:
         """The run with the columns. Raises UsageError for a name without scores, a document without its columns."""
+        taken: set[str] = set()
         for name, values in self._columns(run):
+            if name in taken:
+                raise UsageError(
+                    f"features has two columns of the name {name!r}; give the stage, or the key in {self.columns}, another name"
+                )
+            taken.add(name)
             run = run.with_feature(PREFIX + name, values)
         return run
 
@@ -178,27 +185,31 @@ def _most_idf(index: InvertedIndex, terms: TermQueries) -> NDArray[np.float64]:
     return np.bincount(owners, weights, len(terms.offsets) - 1).astype(np.float64)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float(LARGEST)
+
+
 def _read_columns(path: Path, corpus: Corpus) -> dict[str, NDArray[np.float32]]:
     """Numbers of documents from a file; documents that the corpus does not have are left out."""
     lines = Lines(path)
-    ids: list[str] = []
+    ids: dict[str, int] = {}
     records: list[dict[str, float]] = []
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise lines.error(f"not JSON: {error}") from None
         if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
             raise lines.error('not an object with the id of a document, such as {"_id": "doc-7", "clicks": 12}')
-        ids.append(record.pop("_id"))
+        doc_id = record.pop("_id")
+        if doc_id in ids:
+            raise lines.error(f"document {doc_id!r} stood in line {ids[doc_id]} already")
+        ids[doc_id] = lines.number
         for name, value in record.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(np.float32(value)):
-                raise lines.error(f"{name!r} is {json.dumps(value)}, not a finite number")
+            if not _is_number(value):
+                raise lines.error(f"{name!r} is {json.dumps(value)[:40]}, not a finite number of 32 bits")
         records.append(record)
-    if len(set(ids)) < len(ids):
-        twice = next(one for at, one in enumerate(ids) if one in ids[:at])
-        raise UsageError(f"{path} gives document {twice!r} twice")
-    rows = corpus.rows(ids)
+    rows = corpus.rows(list(ids))
     found: dict[str, NDArray[np.float32]] = {}
     for row, record in zip(rows.tolist(), records, strict=True):
         for name, value in record.items():

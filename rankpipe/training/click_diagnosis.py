@@ -36,7 +36,7 @@ class Diagnosis:
 
     click_through  (n, 3) clicks as a share of the sessions in which a position was filled, and its 95 % interval (Wilson)
     propensities   (n, 3) how likely a position is looked at, over the first, by DLA, and the band of estimates on lists
-                   drawn anew
+                   drawn anew; NaN where no list that was clicked has a document
     truth          (n,) what the propensities are, where that is known
     effective      clicks that those weighted by the inverse of their propensities are worth (Kish)
     disagreement   share of pairs of shown documents that the ranker with and without correction order otherwise
@@ -61,7 +61,8 @@ class Diagnosis:
                 f"cannot be told: {self.clicks:,} clicks, weighted, are worth {self.effective:,.0f}; at least "
                 f"{FEWEST:,.0f} are needed to say anything"
             )
-        lowest, highest = self.propensities[1:, 1], self.propensities[1:, 2]
+        known = self.propensities[~np.isnan(self.propensities[:, 0])]
+        lowest, highest = known[1:, 1], known[1:, 2]
         if len(lowest) == 0 or ((highest > 1 - FLAT) & (lowest < 1 + FLAT)).all():
             return "hardly: no position is looked at less than the first, as far as these clicks show"
         if self.disagreement < ALIKE:
@@ -75,14 +76,14 @@ class Diagnosis:
                 "position and relevance cannot be told apart; show a share of the lists in another order"
             )
         return (
-            f"likely: the last position is looked at {self.propensities[-1, 0]:.2f} times as often as the first, and "
+            f"likely: position {len(known)} is looked at {known[-1, 0]:.2f} times as often as the first, and "
             f"correction orders {100 * self.disagreement:.0f} % of all pairs of shown documents otherwise"
         )
 
     @property
     def error(self) -> float | None:
         """Largest difference of a propensity to the truth, where that is known."""
-        return None if self.truth is None else float(np.abs(self.propensities[:, 0] - self.truth).max())
+        return None if self.truth is None else float(np.nanmax(np.abs(self.propensities[:, 0] - self.truth)))
 
     def told(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -110,6 +111,7 @@ def diagnose(
     rows: NDArray[np.int64],
     sessions: Sessions,
     *,
+    whole: Sessions | None = None,
     draws: int = 20,
     steps: int = 300,
     seed: int = 0,
@@ -120,6 +122,7 @@ def diagnose(
 
     features  (H, F) of documents
     rows      (L, n) which of them are shown; -1 where a list is shorter
+    whole     the sessions with those of lists that nobody clicked, which have no rows; None: there are none
     draws     of lists with replacement, for the band
     steps     of each training
     advance   is told of every training that is done
@@ -136,15 +139,17 @@ def diagnose(
         advance(1)
     found = dual[:, None]
     band = np.quantile(np.stack(drawn), BAND, axis=0).T if drawn else np.repeat(found, 2, axis=1)
-    corrected = fit.scores(debiased)
+    curve = np.concatenate([found, band], axis=1)
+    curve[~(rows >= 0).any(0)] = np.nan
+    corrected, whole = fit.scores(debiased), whole or sessions
     weights = sessions.clicks * np.minimum(1 / dual, LIMIT)
     squares = (sessions.clicks * np.minimum(1 / dual, LIMIT) ** 2).sum()
     return Diagnosis(
-        sessions=int(sessions.count.sum()),
+        sessions=int(whole.count.sum()),
         lists=len(rows),
         clicks=int(sessions.clicks.sum()),
-        click_through=_click_through(sessions),
-        propensities=np.concatenate([found, band], axis=1),
+        click_through=_click_through(whole),
+        propensities=curve,
         truth=None if truth is None else np.asarray(truth, np.float64) / truth[0],
         effective=float(weights.sum() ** 2 / squares) if squares > 0 else 0.0,
         disagreement=_disagreement(naive, corrected, rows >= 0),
@@ -230,7 +235,7 @@ def _number(value: float) -> float | None:
 def picture(diagnosis: Diagnosis) -> str:
     """The propensities by position as an SVG: estimate, band, and the truth where it is known."""
     width, height, left, bottom, top = 560, 320, 50, 40, 20
-    curve = diagnosis.propensities
+    curve = diagnosis.propensities[~np.isnan(diagnosis.propensities[:, 0])]
     highest = max(1.0, float(np.nanmax(curve)), float(np.max(diagnosis.truth)) if diagnosis.truth is not None else 0)
     count = len(curve)
 
@@ -246,7 +251,7 @@ def picture(diagnosis: Diagnosis) -> str:
         f'<polyline points="{" ".join(place(at, curve[at, 0]) for at in range(count))}" fill="none" stroke="#084298" stroke-width="2"/>',
     ]
     if diagnosis.truth is not None:
-        truth = " ".join(place(at, value) for at, value in enumerate(diagnosis.truth.tolist()))
+        truth = " ".join(place(at, value) for at, value in enumerate(diagnosis.truth[:count].tolist()))
         parts.append(
             f'<polyline points="{truth}" fill="none" stroke="#842029" stroke-dasharray="5 4" stroke-width="2"/>'
         )

@@ -5,7 +5,7 @@ JSON lines (.jsonl, .jsonl.gz) or Parquet (.parquet), with the columns
     query    id of the query
     shown    ids of the documents, best position first
     clicks   positions that were clicked, from 1; empty where nothing was
-    time     when, in seconds or as an ISO 8601 text; may be left out
+    time     when, in seconds or as an ISO 8601 text, UTC where it names no zone; may be left out
     session  id of the session; may be left out, and then an equal line at an equal time counts as the same
 
 Nothing is dropped in silence: whatever is wrong is told with its lines.
@@ -14,6 +14,7 @@ Nothing is dropped in silence: whatever is wrong is told with its lines.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -25,10 +26,12 @@ import numpy as np
 from rankpipe.data import Corpus, Queries
 from rankpipe.data.lines import Lines
 from rankpipe.errors import DataError, UsageError
+from rankpipe.store import replacing
 from rankpipe.training.sessions import Sessions
 
 SHOWN_LINES = 5
 """Lines that a problem's message names."""
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 BLOCK = 4096
 """Rows of a Parquet file that are read at once."""
 KINDS = {
@@ -244,11 +247,22 @@ def _parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
         line = 0
         with ParquetFile(path) as file:
             for batch in file.iter_batches(BLOCK):
-                for record in batch.to_pylist():
+                for record in _coarse(batch).to_pylist():
                     line += 1
                     yield line, record
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def _coarse(batch: Any) -> Any:
+    """Times to the microsecond: Python has no finer ones."""
+    import pyarrow as pa
+
+    at = batch.schema.get_field_index("time")
+    if at < 0 or not pa.types.is_timestamp(batch.schema.field(at).type):
+        return batch
+    cast = batch.column(at).cast(pa.timestamp("us", batch.schema.field(at).type.tz), safe=False)
+    return batch.set_column(at, "time", cast)
 
 
 def _formed(line: int, record: Mapping[str, Any]) -> Session | None:
@@ -267,22 +281,30 @@ def _has_double(values: Sequence[Any]) -> bool:
 def _seconds(time: Any) -> float:
     """Seconds of a time; NaN for what is none."""
     if isinstance(time, datetime):
-        return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+        return _since_1970(time)
     if isinstance(time, str):
         try:
-            read = datetime.fromisoformat(time.replace("Z", "+00:00"))
+            return _since_1970(datetime.fromisoformat(time.replace("Z", "+00:00")))
         except ValueError:
             return float("nan")
-        return (read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp()
-    if isinstance(time, int | float) and not isinstance(time, bool) and np.isfinite(time):
-        return float(time)
+    if isinstance(time, int | float) and not isinstance(time, bool):
+        try:
+            seconds = float(time)
+        except OverflowError:  # a whole number beyond all clocks
+            return float("nan")
+        return seconds if math.isfinite(seconds) else float("nan")
     return float("nan")
 
 
-def write_click_log(sessions: Iterator[Mapping[str, Any]], path: Path | str) -> None:
-    """Write sessions, maps with the keys of a line, as JSON lines, whole or not at all."""
-    from rankpipe.store import replacing
+def _since_1970(time: datetime) -> float:
+    """Seconds; a time without a zone is taken for UTC, whatever the machine's."""
+    return ((time if time.tzinfo else time.replace(tzinfo=timezone.utc)) - EPOCH).total_seconds()
 
+
+def write_click_log(sessions: Iterator[Mapping[str, Any]], path: Path | str) -> None:
+    """Write sessions, maps with the keys of a line, as JSON lines, whole or not at all. Raises UsageError for other names."""
+    if Path(path).suffix != ".jsonl":
+        raise UsageError(f"{path}: a log is written to a file whose name ends in .jsonl")
     with replacing(Path(path)) as file:
         for one in sessions:
             file.write(json.dumps(one, ensure_ascii=False) + "\n")

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -241,10 +243,16 @@ class PairDebias(ClickLoss):
             kept.clamp_(min=self._lowest)
 
 
-def propensities_of(loss: ClickLoss) -> dict[str, list[float]]:
-    """What a loss assumes or has learnt of positions, as JSON takes it; nothing where it does not."""
+def propensities_of(loss: ClickLoss, filled: NDArray[np.bool_] | None = None) -> dict[str, list[float | None]]:
+    """What a loss assumes or has learnt of positions, as JSON takes it; nothing where it does not.
+
+    filled  (n,) positions that held a document; of the others nothing was learnt, and None is told
+    """
     found = loss.propensities()
-    return {} if found is None else {"propensities": [round(float(one), 6) for one in found]}
+    if found is None:
+        return {}
+    known = np.ones(len(found), bool) if filled is None else filled
+    return {"propensities": [round(float(one), 6) if there else None for one, there in zip(found, known, strict=True)]}
 
 
 def _places(shown: Shown, positions: int) -> Tensor:

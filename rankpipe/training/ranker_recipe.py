@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -68,7 +68,7 @@ class Clicks(RankerPhase):
     log: Annotated[Path, Strict(False)]
     bad: Literal["refuse", "leave-out"] = "refuse"
     method: Literal["dla", "regression-em", "pair-debias", "known", "naive"] = "dla"
-    propensities: Several[Annotated[float, Gt(0)]] | None = None
+    propensities: Annotated[Several[Annotated[float, Gt(0)]], MinLen(1)] | None = None
     positions: Annotated[int, Ge(1)] = 10
     propensity_rate: Annotated[float, Gt(0)] = 0.5
     limit: Annotated[float, Gt(1)] = 100.0
@@ -91,7 +91,7 @@ class RankerRecipe(Recipe):
     name: ClassVar[str] = "ranker"
     phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"grades": Grades, "clicks": Clicks}
 
-    hidden: Several[Annotated[int, Ge(1)]] = ()
+    hidden: Several[Annotated[int, Ge(1), Le(4096)]] = ()
     candidates: FeatureCandidates
 
     @model_validator(mode="after")

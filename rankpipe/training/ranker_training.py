@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rankpipe.data import Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
+from rankpipe.evaluation.manifest import described
 from rankpipe.evaluation.result import evaluate
 from rankpipe.models.adapters.attached import Attached
 from rankpipe.models.feature_ranker import FeatureRanker
@@ -57,12 +58,14 @@ class Lists:
     rows      (L, G) int64 rows of `features`; -1 where a list is shorter
     grades    (L, G) float32, of phases that learn judgements
     sessions  of phases that learn clicks
+    whole     likewise, with the lists that nobody clicked
     """
 
     ids: list[str]
     rows: NDArray[np.int64]
     grades: NDArray[np.float32] | None = None
     sessions: Sessions | None = None
+    whole: Sessions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,8 @@ def train_ranker(recipe: RankerRecipe, asked: Command) -> str:
     Raises UsageError for a recipe that asks for what the data set does not have, DataError for a log that is wrong.
     """
     runtime = asked.runtime
+    if asked.processes.count > 1:
+        raise UsageError(f"a ranker is trained by one process; {asked.processes.count} were started")
     pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=asked.dataset.corpus, runtime=runtime)
     with runtime.active():
         material = gather_lists(recipe, asked.dataset, pipeline, notify=asked.notify)
@@ -100,19 +105,21 @@ def gather_lists(
 ) -> RankerMaterial:
     """Find the candidates of all queries and their features, and what is known of them."""
     account: dict[str, Any] = {}
-    train, development = drawing.train_and_development(recipe, dataset, account, needed=True)
-    if train is None or development is None:  # never: judgements are needed
-        raise drawing.no_judgements(dataset, recipe.split)
+    judged = any(isinstance(phase, Grades) for phase in recipe.phases)
+    train, development = drawing.train_and_development(recipe, dataset, account, needed=False)
+    if development is None or (judged and train is None):
+        raise _no_judgements(recipe, dataset, judged=judged)
     gathered = Gathered(recipe, dataset, pipeline)
-    run = gathered.run(train)
     lists = []
     account["phases"] = []
     for phase in recipe.phases:
         if isinstance(phase, Clicks):
-            log = read_click_log(phase.log, dataset.queries(recipe.split), dataset.corpus)
-            one, told = gathered.of_clicks(phase, log, train)
-        else:
-            one, told = gathered.of_grades(run)
+            log = read_click_log(phase.log, dataset.queries(None), dataset.corpus)
+            one, told = gathered.of_clicks(phase, log, trainable(dataset, recipe.split, development))
+        elif train is not None:
+            one, told = gathered.of_grades(gathered.run(train))
+        else:  # never: it was looked for above
+            raise _no_judgements(recipe, dataset, judged=True)
         notify(
             ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in told.items() if isinstance(value, int))
         )
@@ -121,12 +128,36 @@ def gather_lists(
     features = gathered.features()
     account["features"] = {
         "columns": list(gathered.columns),
+        "pipeline": [described(stage) for stage in pipeline.stages],
         "digest": hashlib.sha256(features.tobytes()).hexdigest()[:32],
     }
     split = account["development"]["split"]
-    judged = drawing.qrels_of(development, dataset, split)
+    qrels = drawing.qrels_of(development, dataset, split)
     depth = recipe.development.depth or recipe.candidates.depth
-    return RankerMaterial(gathered.columns, features, lists, (gathered.run(development).top(depth), judged), account)
+    return RankerMaterial(gathered.columns, features, lists, (gathered.run(development).top(depth), qrels), account)
+
+
+def trainable(dataset: Dataset, split: str, development: Queries) -> Queries:
+    """Queries, judged or not, that may be trained on: none of development or of another split, nor one with its text."""
+    others = {query_id for other in dataset.splits if other != split for query_id in dataset.queries(other).ids}
+    others |= set(development.ids)
+    texts = drawing.other_texts(dataset, split) | {drawing.plain_text(text) for text in development.texts}
+    queries = dataset.queries(None)
+    kept = [
+        row
+        for row, (query_id, text) in enumerate(zip(queries.ids, queries.texts, strict=True))
+        if query_id not in others and drawing.plain_text(text) not in texts
+    ]
+    return queries.select(kept)
+
+
+def _no_judgements(recipe: RankerRecipe, dataset: Dataset, *, judged: bool) -> UsageError:
+    there = f"it has {', '.join(dataset.splits)}" if dataset.splits else "it has no judgements at all"
+    what = f"judgements of split '{recipe.split}' to learn" if judged else "judged queries to decide what to keep by"
+    return UsageError(
+        f"data set '{dataset.name}' has no {what}; {there}. Clicks need no judgements to learn from, but a few to be judged by: "
+        "a split 'dev'"
+    )
 
 
 class Gathered:
@@ -154,15 +185,19 @@ class Gathered:
         qrels = self._dataset.qrels(self._recipe.split)
         first, width = self._take(run), int(run.counts.max(initial=1))
         ids, rows, grades = [], [], []
+        itself = self._dataset.card.self_match
         for query, query_id in enumerate(run.queries.ids):
             begin, end = int(run.offsets[query]), int(run.offsets[query + 1])
             judged = qrels.get(query_id, {})
-            found = [max(0.0, float(judged.get(one, 0))) for one in run.corpus.ids(run.documents[begin:end])]
-            if len(set(found)) < 2:
+            documents = run.corpus.ids(run.documents[begin:end])
+            kept = np.array([not (itself and one == query_id) for one in documents], bool)
+            found = np.array([max(0.0, float(judged.get(one, 0))) for one in documents], np.float32)[kept]
+            if len(set(found.tolist())) < 2:
                 continue
             ids.append(query_id)
-            rows.append(np.pad(first + np.arange(begin, end), (0, width - (end - begin)), constant_values=-1))
-            grades.append(np.pad(np.array(found, np.float32), (0, width - (end - begin))))
+            own = first + np.arange(begin, end)[kept]
+            rows.append(np.pad(own, (0, width - len(own)), constant_values=-1))
+            grades.append(np.pad(found, (0, width - len(own))))
         if not ids:
             raise UsageError(
                 f"none of {len(run)} judged queries of split '{self._recipe.split}' has a relevant document and another one "
@@ -177,7 +212,7 @@ class Gathered:
             log.refuse_problems()
         own = log.of(queries)
         shown = own.added_up(queries, self._dataset.corpus, phase.positions)
-        run = self._pipeline_features(shown.queries, shown.sessions, queries)
+        run = self._pipeline_features(shown.queries, shown.sessions, queries, log.path)
         return run, {
             "lists": len(run.ids),
             "sessions": int(shown.sessions.count.sum()),
@@ -199,10 +234,13 @@ class Gathered:
         self._rows += len(run.documents)
         return first
 
-    def _pipeline_features(self, owners: NDArray[np.int64], sessions: Sessions, queries: Queries) -> Lists:
+    def _pipeline_features(self, owners: NDArray[np.int64], sessions: Sessions, queries: Queries, log: Path) -> Lists:
         clicked = np.flatnonzero(sessions.clicks.sum(1) > 0)
         if not len(clicked):
-            raise UsageError("nothing was clicked in the log: there is nothing to learn")
+            raise UsageError(
+                f"{log}: nothing is left to learn: of its sessions that are whole, {int(sessions.count.sum()):,} are of queries "
+                f"that train, and none of these has a click in the first {sessions.shown.shape[1]} positions"
+            )
         asked = np.unique(owners[clicked])
         run = self.run(queries.select(asked))
         first = self._take(run)
@@ -224,7 +262,7 @@ class Gathered:
                     )
                 rows[number, at] = place[owner, document]
         kept = Sessions(shown, sessions.count[clicked], sessions.clicks[clicked], sessions.pairs[clicked])
-        return Lists([queries.ids[owner] for owner in owners[clicked].tolist()], rows, None, kept)
+        return Lists([queries.ids[owner] for owner in owners[clicked].tolist()], rows, None, kept, sessions)
 
 
 class RankerTraining:
@@ -252,7 +290,11 @@ class RankerTraining:
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the ranker; what was learnt of positions, by phase."""
         write_ranker(self._ranker.cpu(), self._material.columns, folder)
-        return {"positions": [None if one is None else propensities_of(one) for one in self._clicks]}
+        filled = [
+            None if one.sessions is None else np.asarray(one.sessions.present.any(0)) for one in self._material.lists
+        ]
+        told = zip(self._clicks, filled, strict=True)
+        return {"positions": [None if one is None else propensities_of(one, there) for one, there in told]}
 
     def _phase(self, number: int, phase: Any) -> PhasePlan:
         lists: Lists = self._material.lists[number]

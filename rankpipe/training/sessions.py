@@ -98,11 +98,13 @@ def simulate(
 def randomised_propensities(sessions: Sessions) -> NDArray[np.float64]:
     """(n,) propensities over the first position's, from lists that were shown in random orders.
 
-    There, what a position is clicked less is not looked at. Joachims, Swaminathan and Schnabel, WSDM 2017, arXiv
+    There, what a position is clicked less is not looked at. It is compared with the first position of lists that are long
+    enough to have it: short lists may be of other queries. Joachims, Swaminathan and Schnabel, WSDM 2017, arXiv
     1608.04468, section 5. Raises UsageError where a position was never clicked.
     """
-    rates = sessions.click_through()
-    if not (rates > 0).all():
-        position = int(np.argmin(np.nan_to_num(rates) > 0)) + 1
+    there = sessions.present
+    clicks, first = sessions.clicks.sum(0), (there * sessions.clicks[:, :1]).sum(0)  # of lists that have the position
+    if not ((clicks > 0) & (first > 0)).all():
+        position = int(np.argmin((clicks > 0) & (first > 0))) + 1
         raise UsageError(f"position {position} was never clicked in {sessions.count.sum():,} sessions; more are needed")
-    return rates / rates[0]
+    return clicks / first

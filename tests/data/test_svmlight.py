@@ -108,6 +108,8 @@ def test_drawn_numbers_are_exact(path: Path) -> None:
         ("1 qid:1 2:1e", "'2:1e': the value is not a finite number"),
         ("1 qid:1 2:1.2.3", "'2:1.2.3': the value is not a finite number"),
         ("1 qid:1 2:1e39", "feature 2 is 1e+39, too large for 32 bits"),
+        ("1e39 qid:1 1:1", "the grade is 1e+39, too large for 32 bits"),
+        ("1e400 qid:1 1:1", "the grade is inf, too large for 32 bits"),
         ("1 qid:1 99999999:1", "'99999999:1': more than 1,048,576 features are not read"),
         ("1 qid:1 99999999999999999999999:1", "'99999999999999999999999:1': more than 1,048,576 features are not read"),
     ],
@@ -187,6 +189,30 @@ def test_what_a_line_cannot_hold_is_not_written(tmp_path: Path, query_id: str, c
         write_svmlight(one, tmp_path / "lists.txt")
     assert str(error.value) == message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_grades_are_written_to_the_last_bit(tmp_path: Path) -> None:
+    grades = np.array([1234567.0, 0.12345678, 3.0], np.float32)
+    lists = FeatureLists(("a",), np.array([0, 3]), grades, np.ones((3, 1), np.float32))
+    write_svmlight(lists, tmp_path / "lists.txt")
+    assert read_svmlight(tmp_path / "lists.txt").grades.tolist() == grades.tolist()
+
+
+def test_what_could_not_be_read_again_is_not_written(path: Path, tmp_path: Path) -> None:
+    lists = read(path, TWO)
+    with pytest.raises(UsageError, match=r"^one query id stands twice, and its two lists would be read as one$"):
+        write_svmlight(lists.select([0, 0]), tmp_path / "out.txt")
+    lists.features[0, 0] = np.nan
+    with pytest.raises(UsageError, match=r"^grades and features must be finite numbers to be written$"):
+        write_svmlight(lists, tmp_path / "out.txt")
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_matrix_that_no_memory_holds_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svmlight, "MOST_NUMBERS", 1000)
+    with pytest.raises(DataError) as error:
+        read(path, "0 qid:1 1:1\n0 qid:1 501:1\n")
+    assert str(error.value) == f"{path}: 2 documents with 501 features are 1,002 numbers, and 1,000 are read at most"
 
 
 def test_some_queries_are_selected_in_the_order_given(path: Path) -> None:

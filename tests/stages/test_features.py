@@ -116,9 +116,13 @@ def test_a_candidate_without_its_column_is_refused(run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"_id": "d1", "clicks": "7"}', "'clicks' is \"7\", not a finite number"),
-        ('{"_id": "d1", "clicks": true}', "'clicks' is true, not a finite number"),
-        ('{"_id": "d1", "clicks": NaN}', "'clicks' is NaN, not a finite number"),
+        ('{"_id": "d1", "clicks": "7"}', "'clicks' is \"7\", not a finite number of 32 bits"),
+        ('{"_id": "d1", "clicks": true}', "'clicks' is true, not a finite number of 32 bits"),
+        (
+            '{"_id": "d1", "clicks": 1' + "0" * 400 + "}",
+            "'clicks' is 1" + "0" * 39 + ", not a finite number of 32 bits",
+        ),
+        ('{"_id": "d1", "clicks": NaN}', "'clicks' is NaN, not a finite number of 32 bits"),
         ('{"clicks": 7}', 'not an object with the id of a document, such as {"_id": "doc-7", "clicks": 12}'),
         ("[1]", 'not an object with the id of a document, such as {"_id": "doc-7", "clicks": 12}'),
         ("{", "not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
@@ -135,9 +139,24 @@ def test_a_line_of_columns_that_is_none_is_refused(run: Run, tmp_path: Path, lin
 def test_a_document_given_twice_is_refused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "columns.jsonl"
     path.write_text('{"_id": "d2", "clicks": 1}\n{"_id": "d2", "clicks": 1}\n')
+    with pytest.raises(DataError) as error:
+        Features(fields=(), columns=path)(run)
+    assert str(error.value) == f"{path}:2: document 'd2' stood in line 1 already"
+
+
+def test_two_columns_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "columns.jsonl"
+    path.write_text("".join(f'{{"_id": "d{number}", "score": 1}}\n' for number in (1, 2, 3)))
     with pytest.raises(UsageError) as error:
         Features(fields=(), columns=path)(run)
-    assert str(error.value) == f"{path} gives document 'd2' twice"
+    assert str(error.value) == (
+        f"features has two columns of the name 'score'; give the stage, or the key in {path}, another name"
+    )
+
+
+def test_an_analyzer_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        Features(analyzer="nonsense")
 
 
 def test_a_name_without_scores_is_refused(run: Run) -> None:
@@ -156,6 +175,14 @@ def test_a_ranker_without_features_is_refused_before_anything_runs() -> None:
     assert str(error.value).endswith(
         "3:5: 'learned' needs features, and no stage before it makes any; put the stage 'features' first"
     )
+
+
+def test_features_of_candidates_that_branches_replace_are_gone() -> None:
+    with pytest.raises(PipelineError, match="'learned' needs features, and no stage before it makes any"):
+        load_text(
+            "stages:\n  - bm25\n  - features\n  - fuse:\n      branches:\n        - bm25\n        - bm25: {k1: 1.2}\n"
+            "  - learned: {model: somewhere}\n"
+        )
 
 
 def test_features_of_replaced_candidates_are_gone() -> None:

@@ -66,8 +66,8 @@ def test_a_folder_that_is_not_there_or_holds_no_ranker_is_refused(run: Run, tmp_
     ("changed", "message"),
     [
         ({"format": 99}, "not a ranker of this version of rankpipe (format 1, kind 'network')"),
-        ({"hidden": [10**9]}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 65,536"),
-        ({"columns": []}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 65,536"),
+        ({"hidden": [10**9]}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 4,096"),
+        ({"columns": []}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 4,096"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

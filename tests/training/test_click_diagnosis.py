@@ -51,7 +51,7 @@ def test_a_bias_is_found_and_correcting_is_likely_to_help() -> None:
     found = diagnose(*logged(model, blind=True), draws=5, truth=model.propensities(6).tolist())
     assert found.error is not None
     assert found.error < 0.15
-    assert found.verdict.startswith("likely: the last position is looked at 0.")
+    assert found.verdict.startswith("likely: position 6 is looked at 0.")
     low, high = found.propensities[:, 1], found.propensities[:, 2]
     assert (low <= high).all()
     assert (high - low)[1:].max() < 0.3
@@ -80,7 +80,7 @@ def test_the_order_of_relevance_cannot_be_told_from_position() -> None:
     [
         (
             {},
-            "likely: the last position is looked at 0.40 times as often as the first, and correction orders 20 % of all pairs",
+            "likely: position 2 is looked at 0.40 times as often as the first, and correction orders 20 % of all pairs",
         ),
         ({"effective": 99.0}, "cannot be told: 500 clicks, weighted, are worth 99; at least 100 are needed"),
         ({"propensities": np.array([[1, 1, 1], [0.8, 0.5, 0.9]])}, "hardly: no position is looked at less"),
@@ -106,6 +106,29 @@ def test_click_through_and_effective_clicks_by_hand() -> None:
     assert found.click_through[1, 1:].tolist() == pytest.approx(expected)
     weight = 1 / found.propensities[1, 0]
     assert found.effective == pytest.approx((60 + 10 * weight) ** 2 / (60 + 10 * weight**2))
+
+
+def test_of_positions_that_nothing_was_shown_in_nothing_is_said() -> None:
+    features, rows, sessions = logged(PositionBased(), blind=True, lists=60, sessions=6000)
+    wide = [np.pad(one, [(0, 0)] + [(0, 3)] * (one.ndim - 1)) for one in (sessions.clicks, sessions.pairs)]
+    rows = np.pad(rows, ((0, 0), (0, 3)), constant_values=-1)
+    found = diagnose(features, rows, Sessions(rows, sessions.count, *wide), draws=2, truth=[1.0] * 9)
+    assert np.isnan(found.propensities[6:]).all()
+    assert not np.isnan(found.propensities[:6]).any()
+    assert found.error == pytest.approx(np.abs(found.propensities[:6, 0] - 1).max())
+    assert "position 9" not in found.verdict
+    assert found.told()["propensities"][8] == {"value": None, "from": None, "to": None}
+    ElementTree.fromstring(picture(found))
+
+
+def test_click_through_counts_lists_that_nobody_clicked() -> None:
+    features, rows = np.zeros((2, 1), np.float32), np.array([[0, 1]])
+    pairs = np.zeros((1, 2, 2), np.int64)
+    clicked = Sessions(rows, np.array([10]), np.array([[5, 1]]), pairs)
+    whole = Sessions(np.array([[0, 1], [1, 0]]), np.array([10, 90]), np.array([[5, 1], [0, 0]]), np.repeat(pairs, 2, 0))
+    found = diagnose(features, rows, clicked, whole=whole, draws=2, steps=2)
+    assert found.click_through[:, 0].tolist() == [0.05, 0.01]
+    assert found.sessions == 100
 
 
 def test_the_picture_is_drawn() -> None:

@@ -142,6 +142,25 @@ def test_a_parquet_file_says_the_same(tmp_path: Path, path: Path) -> None:
     assert log.problems.told() == {"outside": {"count": 1, "first_lines": [2]}}
 
 
+@pytest.mark.parametrize("time", [10**400, -(2**70), 1e400, True, [1]])
+def test_a_time_that_is_none_spoils_its_line_alone(path: Path, time: Any) -> None:
+    log = read(path, [GOOD, {**GOOD, "clicks": [], "time": time}, {**GOOD, "clicks": [1], "time": 12}])
+    assert log.problems.told() == {"backwards": {"count": 1, "first_lines": [2]}}
+    assert len(log.sessions) == 2
+
+
+def test_times_of_nanoseconds_are_read(tmp_path: Path) -> None:
+    times = pa.array([1_700_000_000_000_000_001, 1_700_000_001_000_000_999], pa.timestamp("ns"))
+    columns = {"query": ["q1", "q1"], "shown": [["d1"], ["d1"]], "clicks": [[1], []], "time": times}
+    pq.write_table(pa.table(columns), tmp_path / "clicks.parquet")
+    assert len(read_click_log(tmp_path / "clicks.parquet", QUERIES, CORPUS).sessions) == 2
+
+
+def test_a_log_is_written_under_a_name_that_it_is_read_by(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"x\.jsonl\.gz: a log is written to a file whose name ends in \.jsonl$"):
+        write_click_log(iter([GOOD]), tmp_path / "x.jsonl.gz")
+
+
 def test_what_is_written_is_read_again(path: Path) -> None:
     write_click_log(iter([GOOD, {**GOOD, "time": 11}]), path)
     log = read_click_log(path, QUERIES, CORPUS)

@@ -135,6 +135,17 @@ def test_first_step_of_pair_debias_to_the_digits() -> None:
     assert loss.clicked.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_the_bias_of_unclicked_positions_moves_too() -> None:
+    loss = doubled(PairDebias(3))
+    assert isinstance(loss, PairDebias)
+    clicks = torch.tensor([[0.0, 1, 0]], dtype=torch.float64)
+    loss(SCORES, Shown.once(clicks, ALL))
+    # pairs (2, 1) and (2, 3): log(1 + e^-.5) = .474077, log(1 + e^-1.2) = .263282; position 2 was never left
+    third = 0.95 + 0.05 * math.sqrt(math.log1p(math.exp(-1.2)) / math.log1p(math.exp(-0.5)))
+    assert loss.unclicked.tolist() == pytest.approx([1, 0.95, third], abs=1e-9)
+    assert third == pytest.approx(0.987261, abs=5e-7)
+
+
 def test_a_position_that_is_never_clicked_keeps_a_ratio_above_zero() -> None:
     loss = PairDebias(3, lowest=0.01)
     for _ in range(400):

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 
-from rankpipe import Dataset, Pipeline, Runtime
+from rankpipe import Dataset, Pipeline, Runtime, evaluate
 from rankpipe.cli.train import train_recipe
 from rankpipe.errors import DataError, PipelineError, UsageError
 from rankpipe.training.click_log import write_click_log
@@ -42,7 +42,9 @@ def train(garden: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """`train(text)`: train a recipe on the garden; what its manifest says. The folder is tmp_path/ranker."""
     (tmp_path / "features.yaml").write_text(PIPELINE)
 
-    def trained(text: str, output: Path = tmp_path / "ranker") -> dict[str, Any]:
+    def trained(
+        text: str, output: Path = tmp_path / "ranker", notify: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
         (tmp_path / "recipe.yaml").write_text(text)
         recipe = load_recipe(tmp_path / "recipe.yaml")
         assert isinstance(recipe, RankerRecipe)
@@ -53,7 +55,7 @@ def train(garden: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
             runtime=Runtime(device="cpu"),
             command="x",
             force=True,
-            notify=lambda _: None,
+            notify=notify,
         )
         train_ranker(recipe, asked)
         return json.loads((output / "manifest.json").read_text())
@@ -103,6 +105,65 @@ def test_the_same_recipe_gives_the_same_ranker(train: Callable[..., dict[str, An
     train(GRADES, tmp_path / "again")
     first, second = (tmp_path / name / "model.safetensors" for name in ("ranker", "again"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_ranker_orders_its_training_queries_better_than_before(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    weak = PIPELINE.replace("{k: 20}", "{k: 20, fields: [text], k1: 0.0}")  # titles are what tells documents apart
+    (tmp_path / "features.yaml").write_text(weak)
+    train(GRADES)
+    (tmp_path / "learned.yaml").write_text(weak + "  - learned: {model: ranker, depth: 20}\n")
+    dataset = Dataset.load(str(garden))
+    values = {}
+    for name in ("features", "learned"):
+        run = Pipeline.load(tmp_path / f"{name}.yaml", corpus=dataset.corpus).run(dataset.queries("train"))
+        values[name] = evaluate(run, dataset.qrels("train"), ["nDCG@10"])["nDCG@10"]
+    assert values["learned"] > values["features"] + 0.05
+
+
+def test_a_killed_training_of_two_phases_goes_on_to_the_same_bits(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    more = "  - clicks: {log: clicks.jsonl, positions: 5, steps: 30, learning_rate: 0.05}\n"
+    recipe = GRADES.replace("development", f"{more}development")
+    train(recipe)
+
+    class Killed(Exception):
+        """In the place of a signal."""
+
+    lines = [0]
+
+    def notify(line: str) -> None:
+        lines[0] += line.startswith("2 clicks: step")
+        if lines[0] == 2:  # after step 20 of the second phase; step 10 was kept
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "again", notify)
+    manifest = train(recipe, tmp_path / "again")
+    first, second = (tmp_path / name / "model.safetensors" for name in ("ranker", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    assert manifest["positions"] == json.loads((tmp_path / "ranker" / "manifest.json").read_text())["positions"]
+
+
+def test_queries_without_judgements_are_learnt_from_clicks(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    (garden / "qrels" / "train.tsv").unlink()  # the log is all that is known of these queries
+    phase = "clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.1}"
+    recipe = GRADES.replace("grades: {steps: 30, learning_rate: 0.1, batch: 8}", phase)
+    told = train(recipe)["examples"]["phases"][0]
+    assert told["sessions"] > 100
+    assert told["wrong_lines"] == {}
+    with pytest.raises(UsageError) as error:
+        train(GRADES)
+    assert str(error.value).endswith(
+        "has no judgements of split 'train' to learn; it has dev, test. Clicks need no judgements to learn from, but a few to "
+        "be judged by: a split 'dev'"
+    )
 
 
 @pytest.mark.parametrize("loss", ["softmax", "list-net", "ranknet", "lambda", "list-mle", "approx-ndcg"])

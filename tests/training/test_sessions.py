@@ -72,6 +72,14 @@ def test_shuffled_lists_tell_the_propensities() -> None:
     assert found.tolist() == pytest.approx((model.propensities(4) / 0.68).tolist(), abs=0.02)
 
 
+def test_propensities_are_compared_on_lists_that_are_long_enough() -> None:
+    # short lists are relevant, long ones hardly: over all lists the last positions would look unseen
+    rng, given = np.random.default_rng(0), lists([2] * 50 + [6] * 50, [2.0] * 100 + [0.0] * 300)
+    shown = shuffled(given, 6, rng, orders=20)
+    found = randomised_propensities(simulate(given, shown, PositionBased(eta=0.0), 300_000, rng, noise=0.3))
+    assert found.tolist() == pytest.approx([1.0] * 6, abs=0.03)
+
+
 def test_a_position_that_was_never_clicked_has_no_propensity() -> None:
     none = np.zeros((1, 2, 2), np.int64)
     sessions = Sessions(np.array([[0, 1]]), np.array([10]), np.array([[3, 0]]), none)
