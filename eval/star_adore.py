@@ -203,7 +203,8 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"\nTrained on {name}, measured elsewhere (first seed), nDCG@10, and p against zero-shot:\n"
             yield "| method | " + " | ".join(others) + " |\n|---|" + "---:|" * len(others)
             for method, rows in of.items():
-                yield f"| {method} | " + " | ".join(_elsewhere(of, rows[0], other) for other in others) + " |"
+                if len(rows[0]["results"]) > 1:
+                    yield f"| {method} | " + " | ".join(_elsewhere(of, rows[0], other) for other in others) + " |"
         yield "\nWhat was measured on development queries, first seed:\n"
         for method, rows in of.items():
             if rows[0]["curve"]:
