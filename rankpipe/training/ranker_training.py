@@ -250,17 +250,23 @@ class Gathered:
         }
         shown = sessions.shown[clicked]
         rows = np.full(shown.shape, -1, np.int64)
+        missing: list[tuple[int, int]] = []
         for number, owner in enumerate(owners[clicked].tolist()):
             for at, document in enumerate(shown[number].tolist()):
                 if document < 0:
                     continue
-                if (owner, document) not in place:
-                    raise UsageError(
-                        f"query {queries.ids[owner]!r}: document {self._dataset.corpus.ids([document])[0]!r} was shown, and is not "
-                        f"among the first {self._recipe.candidates.depth} candidates of {self._recipe.candidates.pipeline!r}, "
-                        "so it has no features; choose a larger depth, or the pipeline that showed it"
-                    )
-                rows[number, at] = place[owner, document]
+                if (owner, document) in place:
+                    rows[number, at] = place[owner, document]
+                else:
+                    missing.append((owner, document))
+        if missing:
+            owner, document = missing[0]
+            raise UsageError(
+                f"{log}: {len(missing):,} of {int((shown >= 0).sum()):,} documents that were shown have no features, for they are "
+                f"not among the first {self._recipe.candidates.depth} candidates of {self._recipe.candidates.pipeline!r}; the first "
+                f"is {self._dataset.corpus.ids([document])[0]!r} of query {queries.ids[owner]!r}. Take the pipeline that showed "
+                "them, and a depth, and a stage 'cut' in it, that keeps them"
+            )
         kept = Sessions(shown, sessions.count[clicked], sessions.clicks[clicked], sessions.pairs[clicked])
         return Lists([queries.ids[owner] for owner in owners[clicked].tolist()], rows, None, kept, sessions)
 

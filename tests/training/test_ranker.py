@@ -234,9 +234,9 @@ def test_what_was_shown_and_has_no_features_is_named(
     phase = "clicks: {log: clicks.jsonl, steps: 10, learning_rate: 0.1}"
     with pytest.raises(UsageError) as error:
         train(GRADES.replace("grades: {steps: 30, learning_rate: 0.1, batch: 8}", phase))
-    assert f"query {query!r}: document {other!r} was shown, and is not among the first 20 candidates of" in str(
-        error.value
-    )
+    told = "clicks.jsonl: 1 of 1 documents that were shown have no features, for they are not among the first 20 candidates of "
+    assert told in str(error.value)
+    assert f"; the first is {other!r} of query {query!r}. Take the pipeline that showed them" in str(error.value)
 
 
 def test_a_pipeline_without_features_is_refused(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
