@@ -322,7 +322,7 @@ def clicks(
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Diagnose a click log: wrong lines, which positions are looked at, and whether correcting for them helps."""
+    """Tell from a click log which positions people look at."""
     from rankpipe.cli.clicks import diagnose_log, read_truth
 
     diagnose_log(

@@ -101,7 +101,7 @@ class InvertedIndex:
         number = self._vocabulary.find(term)
         return 0 if number < 0 else int(self._arrays.starts[number + 1] - self._arrays.starts[number])
 
-    def document_frequencies(self, terms: NDArray[np.int32]) -> NDArray[np.int64]:
+    def document_frequencies(self, terms: NDArray[np.integer]) -> NDArray[np.int64]:
         """(T,) documents that have each of some terms, by their numbers in this index."""
         return self._arrays.starts[terms + 1] - self._arrays.starts[terms]
 
