@@ -307,7 +307,19 @@ def test_a_stage_that_cannot_be_loaded_does_not_hide_the_others(
 
 # -- the command line itself --------------------------------------------------------------------------------------------
 
-COMMANDS = ["run", "check", "search", "index", "evaluate", "train", "compare", "clicks", "datasets", "stages", "adapters"]
+COMMANDS = [
+    "run",
+    "check",
+    "search",
+    "index",
+    "evaluate",
+    "train",
+    "compare",
+    "clicks",
+    "datasets",
+    "stages",
+    "adapters",
+]
 
 
 def test_help_names_every_command(rankpipe: Command) -> None:
