@@ -289,7 +289,12 @@ class Run:
 
     def with_feature(self, name: str, values: NDArray[np.floating]) -> Run:
         """This run with one more column (H,), or an old one replaced."""
-        return replace(self, features={**self.features, name: np.asarray(values, np.float32)})
+        return self.with_features({name: values})
+
+    def with_features(self, columns: Mapping[str, NDArray[np.floating]]) -> Run:
+        """This run with more columns (H,), old ones of the same names replaced."""
+        added = {name: np.asarray(values, np.float32) for name, values in columns.items()}
+        return replace(self, features={**self.features, **added})
 
     def with_queries(self, queries: Queries) -> Run:
         """The same candidates for rewritten queries."""

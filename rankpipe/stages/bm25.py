@@ -21,7 +21,7 @@ from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
 from rankpipe.store import artefact
 
 if TYPE_CHECKING:
-    from rankpipe.index.inverted import InvertedIndex
+    from rankpipe.index.inverted import InvertedIndex, TermQueries
     from rankpipe.index.lucene import LuceneIndex
 
 LUCENE_ANALYZERS = ("english", "whitespace")
@@ -93,13 +93,16 @@ class BM25(Stage):
         """The open index of a corpus and its analyzer; built into the store if it is not there."""
         return self.open_once(corpus.digest, lambda: self._build_or_open(corpus))
 
-    def _search(self, run: Run) -> Ranking:
+    def index_and_terms(self, run: Run) -> tuple[InvertedIndex, TermQueries]:
+        """The open index, and the terms of a run's queries in it: their weighted ones before those of their texts."""
         index, analyzer = self.index(run.corpus)
         queries = run.queries
         if queries.terms is None:
-            terms = index.queries(queries.texts, analyzer)
-        else:
-            terms = index.weighted_queries(queries.terms)
+            return index, index.queries(queries.texts, analyzer)
+        return index, index.weighted_queries(queries.terms)
+
+    def _search(self, run: Run) -> Ranking:
+        index, terms = self.index_and_terms(run)
         threads = current_runtime().thread_count
         return index.search(terms, self.k, run.corpus.tie_order, k1=self.k1, b=self.b, threads=threads)
 

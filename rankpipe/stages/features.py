@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,7 +20,7 @@ from rankpipe.errors import UsageError
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
 from rankpipe.stages.bm25 import BM25, known_analyzer
-from rankpipe.stages.normalise import floors, normalised
+from rankpipe.stages.normalise import normalised, of_earlier
 from rankpipe.stages.rescore import Rescore
 from rankpipe.store import file_digest
 
@@ -83,15 +83,14 @@ class Features(Stage):
 
     def __call__(self, run: Run) -> Run:
         """The run with the columns. Raises UsageError for a name without scores, a document without its columns."""
-        taken: set[str] = set()
+        found: dict[str, NDArray[np.floating]] = {}
         for name, values in self._columns(run):
-            if name in taken:
+            if PREFIX + name in found:
                 raise UsageError(
                     f"features has two columns of the name {name!r}; give the stage, or the key in {self.columns}, another name"
                 )
-            taken.add(name)
-            run = run.with_feature(PREFIX + name, values)
-        return run
+            found[PREFIX + name] = values
+        return run.with_features(found)
 
     def prepare(self, corpus: Corpus) -> None:
         """Build or open what the columns come from."""
@@ -110,7 +109,7 @@ class Features(Stage):
         yield "score", self._normalised(run, run.scores)
         yield "reciprocal-rank", 1 / run.ranks
         for name in self.scores:
-            yield name, self._named(run, name)
+            yield name, of_earlier(run, name, self.type_name(), self.normalise)
         for field, stage in self._by_field:
             yield from ((f"{field}.{kind}", values) for kind, values in self._of_field(run, field, stage))
         if self._similarity is not None:
@@ -124,25 +123,8 @@ class Features(Stage):
                 )
             yield name, found
 
-    def _named(self, run: Run, name: str) -> NDArray[np.float64]:
-        """(H,) scores of an earlier stage; the lowest that a query has where it did not score."""
-        if name not in run.features:
-            there = ", ".join(map(repr, run.features)) or "none"
-            raise UsageError(f"features finds no scores under the name {name!r}; names with scores: {there}")
-        scores = run.features[name]
-        known = ~np.isnan(scores)
-        offsets = np.concatenate([[0], np.cumsum(known)])[run.offsets]
-        values = normalised(scores[known], offsets, self.normalise, None)
-        filled = np.repeat(floors(values, offsets), run.counts)
-        filled[known] = values
-        return filled
-
     def _of_field(self, run: Run, field: str, stage: BM25) -> Iterator[tuple[str, NDArray[np.floating]]]:
-        index, analyzer = stage.index(run.corpus)
-        if run.queries.terms is None:
-            terms = index.queries(run.queries.texts, analyzer)
-        else:
-            terms = index.weighted_queries(run.queries.terms)
+        index, terms = stage.index_and_terms(run)
         scored = index.score(terms, run.offsets, run.documents, k1=self.k1, b=self.b)
         yield "bm25", self._normalised(run, scored)
         idf = index.score(terms, run.offsets, run.documents, k1=0.0, b=0.0)  # then a term counts its idf, however often
@@ -172,6 +154,16 @@ class Features(Stage):
             return {}
         path = self.columns
         return self.open_once(("columns", corpus.digest), lambda: _read_columns(path, corpus))
+
+
+def feature_matrix(run: Run, columns: Sequence[str]) -> NDArray[np.float32]:
+    """(H, F) columns of a run, by the names without the prefix. Each has to be there."""
+    return np.stack([run.features[PREFIX + name] for name in columns], axis=1)
+
+
+def feature_columns(run: Run) -> tuple[str, ...]:
+    """Names of the columns that the stage left in a run, without the prefix."""
+    return tuple(name.removeprefix(PREFIX) for name in run.features if name.startswith(PREFIX))
 
 
 def _most_idf(index: InvertedIndex, terms: TermQueries) -> NDArray[np.float64]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import numpy as np
 from annotated_types import Ge, Le, Len
-from numpy.typing import NDArray
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.errors import UsageError
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Several, Stage
-from rankpipe.stages.normalise import Normalisation, floors, normalised
+from rankpipe.stages.normalise import Normalisation, normalised, of_earlier
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -49,19 +46,7 @@ class Interpolate(Stage):
 
     def __call__(self, run: Run) -> Run:
         """Mix the scores. Raises UsageError if no stage left scores under the name `with_`."""
-        if self.with_ not in run.features:
-            there = ", ".join(map(repr, run.features)) or "none"
-            raise UsageError(f"interpolate finds no scores under the name {self.with_!r}; names with scores: {there}")
         first, second = self.minimum or (None, None)
-        earlier = self._filled(run, run.features[self.with_], first)
+        earlier = of_earlier(run, self.with_, self.type_name(), self.normalise, first)
         present = normalised(run.scores, run.offsets, self.normalise, second)
         return run.rescored(self.weight * earlier + (1 - self.weight) * present)
-
-    def _filled(self, run: Run, scores: NDArray[np.float32], minimum: float | None) -> NDArray[np.float64]:
-        """(H,) normalised scores of the earlier stage, also for candidates that it did not score (NaN)."""
-        known = ~np.isnan(scores)
-        offsets = np.concatenate([[0], np.cumsum(known)])[run.offsets]
-        values = normalised(scores[known], offsets, self.normalise, minimum)
-        filled = np.repeat(floors(values, offsets), run.counts)
-        filled[known] = values
-        return filled

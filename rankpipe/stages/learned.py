@@ -16,7 +16,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.references import need_extra
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Stage
-from rankpipe.stages.features import PREFIX
+from rankpipe.stages.features import feature_columns, feature_matrix
 
 if TYPE_CHECKING:
     from rankpipe.models.ranker_folder import OpenRanker
@@ -51,14 +51,15 @@ class Learned(Stage):
 
     def _score(self, run: Run) -> NDArray[np.float32]:
         ranker = self._ranker()
-        missing = [name for name in ranker.columns if PREFIX + name not in run.features]
+        columns = feature_columns(run)
+        missing = [name for name in ranker.columns if name not in columns]
         if missing:
-            there = ", ".join(name.removeprefix(PREFIX) for name in run.features if name.startswith(PREFIX)) or "none"
+            there = ", ".join(columns) or "none"
             raise UsageError(
                 f"the ranker {self.model} was trained on the feature {missing[0]!r}, which the stage 'features' did not "
                 f"leave; it left: {there}. Give that stage the settings it had in training"
             )
-        return ranker.scores(np.stack([run.features[PREFIX + name] for name in ranker.columns], axis=1))
+        return ranker.scores(feature_matrix(run, ranker.columns))
 
     def _ranker(self) -> OpenRanker:
         def opened() -> OpenRanker:

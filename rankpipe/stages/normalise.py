@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.errors import UsageError
+from rankpipe.run import Run
 
 Normalisation = Literal["min-max", "z-score", "theoretical-minimum", "none"]
 """Names of the normalisations, as YAML writes them."""
@@ -70,6 +71,23 @@ def normalised(
     if how == "theoretical-minimum" and minimum is not None:
         return theoretical_minimum(scores, offsets, minimum)
     return scores.astype(np.float64)
+
+
+def of_earlier(run: Run, name: str, user: str, how: Normalisation, minimum: float | None = None) -> NDArray[np.float64]:
+    """(H,) normalised scores of an earlier stage; where it gave none, the query's floor.
+
+    user  the stage that reads them, for the error. Raises UsageError if no stage left scores under the name.
+    """
+    if name not in run.features:
+        there = ", ".join(map(repr, run.features)) or "none"
+        raise UsageError(f"{user} finds no scores under the name {name!r}; names with scores: {there}")
+    scores = run.features[name]
+    known = ~np.isnan(scores)
+    offsets = np.concatenate([[0], np.cumsum(known)])[run.offsets]
+    values = normalised(scores[known], offsets, how, minimum)
+    filled = np.repeat(floors(values, offsets), run.counts)
+    filled[known] = values
+    return filled
 
 
 def floors(values: NDArray[np.float64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from rankpipe.models.feature_ranker import FeatureRanker
 from rankpipe.models.ranker_folder import write_ranker
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
-from rankpipe.stages.features import PREFIX
+from rankpipe.stages.features import feature_columns, feature_matrix
 from rankpipe.store import file_digest
 from rankpipe.training import losses
 from rankpipe.training import queries as drawing
@@ -172,7 +172,7 @@ class Gathered:
     def run(self, queries: Queries) -> Run:
         """Candidates with their features. Raises UsageError for a pipeline that leaves none."""
         run = self._pipeline.run(queries, progress=False).top(self._recipe.candidates.depth)
-        columns = tuple(name.removeprefix(PREFIX) for name in run.features if name.startswith(PREFIX))
+        columns = feature_columns(run)
         if not columns:
             raise UsageError(
                 f"pipeline {self._recipe.candidates.pipeline!r} leaves no features; it has to end with the stage 'features'"
@@ -230,7 +230,7 @@ class Gathered:
     def _take(self, run: Run) -> int:
         """Take the features of a run's candidates; the row of the first."""
         first = self._rows
-        self._parts.append(np.stack([run.features[PREFIX + name] for name in self.columns], axis=1))
+        self._parts.append(feature_matrix(run, self.columns))
         self._rows += len(run.documents)
         return first
 
@@ -341,7 +341,7 @@ class RankerTraining:
         """The measure's mean over development queries, whose candidates are re-ranked."""
         run, qrels = self._material.development
         card = self._dataset.card
-        columns = np.stack([run.features[PREFIX + name] for name in self._material.columns], axis=1)
+        columns = feature_matrix(run, self._material.columns)
         scores = self._ranker(torch.from_numpy(columns).to(self._device)).cpu().numpy()
         measure = self._recipe.development.measure
         result = evaluate(
