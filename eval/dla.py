@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from trained import finished, write, write_cell
 
+from rankpipe.data.dataset import data_folders
 from rankpipe.data.svmlight import FeatureLists, read_svmlight
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.evaluation.list_measures import CUTOFFS, list_measures
@@ -165,8 +165,8 @@ def _cell(name: str, model: str, seed: int, options: Any, say: Any) -> None:
 
 def _file(name: str, file: str) -> Path:
     """A file of a data set. Raises UsageError where RANKPIPE_DATA has none."""
-    for root in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep):
-        if root and (path := Path(root) / name / file).exists():
+    for folder in data_folders():
+        if (path := folder / name / file).exists():
             return path
     raise UsageError(f"no folder of RANKPIPE_DATA has {name}/{file}")
 

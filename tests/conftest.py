@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from hypothesis import settings
 
 from rankpipe.cli import main
 from rankpipe.data import Dataset
+from rankpipe.data.dataset import data_folders
 from rankpipe.models.tokens import quiet
 
 settings.register_profile("rankpipe", deadline=None)  # how long an example takes is no property of the code
@@ -45,9 +45,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _real(name: str) -> Path:
     """A file or folder of RANKPIPE_DATA; the test is skipped where there is none."""
-    for root in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep):
-        if root and (Path(root) / name).exists():
-            return Path(root) / name
+    for folder in data_folders():
+        if (folder / name).exists():
+            return folder / name
     pytest.skip(f"needs {name}: RANKPIPE_DATA names no folder that holds it")
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import random
 import tempfile
 import time
@@ -26,6 +25,7 @@ import torch
 from interleaved import interleaved
 from torch import nn
 
+from rankpipe.data.dataset import data_folders
 from rankpipe.data.svmlight import FeatureLists, read_svmlight
 from rankpipe.models.feature_ranker import FeatureRanker
 from rankpipe.training.click_losses import Dual
@@ -163,9 +163,9 @@ def _median(values: list[float]) -> float:
 
 
 def _file(name: str) -> Path:
-    for root in os.environ.get("RANKPIPE_DATA", "").split(os.pathsep):
-        if root and (Path(root) / name).exists():
-            return Path(root) / name
+    for folder in data_folders():
+        if (folder / name).exists():
+            return folder / name
     raise SystemExit(f"no folder of RANKPIPE_DATA has {name}")
 
 

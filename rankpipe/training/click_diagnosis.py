@@ -142,8 +142,8 @@ def diagnose(
     curve = np.concatenate([found, band], axis=1)
     curve[~(rows >= 0).any(0)] = np.nan
     corrected, whole = fit.scores(debiased), whole or sessions
-    weights = sessions.clicks * np.minimum(1 / dual, LIMIT)
-    squares = (sessions.clicks * np.minimum(1 / dual, LIMIT) ** 2).sum()
+    weights = np.minimum(1 / dual, LIMIT)
+    squares = (sessions.clicks * weights**2).sum()
     return Diagnosis(
         sessions=int(whole.count.sum()),
         lists=len(rows),
@@ -151,7 +151,7 @@ def diagnose(
         click_through=_click_through(whole),
         propensities=curve,
         truth=None if truth is None else np.asarray(truth, np.float64) / truth[0],
-        effective=float(weights.sum() ** 2 / squares) if squares > 0 else 0.0,
+        effective=float((sessions.clicks * weights).sum() ** 2 / squares) if squares > 0 else 0.0,
         disagreement=_disagreement(naive, corrected, rows >= 0),
         strength=_strength(corrected, rows >= 0),
     )

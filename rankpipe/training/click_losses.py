@@ -7,6 +7,7 @@ from clicks, and only those are needed: they are relative to the first position.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -62,12 +63,12 @@ class Shown(NamedTuple):
         return cls(clicks, torch.ones_like(clicks[:, 0]), pairs, present)
 
 
-class ClickLoss(nn.Module):
+class ClickLoss(nn.Module, ABC):
     """What is learnt from lists that were shown; parameters and buffers are what it has learnt of positions."""
 
+    @abstractmethod
     def forward(self, scores: Tensor, shown: Shown) -> Tensor:
         """The loss of a batch, one value; 0 without clicks."""
-        raise NotImplementedError
 
     def propensities(self) -> Tensor | None:
         """(n,) propensity of every position over that of the first; None where none is assumed or learnt."""

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from rankpipe.models.adapters.registry import AdapterSettings
 from rankpipe.stage import SETTINGS, Several
 from rankpipe.training.group_phases import Candidates, Distil, Labels
-from rankpipe.training.recipe import DEVELOPMENT_DEPTH, FromModel, Phase, Recipe
+from rankpipe.training.recipe import DEVELOPMENT_DEPTH, FromModel, Phase, Recipe, check_depth
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -44,9 +44,5 @@ class CrossEncoderRecipe(Recipe, FromModel):
 
     @model_validator(mode="after")
     def _reaches(self) -> CrossEncoderRecipe:
-        if (self.development.depth or 0) > self.candidates.depth:
-            raise ValueError(
-                f"'development' re-ranks {self.development.depth} candidates, and there are {self.candidates.depth} "
-                "('candidates', 'depth')"
-            )
+        check_depth(self.development, self.candidates.depth)
         return self

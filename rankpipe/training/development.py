@@ -42,17 +42,10 @@ class Reranking:
 
     def __call__(self) -> float:
         """The measure's mean over the queries."""
-        run, card = self.run, self.dataset.card
+        run = self.run
         documents = [run.documents[start:end] for start, end in zip(run.offsets[:-1], run.offsets[1:], strict=True)]
         found = self.scores(self.texts.pairs(run.queries.texts, documents)).cpu().numpy()
-        result = evaluate(
-            run.rescored(found),
-            self.qrels,
-            [self.measure],
-            relevance_cut=card.relevance_cut,
-            drop_self=card.self_match,
-        )
-        return result[self.measure]
+        return measured(run.rescored(found), self.qrels, self.dataset, self.measure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +86,18 @@ def searched(
     vectors: Vectors, queries: NDArray[np.float32], asked: Queries, qrels: Qrels, dataset: Dataset, measure: str
 ) -> float:
     """The measure's mean over queries, given their vectors, of exact search in vectors of documents."""
-    corpus, card = dataset.corpus, dataset.card
+    corpus = dataset.corpus
     found = FlatIndex(vectors).search(
         queries, min(DEPTH, len(vectors.rows)), corpus.tie_order, threads=torch.get_num_threads()
     )
     run = Run(asked, corpus, found.offsets, found.documents, found.scores)
-    result = evaluate(run, qrels, [measure], relevance_cut=card.relevance_cut, drop_self=card.self_match)
-    return result[measure]
+    return measured(run, qrels, dataset, measure)
+
+
+def measured(run: Run, qrels: Qrels, dataset: Dataset, measure: str) -> float:
+    """The measure's mean over the queries of some judgements, as the data set's card says."""
+    card = dataset.card
+    return evaluate(run, qrels, [measure], relevance_cut=card.relevance_cut, drop_self=card.self_match)[measure]
 
 
 @dataclass(frozen=True, eq=False)

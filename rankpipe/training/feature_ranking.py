@@ -18,7 +18,7 @@ from rankpipe.models.adapters.attached import Attached
 from rankpipe.models.feature_ranker import FeatureRanker
 from rankpipe.training.click_losses import ClickLoss, Shown
 from rankpipe.training.loop import PhasePlan, Plan, Progress, train
-from rankpipe.training.sessions import Sessions
+from rankpipe.training.sessions import Sessions, ranked
 
 GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of scores, grades and presence (N, G): a value per list (N,)."""
@@ -99,13 +99,11 @@ def train_on_grades(
 ) -> Progress:
     """Train on grades, the ranker being left with its best weights; `folder` takes checkpoints, and is gone on from."""
     width = int(lists.counts.max())
-    rows = np.full((len(lists), width), -1, np.int64)
-    for query, (begin, end) in enumerate(zip(lists.offsets[:-1].tolist(), lists.offsets[1:].tolist(), strict=True)):
-        rows[query, : end - begin] = np.arange(begin, end)
+    rows = ranked(lists, np.zeros(len(lists.grades)), width)  # equal scores stand in their order
     features, grades = torch.from_numpy(lists.features), torch.from_numpy(lists.grades)
 
     def value(ids: NDArray[np.int64]) -> Tensor:
-        scores, present = _scored(ranker, features, rows[ids])
+        scores, present = scored(ranker, features, rows[ids])
         places = torch.from_numpy(np.maximum(rows[ids], 0))
         return loss(scores, grades[places] * present, present).mean()
 
@@ -127,14 +125,13 @@ def train_on_clicks(
     """Train on clicks, as train_on_grades does on grades; only lists that were clicked are drawn."""
     clicked = np.flatnonzero(sessions.clicks.sum(1) > 0)
     features = torch.from_numpy(lists.features)
-    shown = sessions.shown[clicked]
-    kept = [torch.from_numpy(one[clicked]).float() for one in (sessions.clicks, sessions.count, sessions.pairs)]
-    ids = [lists.query_ids[int(np.searchsorted(lists.offsets, row, side="right")) - 1] for row in shown[:, 0]]
+    first = sessions.shown[clicked, 0]
+    ids = [lists.query_ids[int(np.searchsorted(lists.offsets, row, side="right")) - 1] for row in first]
 
     def value(places: NDArray[np.int64]) -> Tensor:
-        scores, there = _scored(ranker, features, shown[places])
-        clicks, count, pairs = (one[places] for one in kept)
-        return loss(scores, Shown(clicks, count, pairs, there))
+        own = clicked[places]
+        scores, present = scored(ranker, features, sessions.shown[own])
+        return loss(scores, shown(sessions, own, present))
 
     attached = AttachedRanker(ranker, [loss], times=[steps.propensity_rate / steps.learning_rate])
     return _train(attached, value, ids, steps, folder, measure, notify)
@@ -151,12 +148,20 @@ def measured(ranker: FeatureRanker, lists: FeatureLists, name: str) -> Callable[
     return value
 
 
-def _scored(ranker: FeatureRanker, features: Tensor, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """(N, G) scores of documents by their rows, 0 where there is none, and whether there is one."""
-    present = torch.from_numpy(rows >= 0)
-    scores = torch.zeros(present.shape)
-    scores[present] = ranker(features[torch.from_numpy(rows[rows >= 0])])
+def scored(ranker: FeatureRanker, features: Tensor, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """(N, G) scores of documents by their rows among features (H, F), 0 where there is none, and whether there is one."""
+    places = torch.from_numpy(rows).to(features.device)
+    present = places >= 0
+    scores = torch.zeros(present.shape, device=features.device)
+    scores[present] = ranker(features[places[present]])
     return scores, present
+
+
+def shown(sessions: Sessions, lists: NDArray[np.int64], present: Tensor) -> Shown:
+    """What people did with some of the lists, as tensors beside `present` (N, G)."""
+    counted = (sessions.clicks, sessions.count, sessions.pairs)
+    clicks, count, pairs = (torch.from_numpy(one[lists]).to(present.device).float() for one in counted)
+    return Shown(clicks, count, pairs, present)
 
 
 def _train(

@@ -11,7 +11,7 @@ from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.stage import SETTINGS, Reference, Several
-from rankpipe.training.recipe import INNER, Phase, Recipe
+from rankpipe.training.recipe import INNER, Phase, Recipe, check_depth
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -96,9 +96,5 @@ class RankerRecipe(Recipe):
 
     @model_validator(mode="after")
     def _within(self) -> RankerRecipe:
-        if (self.development.depth or 0) > self.candidates.depth:
-            raise ValueError(
-                f"'development' re-ranks {self.development.depth} candidates, and there are {self.candidates.depth} "
-                "('candidates', 'depth')"
-            )
+        check_depth(self.development, self.candidates.depth)
         return self

@@ -20,7 +20,6 @@ from torch import Tensor
 from rankpipe.data import Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.manifest import described
-from rankpipe.evaluation.result import evaluate
 from rankpipe.models.adapters.attached import Attached
 from rankpipe.models.feature_ranker import FeatureRanker
 from rankpipe.models.ranker_folder import write_ranker
@@ -31,9 +30,10 @@ from rankpipe.store import file_digest
 from rankpipe.training import losses
 from rankpipe.training import queries as drawing
 from rankpipe.training.click_log import ClickLog, read_click_log
-from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Shown, Weighted, propensities_of
+from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Weighted, propensities_of
+from rankpipe.training.development import measured
 from rankpipe.training.examples import Turns
-from rankpipe.training.feature_ranking import AttachedRanker
+from rankpipe.training.feature_ranking import AttachedRanker, scored, shown
 from rankpipe.training.folder import Command
 from rankpipe.training.loop import PhasePlan, Plan
 from rankpipe.training.means import Means
@@ -324,30 +324,20 @@ class RankerTraining:
         )
 
     def _loss(self, phase: RankerPhase, lists: Lists, clicks: ClickLoss | None, drawn: NDArray[np.int64]) -> Tensor:
-        rows = torch.from_numpy(lists.rows[drawn]).to(self._device)
-        present = rows >= 0
-        scores = torch.zeros(rows.shape, device=self._device)
-        scores[present] = self._ranker(self._features[rows[present]])
+        scores, present = scored(self._ranker, self._features, lists.rows[drawn])
         if isinstance(phase, Grades) and lists.grades is not None:
             grades = torch.from_numpy(lists.grades[drawn]).to(self._device)
             return LOSSES[phase.loss](scores, grades, present).mean()
         if clicks is None or lists.sessions is None:  # never: a phase learns one or the other
             raise UsageError(f"a ranker has no phase {type(phase).__name__}")
-        of = lists.sessions
-        counted = [torch.from_numpy(one[drawn]).to(self._device).float() for one in (of.clicks, of.count, of.pairs)]
-        return clicks(scores, Shown(counted[0], counted[1], counted[2], present))
+        return clicks(scores, shown(lists.sessions, drawn, present))
 
     def _measure(self) -> float:
         """The measure's mean over development queries, whose candidates are re-ranked."""
         run, qrels = self._material.development
-        card = self._dataset.card
         columns = feature_matrix(run, self._material.columns)
         scores = self._ranker(torch.from_numpy(columns).to(self._device)).cpu().numpy()
-        measure = self._recipe.development.measure
-        result = evaluate(
-            run.rescored(scores), qrels, [measure], relevance_cut=card.relevance_cut, drop_self=card.self_match
-        )
-        return result[measure]
+        return measured(run.rescored(scores), qrels, self._dataset, self._recipe.development.measure)
 
 
 def click_loss(phase: Clicks) -> ClickLoss:

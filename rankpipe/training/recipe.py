@@ -88,6 +88,14 @@ class Development:
         return self
 
 
+def check_depth(development: Development, candidates: int) -> None:
+    """Raise ValueError where development re-ranks more than so many candidates."""
+    if (development.depth or 0) > candidates:
+        raise ValueError(
+            f"'development' re-ranks {development.depth} candidates, and there are {candidates} ('candidates', 'depth')"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Phase:
     """Steps with one loss and one schedule. AdamW (Loshchilov and Hutter, arXiv 1711.05101).
