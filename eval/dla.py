@@ -50,7 +50,6 @@ from rankpipe.training.click_models import (
     DependentClick,
     PositionBased,
     UserBrowsing,
-    perceived_relevance,
 )
 from rankpipe.training.feature_ranking import (
     RankerSteps,
@@ -59,7 +58,7 @@ from rankpipe.training.feature_ranking import (
     train_on_grades,
 )
 from rankpipe.training.loop import Progress
-from rankpipe.training.sessions import Sessions, randomised_propensities, ranked, shuffled, simulate
+from rankpipe.training.sessions import Sessions, randomised_propensities, ranked, shown_relevance, shuffled, simulate
 
 DATASETS = {
     "letor-mq2008": ("Fold1/train.txt.gz", "Fold1/vali.txt.gz"),
@@ -283,9 +282,8 @@ class _Experiment:
 
     def _examination(self, shown: NDArray[np.int64], model: ClickModel) -> NDArray[np.float64]:
         """(n,) how likely a position is looked at, over all lists that have it, relative to the first."""
-        relevance = perceived_relevance(self._train.grades, noise=NOISE, highest=self._highest)
         there = shown >= 0
-        looked = model.examination(np.where(there, relevance[np.maximum(shown, 0)], 0.0))
+        looked = model.examination(shown_relevance(self._train, shown, noise=NOISE, highest=self._highest))
         mean = (looked * there).sum(0) / np.maximum(there.sum(0), 1)
         return mean / mean[0]
 

@@ -35,7 +35,7 @@ class Lines:
         if not os.path.exists(self.path):
             raise UsageError(f"there is no file {self.path}")
         try:
-            with self._open() as file:
+            with opened(self.path) as file:
                 for self.number, line in enumerate(file, start=1):
                     text = self._decoded(line)
                     if text and not text.isspace():
@@ -61,11 +61,6 @@ class Lines:
         """A DataError that names the current line."""
         return DataError.at(self.path, self.number, message)
 
-    def _open(self) -> IO[bytes]:
-        if self.path.suffix == ".gz":
-            return io.BufferedReader(cast(io.RawIOBase, gzip.open(self.path, "rb")), BUFFER)
-        return open(self.path, "rb", buffering=BUFFER)
-
     def _decoded(self, line: bytes) -> str:
         if self.number == 1:
             if line.startswith(b"\x1f\x8b"):
@@ -75,3 +70,10 @@ class Lines:
             return line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise self.error(f"not UTF-8: {error.reason} at byte {error.start + 1} of the line") from None
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file open for reading, plain or .gz. Raises OSError."""
+    if path.suffix == ".gz":
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), BUFFER)
+    return open(path, "rb", buffering=BUFFER)

@@ -7,7 +7,6 @@ A line is a document, `grade qid:query index:value ... # comment`; indices begin
 from __future__ import annotations
 
 import gzip
-import io
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe.data.lines import opened
 from rankpipe.data.svmlight_lines import PROBLEMS, Parsed, parse
 from rankpipe.errors import DataError, UsageError
 from rankpipe.store import replacing
@@ -256,9 +256,7 @@ def _opened(path: Path) -> IO[bytes]:
         raise UsageError(f"there is no file {path}")
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not an SVMlight file")
-    if path.suffix == ".gz":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), BLOCK)
-    return open(path, "rb")
+    return opened(path)
 
 
 @contextmanager

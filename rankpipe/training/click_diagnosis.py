@@ -161,9 +161,11 @@ class _Fit:
     """Linear rankers, trained on lists of the log."""
 
     def __init__(self, features: NDArray[np.float32], rows: NDArray[np.int64], sessions: Sessions, steps: int) -> None:
-        self._features, self._steps = features, steps
+        self._steps = steps
         self._rows, self._present = torch.from_numpy(np.maximum(rows, 0)), torch.from_numpy(rows >= 0)
-        self._inputs = torch.from_numpy(features)
+        scale = FeatureRanker(features.shape[1])
+        scale.fit_scale(features)
+        self._inputs = scale.scaled(torch.from_numpy(features))  # once, for all rankers
         counted = (sessions.clicks, sessions.count, sessions.pairs)
         self._counted = [torch.from_numpy(one).float() for one in counted]
 
@@ -176,8 +178,7 @@ class _Fit:
     def ranker(self, loss: ClickLoss, lists: NDArray[np.int64], seed: int) -> FeatureRanker:
         """Train on some of the lists."""
         torch.manual_seed(seed)
-        ranker = FeatureRanker(self._features.shape[1])
-        ranker.fit_scale(self._features)
+        ranker = FeatureRanker(self._inputs.shape[1])
         groups: list[dict[str, Any]] = [{"params": list(ranker.parameters()), "lr": 0.05}]
         if learnt := list(loss.parameters()):
             groups.append({"params": learnt, "lr": 0.5})

@@ -59,6 +59,17 @@ def shuffled(lists: FeatureLists, positions: int, rng: np.random.Generator, *, o
     return np.concatenate([ranked(lists, rng.random(len(lists.grades)), positions) for _ in range(orders)])
 
 
+def shown_relevance(
+    lists: FeatureLists, shown: NDArray[np.int64], *, noise: float = 0.1, highest: int | None = None
+) -> NDArray[np.float64]:
+    """(L, n) probability that what is shown is thought relevant; 0 where nothing is. What is raised: see simulate."""
+    if not len(shown) or (shown[:, 0] < 0).any():
+        raise UsageError("every list that is shown needs a document")
+    top = int(lists.grades.max()) if highest is None else highest
+    relevance = perceived_relevance(lists.grades, noise=noise, highest=top)
+    return np.where(shown >= 0, relevance[np.maximum(shown, 0)], 0.0)
+
+
 def simulate(
     lists: FeatureLists,
     shown: NDArray[np.int64],
@@ -76,11 +87,7 @@ def simulate(
 
     Raises UsageError for lists without documents, and for grades below 0.
     """
-    if not len(shown) or (shown[:, 0] < 0).any():
-        raise UsageError("every list that is shown needs a document")
-    top = int(lists.grades.max()) if highest is None else highest
-    relevance = perceived_relevance(lists.grades, noise=noise, highest=top)
-    relevance = np.where(shown >= 0, relevance[np.maximum(shown, 0)], 0.0)
+    relevance = shown_relevance(lists, shown, noise=noise, highest=highest)
     count = rng.multinomial(sessions, np.full(len(shown), 1 / len(shown)))
     clicks, pairs = np.zeros(shown.shape, np.int64), np.zeros((*shown.shape, shown.shape[1]), np.int64)
     owners = np.repeat(np.arange(len(shown)), count)
