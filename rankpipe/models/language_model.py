@@ -25,7 +25,58 @@ class Chat(NamedTuple):
     answer: str = ""
 
 
-class LanguageModel(Protocol):
+class Writing(NamedTuple):
+    """How answers are to be written.
+
+    longest      tokens of an answer, at most
+    count        answers to one chat
+    temperature  by which logits are divided before a token is drawn; 0: the most probable token is taken
+    top_p        a token is drawn from the most probable ones that together have at least this share; 1: from all
+    seed         of all that is drawn; what is drawn for a chat depends on it and on the chat alone
+    stop         texts that end an answer; they are not part of it
+    """
+
+    longest: int
+    count: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class Answer(NamedTuple):
+    """What a model wrote.
+
+    text           as it came: it may be empty, or hold U+FFFD where it is no text
+    ended          whether the model, or a text of `stop`, ended it; False where it was cut at `longest` tokens
+    prompt_tokens  of the chat; 0 where they are not known
+    tokens         of the answer; 0 where they are not known
+    """
+
+    text: str
+    ended: bool
+    prompt_tokens: int = 0
+    tokens: int = 0
+
+
+class Writer(Protocol):
+    """What can answer chats in words: a model in this process, or one behind a network."""
+
+    def key(self) -> Mapping[str, Any]:
+        """What makes the model's answers, as JSON takes it: its digest or name, its precision."""
+        ...
+
+    def write(
+        self, chats: Sequence[Chat], writing: Writing, answered: Callable[[int, list[Answer]], None] = ...
+    ) -> list[list[Answer]]:
+        """(C, count) answers.
+
+        answered  is told the place of a chat and its answers as soon as they are there, one call at a time
+        """
+        ...
+
+
+class LanguageModel(Writer, Protocol):
     """A language model that is open. What it says of a chat depends on nothing that is asked with it, but for rounding.
 
     Every method that computes takes `advance`, which is told how many chats are done, now and then.
@@ -34,10 +85,6 @@ class LanguageModel(Protocol):
     @property
     def context(self) -> int | None:
         """Tokens that a chat and the answer to it may have together; None where no limit is known."""
-        ...
-
-    def key(self) -> Mapping[str, Any]:
-        """What makes the model's answers, as JSON takes it: its digest or name, its precision."""
         ...
 
     def lengths(self, chats: Sequence[Chat]) -> NDArray[np.int64]:

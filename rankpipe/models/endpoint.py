@@ -1,0 +1,38 @@
+"""Where a language model answers over HTTP, as servers of OpenAI's interface do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, ConfigDict, Strict
+from pydantic.dataclasses import dataclass
+
+
+def _base_url(url: str) -> str:
+    """The address without a slash at its end; a validator of settings."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("not the address of a server, such as http://localhost:8000/v1")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("an address bears no password; 'key_variable' names the environment variable that holds a key")
+    return url.rstrip("/")
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Endpoint:
+    """A server of OpenAI's interface, and how patient one is with it.
+
+    url           to which /chat/completions is added: http://localhost:8000/v1
+    key_variable  environment variable that holds the key, sent as a bearer token where it is set
+    concurrency   requests that are on their way at once
+    timeout       seconds after which a request without an answer has failed
+    retries       how often a request that failed is sent again
+    """
+
+    url: Annotated[str, AfterValidator(_base_url)]
+    key_variable: str = "OPENAI_API_KEY"
+    concurrency: Annotated[int, Strict(), Ge(1), Le(256)] = 4
+    timeout: Annotated[float, Gt(0)] = 120.0
+    retries: Annotated[int, Strict(), Ge(0)] = 5
