@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rankpipe.stages.cross_encoder import CrossEncoder
     from rankpipe.stages.cut import Cut
     from rankpipe.stages.dense import Dense
+    from rankpipe.stages.feedback import RM3, Bo1, Rocchio
     from rankpipe.stages.fuse import Fuse
     from rankpipe.stages.interpolate import Interpolate
     from rankpipe.stages.likelihood import Likelihood
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
     from rankpipe.stages.rescore import Rescore
     from rankpipe.stages.setwise import Setwise
     from rankpipe.stages.sparse import Sparse
+    from rankpipe.stages.vector_feedback import VectorFeedback
 
 _MODULES = {
+    "RM3": "rankpipe.stages.feedback",
     "Attention": "rankpipe.stages.attention",
     "BM25": "rankpipe.stages.bm25",
+    "Bo1": "rankpipe.stages.feedback",
     "Chain": "rankpipe.stage",
     "Corpus": "rankpipe.data",
     "CrossEncoder": "rankpipe.stages.cross_encoder",
@@ -51,18 +55,22 @@ _MODULES = {
     "Queries": "rankpipe.data",
     "RankpipeError": "rankpipe.errors",
     "Rescore": "rankpipe.stages.rescore",
+    "Rocchio": "rankpipe.stages.feedback",
     "Run": "rankpipe.run",
     "Runtime": "rankpipe.models.runtime",
     "Setwise": "rankpipe.stages.setwise",
     "Sparse": "rankpipe.stages.sparse",
     "Stage": "rankpipe.stage",
+    "VectorFeedback": "rankpipe.stages.vector_feedback",
     "compare": "rankpipe.evaluation",
     "evaluate": "rankpipe.evaluation",
 }
 
 __all__ = [
     "BM25",
+    "RM3",
     "Attention",
+    "Bo1",
     "Chain",
     "Corpus",
     "CrossEncoder",
@@ -79,11 +87,13 @@ __all__ = [
     "Queries",
     "RankpipeError",
     "Rescore",
+    "Rocchio",
     "Run",
     "Runtime",
     "Setwise",
     "Sparse",
     "Stage",
+    "VectorFeedback",
     "__version__",
     "compare",
     "evaluate",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,17 @@ class InvertedIndex:
     def document_frequencies(self, terms: NDArray[np.integer]) -> NDArray[np.int64]:
         """(T,) documents that have each of some terms, by their numbers in this index."""
         return self._arrays.starts[terms + 1] - self._arrays.starts[terms]
+
+    def collection_frequencies(self, terms: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(T,) how often all documents together have each of some terms. Of an index of counts only."""
+        starts, book = self._arrays.starts, self._arrays.codebook
+        codes = cast("NDArray[np.unsignedinteger]", self._arrays.payload)
+        found = [int((book[codes[starts[one] : starts[one + 1]]] >> 8).sum(dtype=np.int64)) for one in terms.tolist()]
+        return np.array(found, np.int64)
+
+    def term(self, number: int) -> str:
+        """The term of a number."""
+        return self._vocabulary.term(number)
 
     def search(
         self,

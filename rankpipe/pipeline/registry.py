@@ -24,6 +24,7 @@ GROUP = "rankpipe.stages"
 BUILT_IN = {
     "attention": "rankpipe.stages.attention:Attention",
     "bm25": "rankpipe.stages.bm25:BM25",
+    "bo1": "rankpipe.stages.feedback:Bo1",
     "chain": "rankpipe.stage:Chain",
     "cross-encoder": "rankpipe.stages.cross_encoder:CrossEncoder",
     "cut": "rankpipe.stages.cut:Cut",
@@ -36,8 +37,11 @@ BUILT_IN = {
     "listwise": "rankpipe.stages.listwise:Listwise",
     "pointwise": "rankpipe.stages.pointwise:Pointwise",
     "rescore": "rankpipe.stages.rescore:Rescore",
+    "rm3": "rankpipe.stages.feedback:RM3",
+    "rocchio": "rankpipe.stages.feedback:Rocchio",
     "setwise": "rankpipe.stages.setwise:Setwise",
     "sparse": "rankpipe.stages.sparse:Sparse",
+    "vector-feedback": "rankpipe.stages.vector_feedback:VectorFeedback",
 }
 
 

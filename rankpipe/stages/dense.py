@@ -25,7 +25,7 @@ class Dense(Encoding):
     """Retrieve the documents whose vectors have the largest dot product with the query's.
 
     The vectors of the corpus are encoded once, into the store; a run that is killed goes on where it stopped. A query
-    without text has no candidates. Scores: the dot product, from -1 to 1 where similarity is cosine. The best window
+    without text, or whose vector that an earlier stage made is zero, has no candidates. Scores: the dot product, from -1 to 1 where similarity is cosine. The best window
     of a document that has several stands in run.passages.
 
     k      candidates kept per query
@@ -51,7 +51,7 @@ class Dense(Encoding):
         """Replace the candidates. Vectors that the queries carry are taken before their texts."""
         index = self.open_index(run.corpus)
         queries = run.queries
-        asked = np.ones(len(queries), bool) if queries.vectors is not None else said(queries.texts)
+        asked = said(queries.texts) if queries.vectors is None else queries.vectors.any(axis=1)
         rows = np.flatnonzero(asked)
         vectors = self.encoded_queries(run if asked.all() else run.select(rows))
         k = min(self.k, max(run.corpus.size, 1))

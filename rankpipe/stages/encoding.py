@@ -82,6 +82,27 @@ class Encoding(Stage):
             return run.queries.vectors
         return self.encoders()[1].queries(run.queries.texts)
 
+    def query_vectors(self, run: Run) -> NDArray[np.float32]:
+        """(Q, D) as encoded_queries, to write into; zero for a query without text, which matches nothing."""
+        vectors = np.array(self.encoded_queries(run), np.float32)
+        if run.queries.vectors is None:
+            vectors[~said(run.queries.texts)] = 0
+        return vectors
+
+    def known_vectors(self, corpus: Corpus) -> Vectors | Kept:
+        """The vectors of the whole corpus if the store has them, else those of the documents asked for so far."""
+        return self.open_once(
+            ("documents", corpus.digest, current_runtime()),
+            lambda: self.stored_vectors(corpus) or self.kept_vectors(corpus),
+        )
+
+    def document_vectors(self, run: Run) -> Vectors:
+        """Vectors that have all candidates of a run among them, encoded now where the store does not have them."""
+        from rankpipe.index.vectors import Vectors
+
+        known = self.known_vectors(run.corpus)
+        return known if isinstance(known, Vectors) else known.of(run.documents)
+
     def encode_rows(
         self, corpus: Corpus, rows: NDArray[np.int32], advance: Callable[[int], None] = lambda _: None
     ) -> Block:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Gt
@@ -10,14 +10,9 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
-from rankpipe.models.runtime import current_runtime
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part
 from rankpipe.stages.encoding import Encoding
-
-if TYPE_CHECKING:
-    from rankpipe.index.kept import Kept
-    from rankpipe.index.vectors import Vectors
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -47,20 +42,12 @@ class Rescore(Encoding):
 
     def prepare(self, corpus: Corpus) -> None:
         """Open the encoder, and the vectors that the store has."""
-        self._known(corpus)
+        self.known_vectors(corpus)
 
     def scores(self, run: Run) -> NDArray[np.float32]:
         """(H,) dot products of all candidates, in their order."""
         from rankpipe.index.dense import checked_queries, exact_scores  # brings numba
-        from rankpipe.index.vectors import Vectors
 
-        known = self._known(run.corpus)
-        vectors = known if isinstance(known, Vectors) else known.of(run.documents)
+        vectors = self.document_vectors(run)
         queries = checked_queries(self.encoded_queries(run), vectors)
         return exact_scores(queries, run.query_rows, vectors.places(run.documents), vectors)[0]
-
-    def _known(self, corpus: Corpus) -> Vectors | Kept:
-        """The vectors of the whole corpus if the store has them, else those of the candidates so far."""
-        return self.open_once(
-            (corpus.digest, current_runtime()), lambda: self.stored_vectors(corpus) or self.kept_vectors(corpus)
-        )

@@ -43,6 +43,7 @@ NEED_TORCH = (
     "rescore",
     "setwise",
     "sparse",
+    "vector-feedback",
 )
 """Stages that are tested where the extra 'dense' is installed."""
 LUCENE = "bm25, lucene"
@@ -55,6 +56,7 @@ ROUTED = "dense, routed"
 EXAMPLES: dict[str, dict[str, Any]] = {
     "attention": {"model": TINY_CAUSAL_LM, "depth": 3},
     "bm25": {"k": 5},
+    "bo1": {"documents": 2, "terms": 3},
     LUCENE: {"k": 5, "engine": "lucene"},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
     "cross-encoder": {"model": TINY_CROSS_ENCODER, "depth": 3},
@@ -70,8 +72,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     MENDED: {"model": TINY_CAUSAL_LM, "depth": 5, "window": 3, "constrained": False},
     "pointwise": {"model": TINY_CAUSAL_LM, "depth": 3},
     "rescore": {"model": TINY_ENCODER, "depth": 3},
+    "rm3": {"documents": 2, "terms": 3, "max_share": 0.9, "scores": "softmax"},
+    "rocchio": {"documents": 2, "terms": 3, "max_share": 0.9, "gamma": 0.1},
     "setwise": {"model": TINY_CAUSAL_LM, "depth": 5, "k": 2, "children": 2},
     "sparse": {"model": TINY_MASKED_LM, "k": 5},
+    "vector-feedback": {"model": TINY_ENCODER, "documents": 2},
 }
 """Settings to test a stage with, by its name: whatever has no default, and what makes it work on a few documents.
 
