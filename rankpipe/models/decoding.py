@@ -7,7 +7,7 @@ next; what it is sure of without looking goes through the network together with 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rankpipe.errors import ModelError, RankpipeError
+from rankpipe.models.language_model import Writing
 
 Ids = NDArray[np.int64]
 
@@ -48,6 +49,53 @@ class Greedy:
             return []
         self.made.append(token)
         return [token] if len(self.made) < self._longest else []
+
+
+class Drawing:
+    """Draws tokens, or takes the most probable ones, up to one that ends the answer, or to a text that does.
+
+    made   tokens so far, the one that ended them left out
+    ended  whether the answer ended by itself
+    """
+
+    def __init__(
+        self, writing: Writing, ends: frozenset[int], rng: np.random.Generator, text: Callable[[list[int]], str]
+    ) -> None:
+        """Stop before a token of `ends`, behind a text of writing.stop, or after writing.longest tokens.
+
+        text  of tokens
+        """
+        self.made: list[int] = []
+        self.ended = False
+        self._writing, self._ends, self._rng, self._text = writing, ends, rng, text
+        self._tail = max(map(len, writing.stop), default=0) + 8  # a token more often than not has several characters
+
+    def choose(self, logits: Tensor) -> list[int]:
+        """The next token."""
+        token = self._drawn(logits)
+        if token in self._ends:
+            self.ended = True
+            return []
+        self.made.append(token)
+        if self._writing.stop:
+            tail = self._text(self.made[-self._tail :])
+            self.ended = any(stop in tail for stop in self._writing.stop)
+        return [] if self.ended or len(self.made) >= self._writing.longest else [token]
+
+    def _drawn(self, logits: Tensor) -> int:
+        writing = self._writing
+        if not writing.temperature:
+            return int(logits.argmax())
+        values = logits.cpu().numpy().astype(np.float64) / writing.temperature
+        shares = np.exp(values - values.max())
+        shares /= shares.sum()
+        if writing.top_p < 1:
+            order = np.argsort(-shares, kind="stable")
+            sums = np.cumsum(shares[order])
+            shares[order[np.searchsorted(sums, writing.top_p) + 1 :]] = 0
+        sums = np.cumsum(shares)
+        place = int(np.searchsorted(sums, self._rng.random() * sums[-1], side="right"))
+        return min(place, int(np.flatnonzero(shares)[-1]))  # the product may be rounded up to the sum
 
 
 class Arranging:
@@ -125,11 +173,19 @@ class CausalNetwork:
         return self._pass(self._padded(prompts), count, use_cache=False)
 
     def decode(self, prompts: Sequence[Ids], choosers: Sequence[Chooser]) -> None:
-        """Go on with the prompts of a batch until every chooser is done. The choosers keep what they chose."""
+        """Go on with the prompts of a batch until every chooser is done. The choosers keep what they chose.
+
+        A prompt may have several choosers, as many as every other one, in a row: it is read once.
+        """
         inputs = self._padded(prompts)
-        places = inputs["position_ids"][:, -1:]
-        kept: dict[str, Any] = {"past_key_values": DynamicCache(config=self._network.config), "use_cache": True}
+        cache = DynamicCache(config=self._network.config)
+        kept: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
         logits = self._pass(inputs, 1, **kept)[:, 0]
+        if (copies := len(choosers) // len(prompts)) > 1:
+            cache.batch_repeat_interleave(copies)
+            logits = logits.repeat_interleave(copies, dim=0)
+            inputs = {name: values.repeat_interleave(copies, dim=0) for name, values in inputs.items()}
+        places = inputs["position_ids"][:, -1:]
         waiting = [chooser.choose(one) for chooser, one in zip(choosers, logits, strict=True)]
         while any(waiting):
             count = min(len(tokens) for tokens in waiting if tokens)

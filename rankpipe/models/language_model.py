@@ -6,6 +6,7 @@ Everything is given and answered as text: a model has its own tokens, and its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,7 +26,8 @@ class Chat(NamedTuple):
     answer: str = ""
 
 
-class Writing(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Writing:
     """How answers are to be written.
 
     longest      tokens of an answer, at most
@@ -59,6 +61,10 @@ class Answer(NamedTuple):
     tokens: int = 0
 
 
+Answered = Callable[[int, list[Answer]], None]
+"""Is told the place of a chat, and its answers."""
+
+
 class Writer(Protocol):
     """What can answer chats in words: a model in this process, or one behind a network."""
 
@@ -66,9 +72,7 @@ class Writer(Protocol):
         """What makes the model's answers, as JSON takes it: its digest or name, its precision."""
         ...
 
-    def write(
-        self, chats: Sequence[Chat], writing: Writing, answered: Callable[[int, list[Answer]], None] = ...
-    ) -> list[list[Answer]]:
+    def write(self, chats: Sequence[Chat], writing: Writing, answered: Answered = ...) -> list[list[Answer]]:
         """(C, count) answers.
 
         answered  is told the place of a chat and its answers as soon as they are there, one call at a time

@@ -7,7 +7,9 @@ would be gained. On other devices prompts of about one length share a batch, pad
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +19,8 @@ from numpy.typing import NDArray
 from rankpipe.errors import UsageError
 from rankpipe.models.batching import each_on_a_core, rising_batches
 from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
-from rankpipe.models.decoding import Arranging, CausalNetwork, Greedy, Ids
-from rankpipe.models.language_model import Chat, behind
+from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Greedy, Ids
+from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind
 from rankpipe.models.network import device_of, dtype_of, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
@@ -126,6 +128,33 @@ class LocalLanguageModel:
 
         return self._each(answer, prompts, advance, limits)
 
+    def write(
+        self, chats: Sequence[Chat], writing: Writing, answered: Answered = lambda _, __: None
+    ) -> list[list[Answer]]:
+        """(C, count) answers. Raises UsageError where a chat with its answer is longer than the network can read."""
+        prompts = [np.concatenate([self._prompt(chat), self._answer(chat)]) for chat in chats]
+        for chat, prompt in zip(chats, prompts, strict=True):
+            if self.context is not None and len(prompt) + writing.longest > self.context:
+                raise UsageError(
+                    f"a prompt has {len(prompt)} tokens and its answer up to {writing.longest}, and model "
+                    f"{str(self._folder)!r} reads at most {self.context}: {chat.user[-60:]!r}"
+                )
+        text = self._frame("").text
+
+        def answer(rows: list[int]) -> list[list[Answer]]:
+            choosers = [
+                [Drawing(writing, self._ends, rng, lambda ids: text(np.array(ids, np.int64))) for rng in drawn]
+                for drawn in (_generators(chats[row], writing) for row in rows)
+            ]
+            self._network.decode([prompts[row] for row in rows], list(chain(*choosers)))
+            return [
+                [_answer(text(np.array(one.made, np.int64)), one, writing, len(prompts[row])) for one in group]
+                for row, group in zip(rows, choosers, strict=True)
+            ]
+
+        more = [writing.longest] * len(prompts)
+        return self._each(answer, prompts, _silent, more, answered)
+
     def arrange(
         self, chats: Sequence[Chat], texts: Sequence[Sequence[str]], separator: str, advance: Advance = _silent
     ) -> list[list[int]]:
@@ -194,10 +223,12 @@ class LocalLanguageModel:
         prompts: Sequence[Ids],
         advance: Advance,
         more: Sequence[int] | None = None,
+        answered: Callable[[int, T], None] = lambda _, __: None,
     ) -> list[T]:
         """What the work on a batch of prompts, given as their places, makes of each of them. The longest come first.
 
-        more  tokens that each of them may go on with
+        more      tokens that each of them may go on with
+        answered  is told the place of a prompt and what became of it, in this thread
         """
         sizes = [len(prompt) + (more[row] if more else 0) for row, prompt in enumerate(prompts)]
         alone = self._device.type == "cpu"
@@ -207,9 +238,23 @@ class LocalLanguageModel:
         with thread_limit(1 if alone else self._threads), torch.inference_mode():
             found = each_on_a_core(lambda rows: work(rows.tolist()), batches, self._threads if alone else 1)
             for rows, answers in found:
-                made.update(zip(rows.tolist(), answers, strict=True))
+                for row, one in zip(rows.tolist(), answers, strict=True):
+                    made[row] = one
+                    answered(row, one)
                 advance(len(rows))
         return [made[row] for row in range(len(prompts))]
+
+
+def _generators(chat: Chat, writing: Writing) -> list[np.random.Generator]:
+    """One for every answer; what they draw depends on the chat, the seed and the answer's number alone."""
+    digest = hashlib.sha256("\0".join(chat).encode("utf-8", "surrogatepass")).digest()
+    words = np.frombuffer(digest, "<u4").tolist()
+    return [np.random.default_rng([writing.seed, number, *words]) for number in range(writing.count)]
+
+
+def _answer(text: str, chooser: Drawing, writing: Writing, prompt_tokens: int) -> Answer:
+    ends = [place for stop in writing.stop if (place := text.find(stop)) >= 0]
+    return Answer(text[: min(ends, default=len(text))], chooser.ended, prompt_tokens, len(chooser.made))
 
 
 def _agreeing(one: Ids, other: Ids) -> int:

@@ -1,0 +1,111 @@
+"""Answers of a language model, kept on disk: what was asked once is not asked again, also after a process was killed.
+
+$RANKPIPE_HOME/answers/DIGEST.sqlite       DIGEST of what makes the answers: model, precision, how they are written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rankpipe.errors import StoreError
+from rankpipe.models.language_model import Answer, Chat, Writer, Writing
+from rankpipe.store import home, key_digest
+
+FORMAT = 1
+PATIENCE = 120.0
+"""Seconds to wait for another process that is writing to the same file."""
+AT_ONCE = 500
+"""Chats that are looked for in one query."""
+
+
+class Answers:
+    """The answers of a writer, from the file where they are there, else written and kept. Threads may share it.
+
+    counts  asked: chats; written: those of them that went to the model; tokens that these had and got
+    """
+
+    def __init__(self, writer: Writer, writing: Writing) -> None:
+        """Name the file; it is made when something is to be kept in it."""
+        self._writer, self._writing = writer, writing
+        key = {"format": FORMAT, **writer.key(), "writing": asdict(writing)}
+        self.file = home() / "answers" / f"{key_digest(key)}.sqlite"
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def of(self, chats: Sequence[Chat], advance: Callable[[int], None] = lambda _: None) -> list[list[Answer]]:
+        """Answers to chats, of each as many as `writing` says. Equal chats are asked once.
+
+        advance  is told how many chats are done, now and then
+
+        Raises what the writer raises, after what was answered so far is kept; StoreError where that cannot be.
+        """
+        with self._lock, _opened(self.file) as connection:
+            return self._of(connection, chats, advance)
+
+    def _of(
+        self, connection: sqlite3.Connection, chats: Sequence[Chat], advance: Callable[[int], None]
+    ) -> list[list[Answer]]:
+        keys = [_key(chat) for chat in chats]
+        known = _kept(connection, list(dict.fromkeys(keys)))
+        missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in known}
+        self.counts.update(asked=len(chats), written=len(missing))
+        advance(sum(key in known for key in keys))
+        wanted = list(missing)
+        often = Counter(keys)
+
+        def keep(place: int, answers: list[Answer]) -> None:
+            known[wanted[place]] = answers
+            content = json.dumps([list(one) for one in answers])  # ASCII: a lone surrogate is kept as it is
+            with connection:
+                connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (wanted[place], content))
+            self.counts.update(
+                prompt_tokens=sum(one.prompt_tokens for one in answers), tokens=sum(one.tokens for one in answers)
+            )
+            advance(often[wanted[place]])
+
+        if missing:
+            self._writer.write(list(missing.values()), self._writing, keep)
+        return [known[key] for key in keys]
+
+
+def _key(chat: Chat) -> str:
+    return hashlib.sha256(json.dumps(list(chat)).encode()).hexdigest()
+
+
+def _kept(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[Answer]]:
+    found: dict[str, list[Answer]] = {}
+    for begin in range(0, len(keys), AT_ONCE):
+        part = keys[begin : begin + AT_ONCE]
+        places = ", ".join("?" * len(part))
+        rows = connection.execute(f"SELECT chat, content FROM answers WHERE chat IN ({places})", part)  # noqa: S608
+        found.update({chat: [Answer(*one) for one in json.loads(content)] for chat, content in rows})
+    return found
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[sqlite3.Connection]:
+    """The file, open. Raises StoreError where it cannot be read or written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(file, timeout=PATIENCE)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{file}: answers cannot be kept there: {error}") from None
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS answers (chat TEXT PRIMARY KEY, content TEXT NOT NULL)")
+        yield connection
+    except sqlite3.Error as error:
+        raise StoreError(f"{file}: answers cannot be kept there, or are damaged: {error}; remove the file") from None
+    except (ValueError, TypeError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            raise StoreError(f"{file}: an answer in it is damaged: {error}; remove the file") from None
+        raise
+    finally:
+        connection.close()
