@@ -15,7 +15,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from email.message import Message
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult
 
 BLOCK = 1 << 16
@@ -76,10 +76,12 @@ class Connection:
     def abort(self) -> None:
         """Make the request that is on its way fail, and all further ones. For other threads than that of `post`."""
         self._aborted = True
-        for one in (self._connecting, self._timed):
+        timed = self._timed
+        for one in (self._connecting, timed and timed.connected):
             if one is not None:
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                    # Not the method of SSLSocket, which takes TLS from under the thread that reads.
+                    socket.socket.shutdown(one, socket.SHUT_RDWR)
 
     def _open(self, deadline: float) -> None:
         if self._timed is not None and (self._http.sock is None or self._timed.gone()):
@@ -92,57 +94,58 @@ class Connection:
 
     def _connected(self, deadline: float) -> socket.socket:
         """A socket to the first of the host's addresses that takes one."""
-        failure: OSError = OSError(f"host {self._host} has no address")
+        failure = OSError(f"host {self._host} has no address")
         for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
-            self._connecting = one = socket.socket(family, kind, protocol)
             try:
-                if self._aborted:
-                    raise ConnectionAbortedError
-                one.settimeout(_left(deadline))
-                one.connect(address)
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are two packets
-                if self._context is not None:
-                    self._connecting = one = self._context.wrap_socket(
-                        one, server_hostname=self._host, do_handshake_on_connect=False
-                    )
-                    one.settimeout(_left(deadline))
-                    one.do_handshake()
-                return one
-            except OSError as error:
-                one.close()
+                return self._reached(socket.socket(family, kind, protocol), address, deadline)
+            except OSError as error:  # noqa: PERF203 - there are one or two
                 failure = error
-            except BaseException:
-                one.close()
-                raise
-            finally:
-                self._connecting = None
         raise failure
+
+    def _reached(self, one: socket.socket, address: Any, deadline: float) -> socket.socket:
+        """A socket once it is connected, and speaks TLS if it is to."""
+        try:
+            self._connecting = one
+            if self._aborted:
+                raise ConnectionAbortedError
+            one.settimeout(_left(deadline))
+            one.connect(address)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are two packets
+            if self._context is not None:
+                self._connecting = one = self._context.wrap_socket(
+                    one, server_hostname=self._host, do_handshake_on_connect=False
+                )
+                one.settimeout(_left(deadline))
+                one.do_handshake()
+        except BaseException:
+            one.close()
+            raise
+        finally:
+            self._connecting = None
+        return one
 
 
 class _TimedSocket:
     """What http.client needs of a socket; nothing of it goes on after `deadline`, on the clock of time.monotonic."""
 
     def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
+        self.connected = connected
         self.deadline = 0.0
 
     def sendall(self, content: bytes) -> None:
-        self._socket.settimeout(_left(self.deadline))
-        self._socket.sendall(content)
+        self.connected.settimeout(_left(self.deadline))
+        self.connected.sendall(content)
 
     def makefile(self, _: str) -> io.BufferedReader:
-        return io.BufferedReader(_Received(self._socket, self.deadline))
+        return io.BufferedReader(_Received(self.connected, self.deadline))
 
     def close(self) -> None:
-        self._socket.close()
-
-    def shutdown(self, how: int) -> None:
-        self._socket.shutdown(how)
+        self.connected.close()
 
     def gone(self) -> bool:
         """Whether the server closed it while nothing was asked; to be read there is only the end, then."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self.connected, selectors.EVENT_READ)
             return bool(selector.select(0))
 
 

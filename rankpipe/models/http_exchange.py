@@ -85,8 +85,10 @@ class Server:
             raise RankpipeError(f"no server answers at {url}: no host has such a name") from None
         except ssl.SSLCertVerificationError as error:
             raise RankpipeError(f"{url} has no certificate that is trusted here: {error.verify_message}") from None
-        except (ConnectionError, http.client.IncompleteRead):
+        except (ConnectionError, ssl.SSLEOFError, http.client.IncompleteRead):
             raise AgainError(f"{url} closed the connection before its answer was whole") from None
+        except ssl.SSLError as error:
+            raise AgainError(f"{url} fails to speak TLS ({error.reason}): does it answer to http only?") from None
         except http.client.HTTPException as error:
             raise AgainError(f"{url} answers with what is no HTTP: {self._shown(str(error))}") from None
         except OSError as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -17,6 +20,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.message import Message
 from email.utils import format_datetime
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -85,8 +89,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def hang_up(self) -> None:
+        """Close the half of the connection by which answers go."""
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        self.connection.shutdown(socket.SHUT_WR)
 
 
 Step = Callable[[Handler], None]
@@ -115,6 +120,13 @@ def raw(content: bytes) -> Step:
         handler.hang_up()
 
     return send
+
+
+def resets(handler: Handler) -> None:
+    """Break the connection off as a process that dies does."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.close_connection = True
+    os.close(handler.connection.detach())
 
 
 def silent(handler: Handler) -> None:
@@ -475,9 +487,9 @@ def test_an_answer_that_breaks_off_is_asked_for_again(server: Server, content: b
     assert model.counts()["retries"] == 3
 
 
-@pytest.mark.parametrize("name", ["nothing", "half a body", "all but a byte", "a chunk and no end"])
+@pytest.mark.parametrize("name", ["nothing", "half a body", "all but a byte", "a chunk and no end", "reset"])
 def test_a_server_that_always_breaks_off_is_said(server: Server, name: str) -> None:
-    server.always = raw(BROKEN[name])
+    server.always = resets if name == "reset" else raw(BROKEN[name])
     assert failure(opened(server)) == (
         f"{server.full_url} closed the connection before its answer was whole; tried 3 times"
     )
@@ -529,15 +541,31 @@ def test_a_request_has_so_much_time_whether_bytes_come_or_not(server: Server, st
     )
 
 
-def test_a_server_that_accepts_nobody_is_given_up(server: Server) -> None:
+@contextlib.contextmanager
+def accepting_nobody() -> Iterator[str]:
+    """Address of a server whose queue of those who wait is full."""
     with socket.socket() as busy, contextlib.ExitStack() as waiting:
         busy.bind(("127.0.0.1", 0))
         busy.listen(0)
-        for _ in range(4):  # until the queue of those who wait is full
+        for _ in range(4):
             one = waiting.enter_context(socket.socket())
             one.setblocking(False)
             one.connect_ex(busy.getsockname())
-        url = f"http://127.0.0.1:{busy.getsockname()[1]}"
+        yield f"http://127.0.0.1:{busy.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[str]:
+    """Address of a server that never says a word of TLS."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"https://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full queue is another matter elsewhere")
+def test_a_server_that_accepts_nobody_is_given_up(server: Server) -> None:
+    with accepting_nobody() as url:
         assert failure(opened(server, url=url, timeout=0.2, retries=1)) == (
             f"{url}/chat/completions gave no answer in 0.2 s (a slow model needs a longer 'timeout'); tried 2 times"
         )
@@ -608,23 +636,21 @@ def test_a_server_is_left_alone_as_long_as_it_asks_for_but_not_once_the_call_has
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "text"),
+    ("status", "body", "said"),
     [
-        (400, b'{"error": {"message": "too long", "type": "x"}}', "400 Bad Request: too long"),
-        (400, b'{"object": "error", "message": "no such field"}', "400 Bad Request: no such field"),
-        (413, b"", "413 Request Entity Too Large"),
-        (422, b'{"detail": [{"loc": ["seed"]}]}', '422 Unprocessable Entity: {"detail": [{"loc": ["seed"]}]}'),
-        (422, b'{"detail": "no seed"}', "422 Unprocessable Entity: no seed"),
-        (501, b'{"error": "Unsupported method"}', "501 Not Implemented: Unsupported method"),
-        (400, b"a \x1b[2J\r\n\tb\xff", "400 Bad Request: a [2J b\ufffd"),
-        (400, b"x" * 5000, f"400 Bad Request: {'x' * 300}..."),
+        (400, b'{"error": {"message": "too long", "type": "x"}}', ": too long"),
+        (400, b'{"object": "error", "message": "no such field"}', ": no such field"),
+        (413, b"", ""),
+        (422, b'{"detail": [{"loc": ["seed"]}]}', ': {"detail": [{"loc": ["seed"]}]}'),
+        (422, b'{"detail": "no seed"}', ": no seed"),
+        (501, b'{"error": "Unsupported method"}', ": Unsupported method"),
+        (400, b"a \x1b[2J\r\n\tb\xff", ": a [2J b\ufffd"),
+        (400, b"x" * 5000, f": {'x' * 300}..."),
     ],
 )
-def test_a_refusal_is_said_at_once(server: Server, status: int, body: bytes, text: str) -> None:
+def test_a_refusal_is_said_at_once(server: Server, status: int, body: bytes, said: str) -> None:
     server.always = says(body, status)
-    assert failure(opened(server)).replace("Content Too Large", "Request Entity Too Large").replace(
-        "Unprocessable Content", "Unprocessable Entity"
-    ) == (f"{server.full_url} answers {text}")
+    assert failure(opened(server)) == f"{server.full_url} answers {status} {HTTPStatus(status).phrase}{said}"
     assert len(server.asked) == 1
 
 
@@ -812,17 +838,36 @@ def test_tls_is_spoken_where_the_address_says_so(
 
 
 def test_a_certificate_that_nobody_signed_is_refused(secure: Server) -> None:
-    assert failure(opened(secure)) == (
+    assert failure(opened(secure)).replace("self signed", "self-signed") == (
         f"{secure.full_url} has no certificate that is trusted here: self-signed certificate"
     )
     assert secure.asked == []
 
 
 def test_a_handshake_that_does_not_end_is_given_up(server: Server) -> None:
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        mute.listen()
-        url = f"https://127.0.0.1:{mute.getsockname()[1]}"
+    with mute() as url:
         assert failure(opened(server, url=url, timeout=0.2, retries=0)) == (
             f"{url}/chat/completions gave no answer in 0.2 s (a slow model needs a longer 'timeout'); tried once"
         )
+
+
+def test_a_server_without_tls_is_said(server: Server) -> None:
+    url = server.url.replace("http:", "https:")
+    assert re.fullmatch(
+        rf"{url}/chat/completions fails to speak TLS \([A-Z_]+\): does it answer to http only\?; tried once",
+        failure(opened(server, url=url, retries=0)),
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a full queue is another matter elsewhere")
+@pytest.mark.parametrize("opening", [accepting_nobody, mute])
+def test_a_key_press_ends_a_connection_that_is_being_made(
+    server: Server, opening: Callable[[], contextlib.AbstractContextManager[str]]
+) -> None:
+    with opening() as url:
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the timer is what interrupts
+            timer.start()
+            opened(server, url=url).write(chats(1), SHORT)
+        wait_for_threads(0)
+        timer.join()
