@@ -13,10 +13,12 @@ from pydantic.dataclasses import dataclass
 def _base_url(url: str) -> str:
     """The address without a slash at its end; a validator of settings."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("not the address of a server, such as http://localhost:8000/v1")
     if parts.username is not None or parts.password is not None:
         raise ValueError("an address bears no password; 'key_variable' names the environment variable that holds a key")
+    _ = parts.port  # raises ValueError where it is no port
     return url.rstrip("/")
 
 

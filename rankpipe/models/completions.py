@@ -1,0 +1,120 @@
+"""What a server of OpenAI's interface is asked at /chat/completions and what it answers, as JSON. No network here.
+
+Fields: OpenAI, API reference, "Create chat completion"; only those that other servers (vLLM, llama.cpp, Ollama) know, too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from rankpipe.models.language_model import Answer, Chat, Writing
+
+SURROGATES = re.compile("[\ud800-\udfff]")
+"""Halves of a character that stand alone: JSON can say them as an escape, a text of Unicode cannot hold them."""
+EXCERPT = 300
+"""Characters of what a server said that an error shows."""
+
+
+def request(model: str, chat: Chat, writing: Writing, number: int) -> bytes:
+    """What is sent for one answer to a chat. number: of the answer, from 0; it makes another seed."""
+    said = [("system", chat.system), ("user", chat.user), ("assistant", chat.answer)]
+    fields: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": role, "content": _whole(text)} for role, text in said if text or role == "user"],
+        "max_tokens": writing.longest,
+        "temperature": writing.temperature,
+        "top_p": writing.top_p,
+        "seed": writing.seed + number,
+    }
+    if writing.stop:
+        fields["stop"] = list(writing.stop)
+    return json.dumps(fields).encode()
+
+
+def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
+    """What a server wrote.
+
+    Raises ValueError if that is no completion: it goes on from the name of the server, and may be long.
+    """
+    try:
+        # Not strict: a line break that stands in a text as it is takes nothing from its meaning.
+        content = json.loads(_decoded(body), strict=False)
+    except (ValueError, RecursionError):
+        raise ValueError(f"answers with what is no JSON: {_decoded(body).strip() or 'nothing'}") from None
+    match content:
+        case {"choices": [{"message": dict(said)} as choice, *_]}:
+            text = _text(said.get("content"))
+        case _:
+            text, choice = None, {}
+    if text is None:
+        raise ValueError(f"answers with JSON that is no completion: {message(body)}")
+    text, stopped = _cut(_after(chat.answer, text), writing.stop)
+    return Answer(
+        text,
+        ended=stopped or choice.get("finish_reason") != "length",
+        prompt_tokens=_count(content.get("usage"), "prompt_tokens"),
+        tokens=_count(content.get("usage"), "completion_tokens"),
+    )
+
+
+def message(body: bytes) -> str:
+    """What a server says of an error, in whatever place it says it; it may be long, or nothing."""
+    text = _decoded(body)
+    try:
+        content = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return text
+    match content:
+        case {"error": {"message": str(said)}} | {"error": str(said)} | {"message": str(said)} | {"detail": str(said)}:
+            return said
+        case _:
+            return text
+
+
+def excerpt(text: str) -> str:
+    """The beginning of what a server said, as one line that a terminal can show."""
+    shown = "".join(character if character.isprintable() else " " for character in text[: 4 * EXCERPT])
+    line = " ".join(shown.split())
+    return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."
+
+
+def _decoded(body: bytes) -> str:
+    return body.decode("utf-8-sig", "replace")
+
+
+def _whole(text: str) -> str:
+    return SURROGATES.sub("\ufffd", text)
+
+
+def _text(content: object) -> str | None:
+    """The text of a message: null is an empty one, and parts that are text are joined. None: it is none of these."""
+    match content:
+        case None:
+            return ""
+        case str():
+            return _whole(content)
+        case list():
+            parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+            return _whole("".join(part["text"] for part in parts if isinstance(part.get("text"), str)))
+        case _:
+            return None
+
+
+def _after(beginning: str, text: str) -> str:
+    """An answer without its beginning, which some servers repeat; white space before it may be the template's."""
+    if beginning and text.lstrip().startswith(beginning):
+        return text.lstrip()[len(beginning) :]
+    return text.removeprefix(beginning)
+
+
+def _cut(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
+    """A text up to the first of some texts, for a server that left it in, and whether there was one."""
+    ends = [place for one in stop if (place := text.find(one)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+
+def _count(usage: object, name: str) -> int:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if type(count) is int and count >= 0 else 0

@@ -1,0 +1,110 @@
+"""Completions as JSON: what answers, and what errors, are made of what a server may send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rankpipe.models.completions import EXCERPT, answer, excerpt, message
+from rankpipe.models.language_model import Answer, Chat, Writing
+
+
+def completion(content: object, finish: str = "stop", **more: object) -> bytes:
+    choice = {"message": {"role": "assistant", "content": content}, "finish_reason": finish}
+    return json.dumps({"choices": [choice], **more}).encode()
+
+
+def answered(body: bytes, beginning: str = "", **writing: Any) -> Answer:
+    return answer(body, Chat("q", answer=beginning), Writing(**{"longest": 20, **writing}))
+
+
+@pytest.mark.parametrize(
+    "usage", [None, [], "many", {"prompt_tokens": True, "completion_tokens": -1}, {"prompt_tokens": 1.5}]
+)
+def test_counts_that_are_no_numbers_are_not_known(usage: object) -> None:
+    assert answered(completion("text", usage=usage)) == Answer("text", ended=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, ""),
+        ("", ""),
+        ("\x00 \n", "\x00 \n"),
+        ([], ""),
+        (
+            [{"type": "text", "text": "some "}, {"type": "image", "text": "no"}, "?", {"type": "text", "text": "text"}],
+            "some text",
+        ),
+        ("\ud800 and \udc00", "\ufffd and \ufffd"),
+        ("😀", "😀"),
+    ],
+)
+def test_the_text_of_a_message(content: object, text: str) -> None:
+    assert answered(completion(content)).text == text
+
+
+def test_a_message_without_content_is_an_empty_text() -> None:
+    assert answered(b'{"choices": [{"message": {"role": "assistant"}}]}') == Answer("", ended=True)
+
+
+def test_a_line_break_that_json_forbids_and_a_mark_before_it_are_read() -> None:
+    assert answered(b"\xef\xbb\xbf" + completion("two?lines").replace(b"?", b"\n")).text == "two\nlines"
+
+
+def test_the_first_of_the_stop_texts_ends_a_text() -> None:
+    stop = ("\n\n", "END")
+    assert answered(completion("one END two\n\nthree", "length"), stop=stop) == Answer("one ", ended=True)
+    assert answered(completion("one two", "length"), stop=stop) == Answer("one two", ended=False)
+
+
+@pytest.mark.parametrize("content", ["The END is near. END", " \nThe END is near. END", " near. END"])
+def test_a_beginning_that_the_server_repeats_is_taken_off_before_the_text_is_cut(content: str) -> None:
+    assert answered(completion(content), "The END is", stop=("END",)).text == " near. "
+
+
+def test_a_beginning_in_white_space_is_taken_off() -> None:
+    assert answered(completion("\n- one"), "\n- ").text == "one"
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b" \n", "answers with what is no JSON: nothing"),
+        (b"<html>", "answers with what is no JSON: <html>"),
+        (b"[" * 40_000, f"answers with what is no JSON: {'[' * 40_000}"),
+        (b"[" + b"9" * 9000, f"answers with what is no JSON: [{'9' * 9000}"),
+        (b"[]", "answers with JSON that is no completion: []"),
+        (b"null", "answers with JSON that is no completion: null"),
+        (b'{"choices": {}}', 'answers with JSON that is no completion: {"choices": {}}'),
+        (b'{"choices": [{"text": "x"}]}', 'answers with JSON that is no completion: {"choices": [{"text": "x"}]}'),
+        (completion(7), f"answers with JSON that is no completion: {completion(7).decode()}"),
+    ],
+    ids=range(9),
+)
+def test_what_is_no_completion_is_said(body: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=r"^answers with") as raised:
+        answered(body)
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "no such field", "type": "x"}}',
+        b'{"error": "no such field"}',
+        b'{"object": "error", "message": "no such field"}',
+        b'{"detail": "no such field"}',
+        b"no such field",
+    ],
+)
+def test_an_error_is_found_where_servers_say_it(body: bytes) -> None:
+    assert message(body) == "no such field"
+
+
+def test_an_excerpt_is_one_short_line_without_commands_to_a_terminal() -> None:
+    assert excerpt("a \x1b[2J\r\n\tb\ufffd") == "a [2J b\ufffd"
+    assert excerpt("x" * EXCERPT) == "x" * EXCERPT
+    assert excerpt("x" * (EXCERPT + 1)) == "x" * EXCERPT + "..."

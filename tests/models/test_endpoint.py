@@ -1,0 +1,31 @@
+"""Where a language model answers: what is an address of a server."""
+
+import pytest
+from pydantic import ValidationError
+
+from rankpipe.models.endpoint import Endpoint
+
+
+def test_an_address_ends_without_a_slash() -> None:
+    assert Endpoint(url="http://localhost:8000/v1/").url == "http://localhost:8000/v1"
+    assert Endpoint(url="https://[::1]").url == "https://[::1]"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://a/v1", "http://", "http://a b/v1", "http://a/v1\x7f", "http://ü/v1", "http://a/v1?b"],
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="not the address of a server, such as http://localhost:8000/v1"):
+        Endpoint(url=url)
+
+
+@pytest.mark.parametrize("url", ["http://a:99999/v1", "http://a:b/v1"])
+def test_what_is_no_port_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="Port"):
+        Endpoint(url=url)
+
+
+def test_an_address_bears_no_password() -> None:
+    with pytest.raises(ValidationError, match="'key_variable' names the environment variable that holds a key"):
+        Endpoint(url="http://me:secret@localhost/v1")
