@@ -70,6 +70,10 @@ class LocalLanguageModel:
         """Digest and precision."""
         return {"model": model_digest(self._folder), "dtype": self.dtype}
 
+    def counts(self) -> dict[str, int]:
+        """Nothing that is not counted elsewhere."""
+        return {}
+
     def lengths(self, chats: Sequence[Chat]) -> NDArray[np.int64]:
         """(C,) tokens of chats, with the template around them and the beginning of the answer."""
         return np.array([len(self._prompt(chat)) + len(self._answer(chat)) for chat in chats], np.int64)

@@ -75,7 +75,7 @@ class Rewriting(Stage):
     def counted(self, corpus: Corpus) -> Mapping[str, Any]:
         """Queries, those that stayed as they were and why, answers that the model wrote, and tokens."""
         opened = self._opened_once()
-        return {**opened.counts.get(corpus.digest, {}), **opened.answers.counts}
+        return {**opened.counts.get(corpus.digest, {}), **opened.writer.counts(), **opened.answers.counts}
 
     def answered(self, run: Run) -> list[list[str]]:
         """For every query the answers that are not refused; none for one without text."""
