@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from rankpipe.stages.cross_encoder import CrossEncoder
     from rankpipe.stages.cut import Cut
     from rankpipe.stages.dense import Dense
+    from rankpipe.stages.expansion import Keywords, Original, Query2doc
     from rankpipe.stages.feedback import RM3, Bo1, Rocchio
     from rankpipe.stages.fuse import Fuse
+    from rankpipe.stages.hyde import Hyde
     from rankpipe.stages.interpolate import Interpolate
     from rankpipe.stages.likelihood import Likelihood
     from rankpipe.stages.listwise import Listwise
+    from rankpipe.stages.multi_query import MultiQuery
     from rankpipe.stages.pointwise import Pointwise
     from rankpipe.stages.rescore import Rescore
     from rankpipe.stages.setwise import Setwise
@@ -46,13 +49,18 @@ _MODULES = {
     "Dataset": "rankpipe.data",
     "Dense": "rankpipe.stages.dense",
     "Fuse": "rankpipe.stages.fuse",
+    "Hyde": "rankpipe.stages.hyde",
     "Interpolate": "rankpipe.stages.interpolate",
+    "Keywords": "rankpipe.stages.expansion",
     "Likelihood": "rankpipe.stages.likelihood",
     "Listwise": "rankpipe.stages.listwise",
+    "MultiQuery": "rankpipe.stages.multi_query",
+    "Original": "rankpipe.stages.expansion",
     "Pipeline": "rankpipe.pipeline",
     "Pointwise": "rankpipe.stages.pointwise",
     "Qrels": "rankpipe.data",
     "Queries": "rankpipe.data",
+    "Query2doc": "rankpipe.stages.expansion",
     "RankpipeError": "rankpipe.errors",
     "Rescore": "rankpipe.stages.rescore",
     "Rocchio": "rankpipe.stages.feedback",
@@ -78,13 +86,18 @@ __all__ = [
     "Dataset",
     "Dense",
     "Fuse",
+    "Hyde",
     "Interpolate",
+    "Keywords",
     "Likelihood",
     "Listwise",
+    "MultiQuery",
+    "Original",
     "Pipeline",
     "Pointwise",
     "Qrels",
     "Queries",
+    "Query2doc",
     "RankpipeError",
     "Rescore",
     "Rocchio",

@@ -63,6 +63,7 @@ class Stage(ABC):
     makes       parts that are there after it; a stage that makes candidates without needing them replaces those of
                 the run, and with them the scores that earlier stages left under their names
     keeps_scores  the stage leaves out candidates and changes no score
+    in_turn     its parts run one after the other; otherwise they are branches of equal standing
     references  names of earlier stages whose scores it reads from run.features
 
     name  under which later stages find this stage's scores, in run.features
@@ -71,6 +72,7 @@ class Stage(ABC):
     needs: ClassVar[frozenset[Part]] = frozenset()
     makes: ClassVar[frozenset[Part]] = frozenset()
     keeps_scores: ClassVar[bool] = False
+    in_turn: ClassVar[bool] = False
 
     name: str | None = None
 
@@ -149,6 +151,8 @@ class Chain(Stage):
 
     stages  in their order
     """
+
+    in_turn: ClassVar[bool] = True
 
     stages: tuple[Stage, ...]
 

@@ -174,7 +174,7 @@ class _Builder(Reading):
             makes=cls.makes,
             references=stage.references if stage is not None else (),
             parts=parts,
-            in_turn=issubclass(cls, Chain),
+            in_turn=cls.in_turn,
             place=entry.place,
             places=_texts(node for setting, node in given.values() if not setting.holds_stages),
         )

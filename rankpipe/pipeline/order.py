@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rankpipe.errors import PipelineError, Problem
 from rankpipe.pipeline.registry import suggestion
 from rankpipe.pipeline.source import Place, quoted
-from rankpipe.stage import Chain, Stage
+from rankpipe.stage import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def steps_of(stages: Iterable[Stage]) -> tuple[Step, ...]:
             makes=stage.makes,
             references=stage.references,
             parts=steps_of(stage.parts),
-            in_turn=isinstance(stage, Chain),
+            in_turn=stage.in_turn,
         )
         for stage in stages
     )

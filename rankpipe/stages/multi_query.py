@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge
+import numpy as np
+from annotated_types import Ge, MinLen
 from pydantic.dataclasses import dataclass
 
 from rankpipe.models.language_model import Answer
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Reference, Stage, apply
+from rankpipe.stage import SETTINGS, Chain, Part, Reference, Several, Stage, apply
 from rankpipe.stages.expansion import LIST_MARK
 from rankpipe.stages.fuse import Fuse, Method
 from rankpipe.stages.normalise import Normalisation
@@ -20,19 +21,20 @@ from rankpipe.stages.rewriting import Rewriting, one_line, refusal
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class MultiQuery(Rewriting):
-    """Run a branch with a query and with other wordings of it that a language model writes, and fuse what they find.
+    """Run stages with a query and with other wordings of it that a language model writes, and fuse what they find.
 
     The model writes a wording a line; repeated ones are left out. The queries stay as they were.
 
-    branch   what is run with every wording, a retriever and what follows it
+    stages   what is run with every wording, one after the other: a retriever and what follows it
     queries  other wordings, at most
     method, k, smoothing, normalise  as the stage fuse has them
     writer, endpoint, prompt, max_tokens, temperature, top_p, seed  see rankpipe.stages.rewriting
     """
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+    in_turn: ClassVar[bool] = True
 
-    branch: Stage
+    stages: Annotated[Several[Stage], MinLen(1)]
     queries: Annotated[int, Ge(1)] = 3
     method: Method = "reciprocal-rank"
     k: Annotated[int, Ge(1)] | None = None
@@ -42,8 +44,8 @@ class MultiQuery(Rewriting):
 
     @property
     def parts(self) -> tuple[Stage, ...]:
-        """The branch."""
-        return (self.branch,)
+        """The stages."""
+        return tuple(self.stages)
 
     def __call__(self, run: Run) -> Run:
         """Replace the candidates by those that all wordings find."""
@@ -51,12 +53,20 @@ class MultiQuery(Rewriting):
             list(self._others(query, answers))[: self.queries]
             for query, answers in zip(run.queries.texts, self.answered(run), strict=True)
         ]
-        runs = [apply(self.branch, run)]
+        runs = [self._found(run)]
         for place in range(self.queries):  # always as many, so that a query's scores depend on no other query
-            texts = [texts[place] if place < len(texts) else "" for texts in wordings]  # an empty one finds nothing
-            asked = run.with_queries(run.queries.rewritten(texts))
-            runs.append(apply(self.branch, asked) if any(texts) else Run.empty(run.queries, run.corpus))
+            texts = [texts[place] if place < len(texts) else "" for texts in wordings]
+            if not any(texts):
+                runs.append(Run.empty(run.queries, run.corpus))
+                continue
+            found = self._found(run.with_queries(run.queries.rewritten(texts)))
+            runs.append(found.keep(np.array(list(map(bool, texts)))[found.query_rows]))
         return self._fuse.fused(run, runs)
+
+    def _found(self, run: Run) -> Run:
+        for stage in self.stages:
+            run = apply(stage, run)
+        return run
 
     @staticmethod
     def _others(query: str, answers: Sequence[str]) -> Iterator[str]:
@@ -71,7 +81,7 @@ class MultiQuery(Rewriting):
     @cached_property
     def _fuse(self) -> Fuse:
         return Fuse(
-            branches=[self.branch] * (self.queries + 1),
+            branches=[Chain(stages=tuple(self.stages))] * (self.queries + 1),
             method=self.method,
             k=self.k,
             smoothing=self.smoothing,

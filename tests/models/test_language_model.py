@@ -15,8 +15,8 @@ import torch
 
 from rankpipe.errors import ModelError
 from rankpipe.models.causal_lm import ChatTokens
-from rankpipe.models.decoding import Arranging, CausalNetwork, Greedy
-from rankpipe.models.language_model import Chat, LanguageModel
+from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Greedy
+from rankpipe.models.language_model import Answer, Chat, LanguageModel, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
 from rankpipe.models.runtime import Runtime
 
@@ -281,6 +281,82 @@ def test_an_answer_ends_before_an_end_or_with_its_last_token() -> None:
     short = Greedy(frozenset({2}), 1)
     assert (short.choose(logits_of(t4=1.0)), short.made) == ([], [4])
     assert (Greedy(frozenset({2}), 0).choose(logits_of(t4=1.0))) == []
+
+
+# -- answers in words -----------------------------------------------------------------------------------------------------
+
+
+def test_without_temperature_the_most_probable_tokens_are_written(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model = opened(tiny_causal_lm(tmp_path))
+    greedy = model.generate(CHATS, ["word " * 9] * 4)
+    sizes = len(model._frame("").tokens("word " * 9))
+    told: dict[int, list[Answer]] = {}
+    answers = model.write(CHATS, Writing(longest=sizes, count=2), told.__setitem__)
+    assert [[one.text for one in group] for group in answers] == [[text, text] for text in greedy]
+    assert [group[0].prompt_tokens for group in answers] == model.lengths(CHATS).tolist()
+    assert {place: told[place] for place in range(4)} == dict(enumerate(answers))
+    assert all((group[0].tokens < sizes) == group[0].ended for group in answers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_depends_on_chat_seed_and_number_alone(tmp_path: Path, tiny_causal_lm: Write, kind: str) -> None:
+    model = opened(tiny_causal_lm(tmp_path, kind=kind, **KINDS[kind]), threads=2)
+    writing = Writing(longest=12, count=3, temperature=1.5, seed=7)
+    whole = model.write(CHATS, writing)
+    assert model.write(CHATS[::-1], writing)[::-1] == whole
+    for chat, group in zip(CHATS, whole, strict=True):
+        assert model.write([chat], writing) == [group]
+        assert [model.write([chat], Writing(longest=12, temperature=1.5, seed=7))[0][0]] == group[:1]
+        assert len({one.text for one in group}) == 3
+    assert model.write(CHATS, Writing(longest=12, count=3, temperature=1.5, seed=8)) != whole
+
+
+def test_an_answer_ends_at_a_text(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model = opened(tiny_causal_lm(tmp_path))
+    [[whole]] = model.write([CHATS[0]], Writing(longest=30, temperature=2.0))
+    stop = whole.text[10:13]
+    [[cut]] = model.write([CHATS[0]], Writing(longest=30, temperature=2.0, stop=("no such text", stop)))
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.ended
+    assert cut.tokens < whole.tokens
+
+
+def test_a_chat_that_leaves_no_room_for_its_answer_is_refused(
+    tmp_path: Path, tiny_causal_lm: Write, refused: Refused
+) -> None:
+    folder = tiny_causal_lm(tmp_path, positions=64)
+    model = opened(folder)
+    length = int(model.lengths([CHATS[0]])[0])
+    assert len(model.write([CHATS[0]], Writing(longest=64 - length))) == 1
+    assert refused(lambda: model.write([CHATS[0]], Writing(longest=65 - length))) == (
+        f"a prompt has {length} tokens and its answer up to {65 - length}, and model {str(folder)!r} reads at most 64: "
+        "'Which fruit is sweet?'"
+    )
+
+
+def drawing(rng: np.random.Generator, **settings: Any) -> Drawing:
+    return Drawing(Writing(**{"longest": 9, **settings}), frozenset({2}), rng, lambda ids: "".join(map(chr, ids)))
+
+
+def test_tokens_are_drawn_by_their_probabilities() -> None:
+    logits = torch.log(torch.tensor([0.1, 0.2, 1e-9, 0.7]))
+    rng = np.random.default_rng(0)
+    drawn = [drawing(rng, temperature=1.0, longest=2).choose(logits)[0] for _ in range(4000)]
+    shares = np.bincount(drawn, minlength=4) / 4000
+    # three standard deviations of a share of 4,000 draws
+    assert shares == pytest.approx([0.1, 0.2, 0, 0.7], abs=3 * (0.25 / 4000) ** 0.5)
+    squared = [drawing(rng, temperature=0.5, longest=2).choose(logits)[0] for _ in range(4000)]
+    # .01, .04, .49 of .54
+    expected = [0.01 / 0.54, 0.04 / 0.54, 0, 0.49 / 0.54]
+    assert np.bincount(squared, minlength=4) / 4000 == pytest.approx(expected, abs=3 * (0.25 / 4000) ** 0.5)
+
+
+def test_only_the_most_probable_tokens_that_make_up_a_share_are_drawn() -> None:
+    logits = torch.log(torch.tensor([0.1, 0.25, 1e-9, 0.65]))
+    rng = np.random.default_rng(0)
+    for top_p, kept in ((0.6, {3}), (0.7, {1, 3}), (0.95, {0, 1, 3})):
+        drawn = {drawing(rng, temperature=1.0, top_p=top_p, longest=2).choose(logits)[0] for _ in range(400)}
+        assert drawn == kept
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------------

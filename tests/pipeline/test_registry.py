@@ -52,7 +52,7 @@ def test_an_unknown_name_gets_a_suggestion(little_stages: None) -> None:
 
 def test_an_unknown_name_like_no_other_gets_the_list(little_stages: None) -> None:
     with pytest.raises(
-        UsageError, match=r"^no stage is called 'zzzzzz'; there are: attention, blend, bm25, broken, chain, "
+        UsageError, match=r"^no stage is called 'zzzzzz'; there are: attention, blend, bm25, bo1, broken, chain, "
     ):
         load_stage("zzzzzz")
 

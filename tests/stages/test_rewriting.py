@@ -1,0 +1,196 @@
+"""Rewriters, with a model behind a server of this test: what becomes of queries, what is refused, what is asked again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rankpipe.data import Corpus, Queries
+from rankpipe.errors import DataError, RankpipeError, UsageError
+from rankpipe.models.endpoint import Endpoint
+from rankpipe.models.language_model import Answer
+from rankpipe.pipeline import Pipeline
+from rankpipe.run import Run
+from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.expansion import Keywords, Original, Query2doc, items
+from rankpipe.stages.multi_query import MultiQuery
+from rankpipe.stages.rewriting import refusal
+
+CORPUS = Corpus.from_texts(["a sweet apple", "the road to the apple tree", "a car", "pears and plums"])
+QUERIES = Queries.of({"q1": "apple", "q2": "car", "q3": " "})
+EMPTY = Run.empty(QUERIES, CORPUS)
+
+
+def texts(stage: Any, run: Run = EMPTY) -> tuple[str, ...]:
+    return stage(run).queries.texts
+
+
+# -- query2doc, keywords, original ----------------------------------------------------------------------------------------
+
+
+def test_query2doc_puts_a_passage_behind_five_times_the_query(model: Any) -> None:
+    model.answer = lambda _: "It grows on trees,\nand is sweet."
+    stage = Query2doc(writer="any", endpoint=model.endpoint)
+    first, second, third = texts(stage)
+    assert first == "apple apple apple apple apple It grows on trees, and is sweet."
+    assert second == "car car car car car It grows on trees, and is sweet."
+    assert third == " "
+    index, analyzer = BM25().index(CORPUS)
+    terms = index.queries([first], analyzer)
+    assert terms.terms.tolist().count(index.queries(["apple"], analyzer).terms[0]) == 5
+    assert stage(EMPTY).queries.original == QUERIES.texts
+    once = Query2doc(writer="any", endpoint=model.endpoint, repeat=1, separator=" [SEP] ")
+    assert texts(once)[0] == "apple [SEP] It grows on trees, and is sweet."
+
+
+def test_the_prompt_is_asked_with_the_settings(model: Any) -> None:
+    stage = Query2doc(writer="big", endpoint=model.endpoint, max_tokens=33, temperature=0.5, top_p=0.9, seed=4)
+    stage(EMPTY)
+    asked = sorted(model.asked, key=lambda one: one["messages"][0]["content"])
+    assert len(asked) == 2
+    assert asked[0]["messages"][0]["content"].endswith("\n\nQuery: apple")
+    assert asked[0]["messages"][1] == {"role": "assistant", "content": "Passage:"}
+    named = ("model", "max_tokens", "temperature", "top_p", "seed", "stop")
+    assert [asked[0][name] for name in named] == ["big", 33, 0.5, 0.9, 4, ["\n\n"]]
+
+
+def test_keywords_are_taken_once_and_without_the_marks_of_a_list(model: Any) -> None:
+    model.answer = lambda _: "1. fruit; 2) Tree\n- an Apple, fruit, , cider\n* TREE."
+    stage = Keywords(writer="any", endpoint=model.endpoint, keywords=3)
+    assert texts(stage)[1] == "car car fruit Tree an Apple"
+    assert texts(replace(stage, keywords=10))[1] == "car car fruit Tree an Apple cider"
+    assert (
+        texts(Keywords(writer="any", endpoint=model.endpoint, prompt="keywords"))[0]
+        == "apple apple fruit Tree an Apple cider"
+    )
+    assert items("one, two;three\n 10. four \n\n") == ["one", "two", "three", "four"]
+
+
+def test_keywords_that_the_query_has_are_left_out_and_none_leave_it_as_it_is(model: Any) -> None:
+    model.answer = lambda _: "apple, Car"
+    assert texts(Keywords(writer="any", endpoint=model.endpoint, repeat=1)) == ("apple Car", "car apple", " ")
+    model.answer = lambda _: "Apple"
+    assert texts(Keywords(writer="other", endpoint=model.endpoint))[0] == "apple"
+
+
+def test_original_gives_back_what_the_user_wrote(model: Any) -> None:
+    run = Query2doc(writer="any", endpoint=model.endpoint)(EMPTY)
+    run = run.with_queries(replace(run.queries, terms=({}, {}, {}), vectors=np.zeros((3, 2), np.float32)))
+    again = Original()(run).queries
+    assert (again.texts, again.terms, again.vectors) == (QUERIES.texts, None, None)
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_refused_for_a_reason() -> None:
+    assert refusal(Answer("An answer.", ended=False)) is None
+    assert refusal(Answer(" \n.,- ", ended=True)) == "empty"
+    assert refusal(Answer("half a \ufffd", ended=True)) == "unreadable"
+    assert refusal(Answer("half a \ud83d", ended=True)) == "unreadable"
+    assert refusal(Answer("so " * 30, ended=False)) == "runaway"
+    assert refusal(Answer("so " * 29, ended=False)) is None
+    words = " ".join(f"w{number}" for number in range(10))
+    assert refusal(Answer(f"{words} {words} {words} {words}", ended=False)) is None  # 10 of 40 is a quarter
+    assert refusal(Answer(f"{words} {words} {words} {words} w1", ended=False)) == "runaway"
+
+
+def test_a_query_whose_answer_is_refused_stays_and_is_counted(model: Any) -> None:
+    choices = {"apple": "", "car": "so " * 99 + "...", "road": "a \ud800", "tree": "fine"}
+    body = b'{"choices": [{"index": 0, "message": {"content": "caf\xe9"}, "finish_reason": "stop"}]}'
+    model.answer = lambda user: body if user.endswith("pears") else choices[user.rpartition(" ")[2]]
+    queries = Queries.of({"a": "apple", "b": "car", "c": "road", "d": "pears", "e": "tree", "f": ""})
+    stage = Query2doc(writer="any", endpoint=model.endpoint, repeat=1)
+    result = stage(Run.empty(queries, CORPUS)).queries
+    assert result.texts == ("apple", "car", "road", "pears", "tree fine", "")
+    counted = stage.counted(CORPUS)
+    expected = {"queries": 5, "unchanged": 4, "refused_empty": 1, "refused_runaway": 1, "refused_unreadable": 2}
+    assert {name: counted[name] for name in expected} == expected
+    assert (counted["asked"], counted["written"], counted["requests"], counted["retries"]) == (5, 5, 5, 0)
+
+
+def test_what_was_answered_is_not_asked_again(model: Any) -> None:
+    settings = {"writer": "any", "endpoint": model.endpoint}
+    before = texts(Query2doc(**settings))
+    assert len(model.asked) == 2
+    again = Query2doc(**settings)
+    assert texts(again) == texts(again) == before
+    assert len(model.asked) == 2
+    assert (again.counted(CORPUS)["asked"], again.counted(CORPUS)["written"]) == (4, 0)
+    texts(Query2doc(**settings, seed=1))
+    assert len(model.asked) == 4
+
+
+def test_a_model_that_fails_ends_the_run_and_what_it_answered_is_kept(model: Any) -> None:
+    model.answer = lambda user: None if user.endswith("car") else "a fruit"
+    one_by_one = {"writer": "any", "endpoint": replace(model.endpoint, concurrency=1)}
+    with pytest.raises(RankpipeError, match="400"):
+        texts(Query2doc(**one_by_one))
+    model.answer = lambda _: "now it works"
+    asked = len(model.asked)
+    assert texts(Query2doc(**one_by_one))[0].endswith("a fruit")
+    assert [one["messages"][0]["content"][-3:] for one in model.asked[asked:]] == ["car"]
+
+
+def test_a_prompt_without_a_place_for_the_query_is_refused(model: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("--- user\nWrite something.")
+    with pytest.raises(UsageError) as caught:
+        texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
+    assert str(caught.value) == f"prompt {file}: its section 'user' has {{query}} 0 times, and needs it at least once"
+    file.write_text("--- user\n{nothing}\n--- what\n")
+    with pytest.raises(DataError):
+        texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
+
+
+# -- multi-query ----------------------------------------------------------------------------------------------------------
+
+
+def test_wordings_are_searched_and_fused_by_their_ranks(model: Any) -> None:
+    model.answer = lambda user: (
+        "1. pears\n2. Apple\n3. 'sweet apple'\n4. pears\n5. road" if user.endswith("apple") else ""
+    )
+    stage = MultiQuery(writer="any", endpoint=model.endpoint, stages=(BM25(k=4),), queries=2)
+    result = stage(EMPTY)
+    assert result.queries is QUERIES
+    branch = BM25(k=4)
+    ranked = [branch(Run.empty(Queries.of({"q1": text}), CORPUS))["q1"] for text in ("apple", "pears", "sweet apple")]
+    expected: dict[str, float] = {}
+    for ranking in ranked:
+        for candidate in ranking:
+            expected[candidate.doc_id] = expected.get(candidate.doc_id, 0) + 1 / (60 + candidate.rank)
+    assert result.to_dict()["q1"] == pytest.approx(expected)
+    assert list(result.to_dict()["q2"]) == [one.doc_id for one in branch(EMPTY)["q2"]]
+    assert result.to_dict()["q3"] == {}
+    assert stage.counted(CORPUS)["refused_empty"] == 1
+
+
+def test_the_scores_of_a_query_depend_on_no_other_query(model: Any) -> None:
+    model.answer = lambda user: "pears\nroads\ntrees" if user.endswith("apple") else "a road"
+    stage = MultiQuery(writer="any", endpoint=model.endpoint, stages=(BM25(k=4),), method="convex")
+    assert stage(EMPTY.select([1])).to_dict()["q2"] == stage(EMPTY).to_dict()["q2"]
+
+
+def test_a_pipeline_with_rewriters_is_read_and_written(model: Any) -> None:
+    text = (
+        "stages:\n"
+        "  - multi-query:\n"
+        "      writer: any\n"
+        f"      endpoint: {{url: '{model.endpoint.url}', concurrency: 2}}\n"
+        "      stages:\n"
+        "        - keywords: {writer: smollm2}\n"
+        "        - bm25: {k: 5}\n"
+    )
+    pipeline = Pipeline.from_yaml(text)
+    assert Pipeline.from_yaml(pipeline.to_yaml()).stages == pipeline.stages
+    stage = pipeline.stages[0]
+    assert isinstance(stage, MultiQuery)
+    assert stage.endpoint == Endpoint(url=model.endpoint.url, concurrency=2)
+    with pytest.raises(RankpipeError) as caught:
+        Pipeline.from_yaml("stages:\n  - bm25\n  - keywords: {writer: a, endpoint: {url: 'localhost:80'}}\n")
+    assert "3:43" in str(caught.value)
+    assert "not the address of a server" in str(caught.value)
