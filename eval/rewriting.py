@@ -132,7 +132,7 @@ def _table(cells: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> l
     by_name = {(cell["dataset"], cell["method"]): cell for cell in cells}
     lines = [
         f"{options.queries} test queries of each data set, drawn by seed {SEED}; the model is {options.writer}. "
-        "In brackets the difference from the method without rewriting, and p of the randomisation test.\n",
+        "In brackets the difference from the method without rewriting, and p of the randomisation test over queries.\n",
         "| data set | method | " + " | ".join(MEASURES) + " | queries unchanged | tokens written |",
         "|---|---|" + "---|" * (len(MEASURES) + 2),
     ]
@@ -154,7 +154,7 @@ def _entry(cell: Mapping[str, Any], base: Mapping[str, Any] | None, measure: str
     if base is None:
         return f"{value:.4f}"
     found = comparison(base["per_query"][measure], cell["per_query"][measure], measure)
-    return f"{value:.4f} ({value - base['measures'][measure]:+.4f}, {found.p_value:.2f})"
+    return f"{value:.4f} ({value - base['measures'][measure]:+.4f}, p {found.randomisation_p:.2f})"
 
 
 if __name__ == "__main__":
