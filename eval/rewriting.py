@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 from cells import slug
 from rich.console import Console
-from trained import comparison, digests, finished, write, write_cell
+from trained import by_query, comparison, digests, finished, mean, write, write_cell
 
 from rankpipe import Dataset, Pipeline
 from rankpipe.data import Queries
-from rankpipe.evaluation.experiment import evaluate_on
 from rankpipe.evaluation.manifest import described, facts, versions
 from rankpipe.machine import machine
 from rankpipe.run import Run
@@ -102,7 +101,7 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
         return found
     say(f"{file}: running", markup=False)
     run = pipeline.run(queries)
-    result = evaluate_on(run, dataset, "test", measures=MEASURES)
+    values = {measure: by_query(run, dataset, "test", measure) for measure in MEASURES}
     asked = [stage for stage in pipeline.stages if isinstance(stage, Rewriting)]
     content = {
         "key": key,
@@ -110,10 +109,8 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
         "method": method,
         "counted": {key: int(value) for stage in asked for key, value in stage.counted(dataset.corpus).items()},
         "examples": _examples(asked[0], dataset, queries) if asked else [],
-        "measures": {measure: result[measure] for measure in MEASURES},
-        "per_query": {
-            measure: {one: round(value, 6) for one, value in result.per_query[measure].items()} for measure in MEASURES
-        },
+        "measures": {measure: mean(of_queries) for measure, of_queries in values.items()},
+        "per_query": values,
         "versions": versions(),
         "machine": machine(),
     }
