@@ -31,26 +31,6 @@ class Chooser(Protocol):
         ...
 
 
-class Greedy:
-    """Takes the most probable token, up to one that ends the answer.
-
-    made  tokens so far, the one that ended them left out
-    """
-
-    def __init__(self, ends: frozenset[int], longest: int) -> None:
-        """Stop before a token of `ends`, or after `longest` tokens."""
-        self.made: list[int] = []
-        self._ends, self._longest = ends, longest
-
-    def choose(self, logits: Tensor) -> list[int]:
-        """The next token."""
-        token = int(logits.argmax())
-        if token in self._ends or not self._longest:
-            return []
-        self.made.append(token)
-        return [token] if len(self.made) < self._longest else []
-
-
 class Drawing:
     """Draws tokens, or takes the most probable ones, up to one that ends the answer, or to a text that does.
 

@@ -117,15 +117,6 @@ class LanguageModel(Writer, Protocol):
         """
         ...
 
-    def generate(
-        self, chats: Sequence[Chat], longest: Sequence[str], advance: Callable[[int], None] = ...
-    ) -> list[str]:
-        """How chats go on, taking the most probable token each time.
-
-        longest  of each chat, a text: what is generated ends after as many tokens as it has
-        """
-        ...
-
     def arrange(
         self,
         chats: Sequence[Chat],

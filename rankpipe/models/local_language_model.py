@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rankpipe.errors import UsageError
 from rankpipe.models.batching import each_on_a_core, rising_batches
 from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
-from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Greedy, Ids
+from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Ids
 from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind
 from rankpipe.models.network import device_of, dtype_of, thread_limit
 from rankpipe.models.recipe import longest, network_config
@@ -119,18 +119,6 @@ class LocalLanguageModel:
             return means
 
         return np.array(self._each(look, prompts, advance), np.float32)
-
-    def generate(self, chats: Sequence[Chat], longest: Sequence[str], advance: Advance = _silent) -> list[str]:
-        """How chats go on, taking the most probable token each time, for as many tokens as another text has."""
-        prompts = [np.concatenate([self._prompt(chat), self._answer(chat)]) for chat in chats]
-        limits = [len(self._frame("").tokens(text)) for text in longest]
-
-        def answer(rows: list[int]) -> list[str]:
-            choosers = [Greedy(self._ends, limits[row]) for row in rows]
-            self._network.decode([prompts[row] for row in rows], choosers)
-            return [self._frame("").text(np.array(one.made, np.int64)) for one in choosers]
-
-        return self._each(answer, prompts, advance, limits)
 
     def write(
         self, chats: Sequence[Chat], writing: Writing, answered: Answered = lambda _, __: None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 from annotated_types import Ge
@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.models.language_model import Chat, behind
+from rankpipe.data import Corpus
+from rankpipe.models.answers import Answers
+from rankpipe.models.endpoint import Endpoint
+from rankpipe.models.language_model import Chat, LanguageModel, Writing, behind
+from rankpipe.models.prompt import load_prompt
+from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Reference
-from rankpipe.stages.generative import Generative, asked, by_rank
+from rankpipe.stages.generative import Generative, Opened, asked, by_rank
 
 SEPARATOR = " > "
 RANKING = re.compile(r"\[[0-9]+\](?: > \[[0-9]+\])*")
@@ -35,7 +40,9 @@ class Listwise(Generative):
     window       candidates in one prompt
     step         candidates from one window to the next; by default half a window
     constrained  the model can write nothing but a ranking of all candidates of the window; without it, answers that are
-                 none are mended, see read_ranking, and `counted` says how many and how
+                 none are mended, see read_ranking, and `counted` says how many and how. They are kept in the store, too
+    endpoint     server of OpenAI's interface that has the model, `model` being its name there; `constrained: false` only.
+                 See rankpipe.models.endpoint
 
     model, prompt, depth, rest, max_words, max_length, fields
                  see rankpipe.stages.generative
@@ -47,9 +54,14 @@ class Listwise(Generative):
     window: Annotated[int, Ge(2)] = 20
     step: Annotated[int, Ge(1)] | None = None
     constrained: bool = True
+    endpoint: Endpoint | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Listwise:
+        if self.endpoint is not None and self.constrained:
+            raise ValueError(
+                "'endpoint' needs 'constrained: false': what a server's model writes cannot be constrained"
+            )
         if (self.step or 1) > self.window:
             raise ValueError("'step' is larger than 'window': it would leave candidates out")
         return self
@@ -78,19 +90,49 @@ class Listwise(Generative):
         """The order that the model gives each group of texts, about the query of a row, as places in the group."""
         model, prompt, _ = self._opened_once()
         chats = [asked(prompt, run.queries.texts[row], group) for row, group in zip(rows, groups, strict=True)]
-        names = [[f"[{number}]" for number in range(1, len(group) + 1)] for group in groups]
         self._count(run.corpus, prompts=len(chats))
         if self.constrained:
+            names = [[f"[{number}]" for number in range(1, len(group) + 1)] for group in groups]
             return model.arrange(chats, names, SEPARATOR, advance)
-        answers = model.generate(chats, [SEPARATOR.join(one) for one in names], advance)
         found = []
-        for chat, answer, group in zip(chats, answers, groups, strict=True):
-            order, faults = read_ranking(chat.answer + answer, len(group))
+        for chat, (answer,), group in zip(chats, self._answers.of(chats, advance), groups, strict=True):
+            order, faults = read_ranking(chat.answer + answer.text, len(group))
             self._count(run.corpus, mended=int(any(faults.values())), **faults)
             found.append(order)
         return found
 
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Prompts, candidates that were read, and how many were cut; without constraints, what was mended and how."""
+        found = super().counted(corpus)
+        return found if self.constrained else {**found, **self._opened_once().model.counts(), **self._answers.counts}
+
+    @property
+    def _answers(self) -> Answers:
+        """Of the model, each at most as long as a ranking of all candidates of a window."""
+        return self.open_once(("answers", current_runtime()), self._open_answers)
+
+    def _open_answers(self) -> Answers:
+        model = self._opened_once().model
+        ranking = SEPARATOR.join(f"[{number}]" for number in range(1, self.window + 1))
+        longest = len(ranking)  # of a model whose tokens are not known: there are no more of them than letters
+        if self.endpoint is None:
+            bare, whole = model.lengths([Chat(""), Chat("", answer=ranking)]).tolist()
+            longest = whole - bare
+        return Answers(model, Writing(longest=longest))
+
+    def _open(self) -> Opened:
+        if self.endpoint is None:
+            return super()._open()
+        from rankpipe.models.http_language_model import HttpLanguageModel
+
+        prompt = load_prompt(self.prompt)
+        prompt.need(**self.places)
+        model = HttpLanguageModel(self.model, self.endpoint)
+        return Opened(cast("LanguageModel", model), prompt, {})  # nothing but `write` is asked of it
+
     def _check(self, run: Run, texts: list[str]) -> None:
+        if self.endpoint is not None:
+            return  # the server knows how long a prompt may be, and says so
         prompt = self._opened_once().prompt
         rows, largest = self._largest(run, texts, self.window)
         chats: list[Chat] = []

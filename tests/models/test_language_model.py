@@ -15,7 +15,7 @@ import torch
 
 from rankpipe.errors import ModelError
 from rankpipe.models.causal_lm import ChatTokens
-from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Greedy
+from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing
 from rankpipe.models.language_model import Answer, Chat, LanguageModel, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
 from rankpipe.models.runtime import Runtime
@@ -118,20 +118,19 @@ def test_answers_equal_those_of_greedy_generation_by_transformers(
     tmp_path: Path, tiny_causal_lm: Write, kind: str
 ) -> None:
     ends = [1, *range(60, 90)]  # besides 2, the tokenizer's own
-    limits = [40, 3, 25, 1]
     over = 0
     for seed in range(4):
         folder = tiny_causal_lm(tmp_path / str(seed), kind=kind, seed=seed, eos_token_id=ends, **KINDS[kind])
         model, plain = opened(folder), network(folder)
-        longest = ["∅" * limit for limit in limits]
-        found = model.generate(CHATS, longest)
-        for text, chat, size in zip(found, CHATS, (len(encoded(folder, one)) for one in longest), strict=True):
+        size = (40, 3, 25, 1)[seed]
+        for [found], chat in zip(model.write(CHATS, Writing(longest=size)), CHATS, strict=True):
             tokens = torch.tensor([written(folder, chat)])
             made = plain.generate(tokens, do_sample=False, max_new_tokens=size, eos_token_id=[2, *ends])[0]
             made = made[tokens.shape[1] :].tolist()
-            if made[-1] in (2, *ends):
+            assert found.ended == (made[-1] in (2, *ends))
+            if found.ended:
                 made, over = made[:-1], over + 1
-            assert text == ChatTokens(folder).text(np.array(made, np.int64))
+            assert (found.tokens, found.text) == (len(made), ChatTokens(folder).text(np.array(made, np.int64)))
     assert 0 < over < 16
 
 
@@ -185,7 +184,7 @@ def test_prompts_that_share_a_batch_go_on_as_they_do_alone(tmp_path: Path, tiny_
     texts = [np.array(encoded(folder, f" > {name}"), np.int64) for name in NAMES]
 
     def choosers() -> list[Any]:
-        return [Greedy(frozenset({2}), 30), Arranging(texts, texts), Greedy(frozenset({2}), 5), Arranging(texts, texts)]
+        return [drawing(longest=30), Arranging(texts, texts), drawing(longest=5), Arranging(texts, texts)]
 
     alone, together = choosers(), choosers()
     with torch.inference_mode():
@@ -209,11 +208,11 @@ def test_a_chat_is_answered_alike_whatever_is_asked_with_it(tmp_path: Path, tiny
     model, single = opened(folder, dtype=dtype, threads=2), opened(folder, dtype=dtype, threads=1)
     texts = ["sweet fruit", " a car", "x", " B"]
     logits, logs = model.next_logits(CHATS, [" A", " B"]), model.log_probabilities(CHATS, texts)
-    answers, orders = model.generate(CHATS, ["word " * 9] * 4), model.arrange(CHATS, [NAMES] * 4, " > ")
+    answers, orders = model.write(CHATS, Writing(longest=20)), model.arrange(CHATS, [NAMES] * 4, " > ")
     for row, chat in enumerate(CHATS):
         assert single.next_logits([chat], [" A", " B"]).tolist() == logits[[row]].tolist()
         assert single.log_probabilities([chat], [texts[row]]).tolist() == logs[[row]].tolist()
-        assert single.generate([chat], ["word " * 9]) == [answers[row]]
+        assert single.write([chat], Writing(longest=20)) == [answers[row]]
         assert single.arrange([chat], [NAMES], " > ") == [orders[row]]
 
 
@@ -221,7 +220,7 @@ def test_nothing_asked_is_nothing_answered(tmp_path: Path, tiny_causal_lm: Write
     model = opened(tiny_causal_lm(tmp_path))
     assert model.next_logits([], ["yes", "no"]).shape == (0, 2)
     assert model.log_probabilities([], []).shape == (0,)
-    assert (model.generate([], []), model.arrange([], [], " > ")) == ([], [])
+    assert (model.write([], Writing(longest=1)), model.arrange([], [], " > ")) == ([], [])
     assert model.arrange([CHATS[0]], [["[1]"]], " > ") == [[0]]
 
 
@@ -274,28 +273,25 @@ def test_what_every_list_begins_with_is_not_asked_for() -> None:
 
 
 def test_an_answer_ends_before_an_end_or_with_its_last_token() -> None:
-    chooser = Greedy(frozenset({2}), 3)
+    chooser = drawing(longest=3)
     assert chooser.choose(logits_of(t4=1.0)) == [4]
     assert chooser.choose(logits_of(t2=1.0)) == []
-    assert chooser.made == [4]
-    short = Greedy(frozenset({2}), 1)
-    assert (short.choose(logits_of(t4=1.0)), short.made) == ([], [4])
-    assert (Greedy(frozenset({2}), 0).choose(logits_of(t4=1.0))) == []
+    assert (chooser.made, chooser.ended) == ([4], True)
+    short = drawing(longest=1)
+    assert (short.choose(logits_of(t4=1.0)), short.made, short.ended) == ([], [4], False)
 
 
 # -- answers in words -----------------------------------------------------------------------------------------------------
 
 
-def test_without_temperature_the_most_probable_tokens_are_written(tmp_path: Path, tiny_causal_lm: Write) -> None:
+def test_answers_are_told_as_they_come(tmp_path: Path, tiny_causal_lm: Write) -> None:
     model = opened(tiny_causal_lm(tmp_path))
-    greedy = model.generate(CHATS, ["word " * 9] * 4)
-    sizes = len(model._frame("").tokens("word " * 9))
     told: dict[int, list[Answer]] = {}
-    answers = model.write(CHATS, Writing(longest=sizes, count=2), told.__setitem__)
-    assert [[one.text for one in group] for group in answers] == [[text, text] for text in greedy]
+    answers = model.write(CHATS, Writing(longest=9, count=2), told.__setitem__)
+    assert [told[place] for place in range(4)] == answers
+    assert [group[0] for group in answers] == [group[1] for group in answers]  # nothing is drawn
     assert [group[0].prompt_tokens for group in answers] == model.lengths(CHATS).tolist()
-    assert {place: told[place] for place in range(4)} == dict(enumerate(answers))
-    assert all((group[0].tokens < sizes) == group[0].ended for group in answers)
+    assert all((one.tokens < 9) == one.ended for group in answers for one in group)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -334,18 +330,19 @@ def test_a_chat_that_leaves_no_room_for_its_answer_is_refused(
     )
 
 
-def drawing(rng: np.random.Generator, **settings: Any) -> Drawing:
-    return Drawing(Writing(**{"longest": 9, **settings}), frozenset({2}), rng, lambda ids: "".join(map(chr, ids)))
+def drawing(rng: np.random.Generator | None = None, *, ends: tuple[int, ...] = (2,), **settings: Any) -> Drawing:
+    rng = np.random.default_rng(0) if rng is None else rng
+    return Drawing(Writing(**{"longest": 9, **settings}), frozenset(ends), rng, lambda ids: "".join(map(chr, ids)))
 
 
 def test_tokens_are_drawn_by_their_probabilities() -> None:
     logits = torch.log(torch.tensor([0.1, 0.2, 1e-9, 0.7]))
     rng = np.random.default_rng(0)
-    drawn = [drawing(rng, temperature=1.0, longest=2).choose(logits)[0] for _ in range(4000)]
+    drawn = [drawing(rng, ends=(), temperature=1.0).choose(logits)[0] for _ in range(4000)]
     shares = np.bincount(drawn, minlength=4) / 4000
     # three standard deviations of a share of 4,000 draws
     assert shares == pytest.approx([0.1, 0.2, 0, 0.7], abs=3 * (0.25 / 4000) ** 0.5)
-    squared = [drawing(rng, temperature=0.5, longest=2).choose(logits)[0] for _ in range(4000)]
+    squared = [drawing(rng, ends=(), temperature=0.5).choose(logits)[0] for _ in range(4000)]
     # .01, .04, .49 of .54
     expected = [0.01 / 0.54, 0.04 / 0.54, 0, 0.49 / 0.54]
     assert np.bincount(squared, minlength=4) / 4000 == pytest.approx(expected, abs=3 * (0.25 / 4000) ** 0.5)
@@ -355,7 +352,7 @@ def test_only_the_most_probable_tokens_that_make_up_a_share_are_drawn() -> None:
     logits = torch.log(torch.tensor([0.1, 0.25, 1e-9, 0.65]))
     rng = np.random.default_rng(0)
     for top_p, kept in ((0.6, {3}), (0.7, {1, 3}), (0.95, {0, 1, 3})):
-        drawn = {drawing(rng, temperature=1.0, top_p=top_p, longest=2).choose(logits)[0] for _ in range(400)}
+        drawn = {drawing(rng, ends=(), temperature=1.0, top_p=top_p).choose(logits)[0] for _ in range(400)}
         assert drawn == kept
 
 

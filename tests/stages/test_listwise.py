@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from pydantic import ValidationError
 
 pytest.importorskip("torch", reason="needs the extra 'llm'")
 pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 from rankpipe import Corpus, Listwise, Queries, Run, Runtime
-from rankpipe.models.language_model import Chat
+from rankpipe.models.language_model import Chat, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
 from rankpipe.stages.listwise import read_ranking, windows
 
@@ -103,7 +106,10 @@ def test_candidates_are_ranked_as_by_one_window_after_the_other(
                 (ranking,) = model.arrange([chat], [names], " > ")
                 assert sorted(ranking) == list(range(end - begin))
             else:
-                ranking, faults = read_ranking(model.generate([chat], [" > ".join(names)])[0], end - begin)
+                whole = " > ".join(f"[{number}]" for number in range(1, window + 1))
+                bare, longest = model.lengths([Chat(""), Chat("", answer=whole)]).tolist()
+                [[answer]] = model.write([chat], Writing(longest=longest - bare))
+                ranking, faults = read_ranking(answer.text, end - begin)
                 faulty += any(faults.values())
             order[begin:end] = [order[begin + place] for place in ranking]
             asked += 1
@@ -114,4 +120,20 @@ def test_candidates_are_ranked_as_by_one_window_after_the_other(
         assert window == 2 or list(found["q1"]) != sorted(found["q1"])
     else:
         assert (counted["prompts"], counted["mended"]) == (asked, faulty)
-        assert set(counted) == {"candidates", "cut", "prompts", "mended", *FAULTS}
+        named = {"asked", "written", "prompt_tokens", "tokens"}
+        assert set(counted) == {"candidates", "cut", "prompts", "mended", *FAULTS, *named}
+
+
+def test_a_model_behind_a_server_ranks_windows(model: Any) -> None:
+    model.answer = lambda _: "[3] > [1]"
+    stage = Listwise(model="any", endpoint=model.endpoint, window=3, step=2, constrained=False)
+    corpus = Corpus.from_texts(["one", "two", "three", "four", "five"])
+    ids = corpus.ids(np.arange(5))
+    run = Run.of(Queries.of("query"), corpus, {"q1": {one: -place for place, one in enumerate(ids)}})
+    # three, four, five: five, three, four; then one, two, five: five, one, two
+    assert list(stage(run).to_dict()["q1"]) == [ids[4], ids[0], ids[1], ids[2], ids[3]]
+    counted = stage.counted(corpus)
+    assert (counted["prompts"], counted["missing"], counted["requests"]) == (2, 2, 2)
+    assert stage.facts(corpus)["model"] == "any"
+    with pytest.raises(ValidationError, match="'endpoint' needs 'constrained: false'"):
+        Listwise(model="any", endpoint=model.endpoint)
