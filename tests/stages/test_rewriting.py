@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +140,41 @@ def test_a_model_that_fails_ends_the_run_and_what_it_answered_is_kept(model: Any
     asked = len(model.asked)
     assert texts(Query2doc(**one_by_one))[0].endswith("a fruit")
     assert [one["messages"][0]["content"][-3:] for one in model.asked[asked:]] == ["car"]
+
+
+def kept(folder: Path) -> int:
+    """Answers that are on disk."""
+    with contextlib.closing(sqlite3.connect(next(folder.glob("*.sqlite")))) as connection:
+        return connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+
+
+def test_a_run_that_was_killed_goes_on_from_what_was_answered(model: Any, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from rankpipe import Corpus, Query2doc, Queries, Run\n"
+        "from rankpipe.models.endpoint import Endpoint\n"
+        "stage = Query2doc(writer='any', endpoint=Endpoint(url=sys.argv[1], concurrency=1))\n"
+        "queries = Queries.of({'q1': 'apple', 'q2': 'car', 'q3': 'road'})\n"
+        "print(stage(Run.empty(queries, Corpus.from_texts(['a']))).queries.texts)\n"
+    )
+    command = [sys.executable, "-c", program, model.endpoint.url]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def answer(user: str) -> str:
+        if user.endswith("road") and running:
+            while kept(tmp_path / "home" / "answers") < 2:  # of three
+                time.sleep(0.01)
+            running.pop().kill()
+        return f"of {user.rpartition(' ')[2]}"
+
+    model.answer = answer
+    running.append(first := subprocess.Popen(command, stdout=subprocess.PIPE))
+    assert first.communicate()[0] == b""
+    assert first.returncode == -signal.SIGKILL
+    asked = len(model.asked)
+    again = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert [one["messages"][0]["content"][-4:] for one in model.asked[asked:]] == ["road"]
+    assert again.stdout.count("of ") == 3
 
 
 def test_a_prompt_without_a_place_for_the_query_is_refused(model: Any, tmp_path: Path) -> None:
