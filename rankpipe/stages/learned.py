@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Gt
@@ -13,13 +13,10 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import ModelError, UsageError
-from rankpipe.models.references import need_extra
+from rankpipe.models.ranker_folder import OpenRanker, open_ranker
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Stage
 from rankpipe.stages.features import feature_columns, feature_matrix
-
-if TYPE_CHECKING:
-    from rankpipe.models.ranker_folder import OpenRanker
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -63,12 +60,9 @@ class Learned(Stage):
 
     def _ranker(self) -> OpenRanker:
         def opened() -> OpenRanker:
-            need_extra(f"stage '{self.type_name()}'", ("torch", "safetensors"), "torch", "dense")
-            from rankpipe.models.ranker_folder import open_ranker  # brings torch, so not before it is needed
-
             folder = Path(self.model).expanduser()
             if not folder.is_dir():
                 raise ModelError(f"there is no folder {self.model!r} of a ranker")
-            return open_ranker(folder)
+            return open_ranker(folder, f"stage '{self.type_name()}'")
 
         return self.open_once("ranker", opened)

@@ -65,9 +65,9 @@ def test_a_folder_that_is_not_there_or_holds_no_ranker_is_refused(run: Run, tmp_
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"format": 99}, "not a ranker of this version of rankpipe (format 1, kind 'network')"),
-        ({"hidden": [10**9]}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 4,096"),
-        ({"columns": []}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 4,096"),
+        ({"format": 99}, "not a ranker of this version of rankpipe (format 1, kind 'network' or 'trees')"),
+        ({"hidden": [10**9]}, "'hidden' must be a list of numbers from 1 to 4,096"),
+        ({"columns": []}, "'columns' must be a list of at most 4,096 names"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(
