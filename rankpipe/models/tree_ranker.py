@@ -20,7 +20,7 @@ class TreeRanker:
         """Raises ModelError for a text that LightGBM does not take for a model."""
         self.text = text
         try:
-            self._booster = lightgbm.Booster(model_str=text, params={"verbosity": -1})
+            self._booster = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as error:
             raise ModelError(f"not a model of LightGBM: {error}") from None
 

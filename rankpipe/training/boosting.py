@@ -128,7 +128,7 @@ class _Growing:
         self._booster = lightgbm.Booster(told, data)
         self._started = perf_counter()
         if judge is not None:
-            self._booster.add_valid(data.create_valid(judge.features), "development")
+            self._booster.add_valid(data.create_valid(judge.features, params=data.get_params()), "development")
         self._progress = Progress()
         self._best = 0
         self._positions: NDArray[np.float64] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from rankpipe import Dataset, Pipeline, Runtime, evaluate
 from rankpipe.cli.train import train_recipe
-from rankpipe.errors import DataError, PipelineError, UsageError
+from rankpipe.errors import DataError, MissingExtraError, PipelineError, UsageError
 from rankpipe.training.click_log import write_click_log
 from rankpipe.training.click_models import PositionBased
 from rankpipe.training.folder import Command
@@ -257,6 +258,91 @@ def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> No
         "3:10: 'ranker' setting 'hidden[0]' is 0, must be at least 1",
         "5:5: 'clicks': 'propensities' and 'method: known' need each other",
     ]
+
+
+TREES = "lambdamart: {steps: 30, num_leaves: 4, min_data_in_leaf: 3}"
+GRADES_PHASE = "grades: {steps: 30, learning_rate: 0.1, batch: 8}"
+
+
+def test_trees_learn_judgements_and_the_stage_opens_the_folder(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lightgbm", reason="needs the extra 'ltr'")
+    manifest = train(GRADES.replace(GRADES_PHASE, TREES))
+    assert [point["step"] for point in manifest["curve"]] == [10, 20, 30]
+    assert manifest["best"]["phase"] == "1 lambdamart"
+    assert manifest["trained_parameters"] == manifest["best"]["step"]  # trees
+    assert manifest["positions"] == [None]
+    (tmp_path / "learned.yaml").write_text(PIPELINE + "  - learned: {model: ranker, depth: 20}\n")
+    dataset = Dataset.load(str(garden))
+    run = Pipeline.load(tmp_path / "learned.yaml", corpus=dataset.corpus).run(dataset.queries("dev"))
+    dropped = manifest["examples"]["development"]["dropped_recurring"]
+    judged = {query: one for query, one in dataset.qrels("dev").items() if query not in dropped}
+    assert evaluate(run, judged, ["nDCG@10"])["nDCG@10"] == pytest.approx(manifest["best"]["value"])
+    train(GRADES.replace(GRADES_PHASE, TREES), tmp_path / "again")
+    first, second = (tmp_path / name / "model.txt" for name in ("ranker", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["pair-debias", "naive"])
+def test_trees_learn_clicks(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path, method: str) -> None:
+    pytest.importorskip("lightgbm", reason="needs the extra 'ltr'")
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    phase = f"lambdamart-clicks: {{log: clicks.jsonl, method: {method}, positions: 6, steps: 20, min_data_in_leaf: 3}}"
+    manifest = train(GRADES.replace(GRADES_PHASE, phase))
+    assert manifest["examples"]["phases"][0]["clicks"] > 0
+    (learnt,) = manifest["positions"]
+    if method == "naive":
+        assert learnt == {}
+    else:
+        assert len(learnt["propensities"]) == 6
+        assert learnt["propensities"][0] == 1
+        assert learnt["propensities"][5] is None  # five were shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            f"{TREES}\n  - {GRADES_PHASE}",
+            "1:1: 'ranker': trees are grown in one phase: 'lambdamart' stands alone",
+        ),
+        (
+            "lambdamart: {steps: 3, num_leafs: 4}",
+            "4:28: 'lambdamart' has no setting 'num_leafs'; did you mean 'num_leaves'?",
+        ),
+        ("lambdamart: {steps: 3, num_leaves: 1}", "4:40: 'lambdamart' setting 'num_leaves' is 1, must be at least 2"),
+        (
+            "lambdamart: {steps: 3, bagging_fraction: 0.5}",
+            "4:5: 'lambdamart': 'bagging_fraction' below 1 and 'bagging_freq' above 0 need each other",
+        ),
+        (f"{TREES}\nhidden: [4]", "1:1: 'ranker': 'hidden' is of networks, and 'lambdamart' grows trees"),
+        (
+            f"{TREES}\nsubset: {{kind: rs2, ratio: 0.5}}",
+            "1:1: 'ranker': 'subset' is of networks; 'lambdamart' has bagging_fraction and bagging_freq",
+        ),
+    ],
+)
+def test_settings_of_trees_that_cannot_be_are_refused_with_their_place(
+    tmp_path: Path, changed: str, message: str
+) -> None:
+    (tmp_path / "features.yaml").write_text(PIPELINE)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GRADES.replace(GRADES_PHASE, changed))
+    with pytest.raises(PipelineError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{path}:{message}"
+
+
+def test_trees_without_lightgbm_say_what_to_install(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(MissingExtraError) as error:
+        train(GRADES.replace(GRADES_PHASE, TREES))
+    assert str(error.value) == (
+        "phase 'lambdamart' needs lightgbm: install rankpipe with its extra 'ltr', for example pip install '.[ltr]'"
+    )
 
 
 def test_a_ranker_begins_with_no_model(garden: Path, tmp_path: Path) -> None:
