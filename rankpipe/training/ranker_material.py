@@ -193,9 +193,15 @@ class Gathered:
         self.columns: tuple[str, ...] = ()
 
     def run(self, queries: Queries) -> Run:
-        """Candidates with their features."""
+        """Candidates with their features. Raises UsageError for one that is left out and is not there."""
         run = self._candidates.run(queries)
-        self.columns = feature_columns(run)
+        there = feature_columns(run)
+        without = () if self._recipe.candidates is None else self._recipe.candidates.without
+        if (unknown := next((name for name in without if name not in there), None)) is not None:
+            raise UsageError(f"'without' names {unknown!r}, which is no feature; there are {', '.join(there)}")
+        self.columns = tuple(name for name in there if name not in without)
+        if not self.columns:
+            raise UsageError("'without' names all features that there are")
         return run
 
     def of_grades(self, run: Run) -> tuple[Lists, dict[str, Any]]:

@@ -22,10 +22,13 @@ class FeatureCandidates:
 
     pipeline  file, or name of a shipped one, that ends with the stage `features`: its candidates and their columns
     depth     candidates of a query, the first ones
+    without   columns that the ranker is not to see: what is as good as the position that a log was shown in, such as
+              reciprocal-rank, cannot be told from it
     """
 
     pipeline: Reference
     depth: Annotated[int, Strict(), Ge(2)] = 100
+    without: Several[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

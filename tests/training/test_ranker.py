@@ -240,6 +240,17 @@ def test_what_was_shown_and_has_no_features_is_named(
     assert f"; the first is {other!r} of query {query!r}. Take the pipeline that showed them" in str(error.value)
 
 
+def test_columns_that_are_left_out_are_not_seen(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    train(GRADES.replace("depth: 20", "depth: 20, without: [reciprocal-rank, score]"))
+    columns = json.loads((tmp_path / "ranker" / "ranker.json").read_text())["columns"]
+    assert columns[:2] == ["bm25", "title.bm25"]
+    with pytest.raises(UsageError) as error:
+        train(GRADES.replace("depth: 20", "depth: 20, without: [rank]"))
+    assert str(error.value).startswith(
+        "'without' names 'rank', which is no feature; there are score, reciprocal-rank, bm25, "
+    )
+
+
 def test_a_pipeline_without_features_is_refused(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         train(GRADES.replace("features.yaml", "bm25"))
