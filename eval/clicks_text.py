@@ -50,6 +50,7 @@ from rankpipe.training.click_log import write_click_log
 from rankpipe.training.click_models import PositionBased, perceived_relevance
 from rankpipe.training.queries import judged_queries
 
+FEATURES = Path(__file__).parent.parent / "pipelines" / "features.yaml"
 DATASET, MEASURE = "nfcorpus", "nDCG@10"
 CLICKS, POSITIONS, ETA, NOISE = 100_000, 10, 1.0, 0.1
 EARLIER = 0.7
@@ -235,22 +236,28 @@ def _prepare(work: Path, log: str, seed: int, clicks: int, say: Any) -> None:
     say(f"{work}: people click", markup=False)
     work.mkdir(parents=True, exist_ok=True)
     dataset = _dataset()
-    queries, _ = judged_queries(dataset, "train")
-    source = (Path(__file__).parent.parent / "pipelines" / "features.yaml").read_text()
-    candidates, _, _ = source.rpartition("  - features:")
-    write(work / "shown.yaml", candidates + LOGS[log])
-    run = Pipeline.load(work / "shown.yaml", corpus=dataset.corpus).run(queries).top(POSITIONS)
+    source = FEATURES.read_text()
+    run = _shown(log)
     rng = np.random.default_rng([seed, 11])
     shown = _sessions(run, dataset, clicks, rng)
-    order = rng.permutation(len(queries))
-    cut = round(EARLIER * len(queries))
+    order = rng.permutation(len(run))
+    cut = round(EARLIER * len(run))
     earlier, later = np.sort(order[:cut]), np.sort(order[cut:])
     write_click_log(iter(shown.of(later).lines()), work / "log.jsonl")
     _write_known(shown.of(earlier), work)
-    _write_data(dataset, [queries.ids[row] for row in later.tolist()], work / "data")
+    _write_data(dataset, [run.queries.ids[row] for row in later.tolist()], work / "data")
     write(work / "plain.yaml", source)
     known = "scores: [bm25, dense], columns: columns.jsonl, texts: texts.jsonl"
     write(work / "features.yaml", source.replace("scores: [bm25, dense]", known))
+
+
+@cache
+def _shown(log: str) -> Run:
+    """What is shown for every training query."""
+    candidates, _, _ = FEATURES.read_text().rpartition("  - features:")
+    shown = Pipeline.from_yaml(candidates + LOGS[log])
+    queries, _ = judged_queries(_dataset(), "train")
+    return shown.on(_dataset().corpus).run(queries).top(POSITIONS)
 
 
 def _sessions(run: Run, dataset: Dataset, clicks: int, rng: np.random.Generator) -> Shown:

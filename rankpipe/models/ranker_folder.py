@@ -1,7 +1,8 @@
 """The folder of a feature ranker: written by its training, opened by the stage `learned`.
 
 FOLDER/
-    ranker.json         kind, names of the columns, in the ranker's order; of a network its layers, of trees their digest
+    ranker.json         kind, names of the columns, in the ranker's order, and what their values depend on; of a network its
+                        layers, of trees their digest
     model.safetensors   of a network: weights, and the columns' means and deviations
     model.txt           of trees: LightGBM's model in its own text
 """
@@ -9,7 +10,7 @@ FOLDER/
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,30 +39,36 @@ Scores = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 class OpenRanker:
     """A ranker that scores.
 
-    columns  names of the F features, in the ranker's order
-    scores   (H,) scores of (H, F) features
-    digest   of its files
+    columns   names of the F features, in the ranker's order
+    scores    (H,) scores of (H, F) features
+    digest    of its files
+    features  settings that the features depend on, as they were in training; None where nothing is known of them
     """
 
     columns: tuple[str, ...]
     scores: Scores
     digest: str
+    features: Mapping[str, Any] | None = None
 
 
-def write_ranker(ranker: FeatureRanker, columns: Sequence[str], folder: Path) -> None:
-    """Write a network into a folder that is there."""
+def write_ranker(
+    ranker: FeatureRanker, columns: Sequence[str], folder: Path, *, features: Mapping[str, Any] | None = None
+) -> None:
+    """Write a network into a folder that is there. `features`: settings that the columns depend on."""
     import torch
     from safetensors.torch import save_file
 
     hidden = [layer.out_features for layer in ranker.layers if isinstance(layer, torch.nn.Linear)][:-1]
-    _tell(folder, {"kind": "network", "columns": list(columns), "hidden": hidden})
+    _tell(folder, {"kind": "network", "columns": list(columns), "hidden": hidden}, features)
     save_file({name: value.contiguous() for name, value in ranker.state_dict().items()}, folder / WEIGHTS)
 
 
-def write_trees(ranker: TreeRanker, columns: Sequence[str], folder: Path) -> None:
-    """Write trees into a folder that is there."""
+def write_trees(
+    ranker: TreeRanker, columns: Sequence[str], folder: Path, *, features: Mapping[str, Any] | None = None
+) -> None:
+    """Write trees into a folder that is there. `features`: settings that the columns depend on."""
     (folder / TREES).write_text(ranker.text, encoding="utf-8", newline="\n")
-    _tell(folder, {"kind": "trees", "columns": list(columns), "digest": file_digest(folder / TREES)})
+    _tell(folder, {"kind": "trees", "columns": list(columns), "digest": file_digest(folder / TREES)}, features)
 
 
 def open_ranker(folder: Path, user: str = "a ranker") -> OpenRanker:
@@ -87,14 +94,18 @@ def open_ranker(folder: Path, user: str = "a ranker") -> OpenRanker:
     named = isinstance(columns, list) and columns and all(isinstance(one, str) for one in columns)
     if not named or len(columns) > MOST_UNITS:
         raise ModelError(f"{path}: 'columns' must be a list of at most {MOST_UNITS:,} names")
+    features: Any = told.get("features")
+    if features is not None and not isinstance(features, dict):
+        raise ModelError(f"{path}: 'features' must be a map of settings")
     if kind == "network":
         need_extra(user, ("torch", "safetensors"), "torch", "dense")
-        return OpenRanker(tuple(columns), _network(folder, told), _digest(folder, WEIGHTS))
+        return OpenRanker(tuple(columns), _network(folder, told), _digest(folder, WEIGHTS), features)
     need_extra(user, ("lightgbm",), "lightgbm", "ltr")
-    return OpenRanker(tuple(columns), _trees(folder, told), _digest(folder, TREES))
+    return OpenRanker(tuple(columns), _trees(folder, told), _digest(folder, TREES), features)
 
 
-def _tell(folder: Path, told: dict[str, Any]) -> None:
+def _tell(folder: Path, told: dict[str, Any], features: Mapping[str, Any] | None) -> None:
+    told = told if features is None else {**told, "features": dict(features)}
     (folder / SETTINGS).write_text(json.dumps({"format": FORMAT, **told}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
+from rankpipe.models.references import model_digest, resolve
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
 from rankpipe.stages.bm25 import BM25, known_analyzer
@@ -93,6 +94,11 @@ class Features(Stage):
                 )
             found[PREFIX + name] = values
         return run.with_features(found)
+
+    def deciding(self) -> dict[str, Any]:
+        """What the values of columns depend on beside their names; of the encoder the digest, as JSON takes it."""
+        settings = {name: getattr(self, name) for name in ("normalise", "k1", "b", "analyzer")}
+        return {**settings, "model": None if self.model is None else model_digest(resolve(self.model))}
 
     def prepare(self, corpus: Corpus) -> None:
         """Build or open what the columns come from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +16,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.ranker_folder import OpenRanker, open_ranker
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Stage
-from rankpipe.stages.features import feature_columns, feature_matrix
+from rankpipe.stages.features import Features, feature_columns, feature_matrix
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -37,6 +37,21 @@ class Learned(Stage):
     def __call__(self, run: Run) -> Run:
         """Rescore the candidates. Raises UsageError where a column is missing that the ranker was trained on."""
         return run.rescored_to(self.depth, self._score, rest=self.rest)
+
+    def check_behind(self, earlier: Sequence[Stage]) -> None:
+        """Raise UsageError where the features come about otherwise than they did in training."""
+        trained = self._ranker().features
+        features = next((stage for stage in reversed(earlier) if isinstance(stage, Features)), None)
+        if trained is None or features is None:
+            return
+        here = features.deciding()
+        if (name := next((name for name in here if name in trained and here[name] != trained[name]), None)) is None:
+            return
+        if name == "model":
+            what = "with another encoder as 'model' of the stage 'features'"
+        else:
+            what = f"with '{name}: {trained[name]}' in the stage 'features', and here it is {here[name]}"
+        raise UsageError(f"the ranker {self.model} was trained {what}; give that stage the settings it had in training")
 
     def prepare(self, corpus: Corpus) -> None:
         """Open the ranker."""

@@ -72,7 +72,7 @@ class ClickLambdas:
 
 
 def ratios(costs: NDArray[np.float64], norm: float) -> NDArray[np.float64]:
-    """(n,) bias of positions over the first, by the (n,) losses of their pairs; 1 if the first has none. Eq. 30 and 31."""
+    """(n,) bias of positions over the first, by the (n,) losses of their pairs; 1 if the first has none. Eq. 14 and 15."""
     if costs[0] <= 0:
         return np.ones_like(costs)
     return np.maximum((costs / costs[0]) ** (1 / (norm + 1)), LOWEST)

@@ -6,7 +6,7 @@ Candidates and features come from a pipeline, or from a data set that has featur
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,8 @@ from rankpipe.evaluation.manifest import described
 from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
-from rankpipe.stages.features import feature_columns, feature_matrix
+from rankpipe.stage import walk
+from rankpipe.stages.features import Features, feature_columns, feature_matrix
 from rankpipe.store import file_digest
 from rankpipe.training import queries as drawing
 from rankpipe.training.click_log import ClickLog, read_click_log
@@ -50,10 +51,12 @@ class Lists:
 class Candidates(Protocol):
     """Where candidates and their features come from.
 
-    these  as a message calls a query's candidates
+    these     as a message calls a query's candidates
+    deciding  settings that the features depend on; None where there are none
     """
 
     these: str
+    deciding: Mapping[str, Any] | None
 
     def run(self, queries: Queries) -> Run:
         """Candidates with their features."""
@@ -70,6 +73,8 @@ class FromPipeline:
     def __init__(self, asked: FeatureCandidates, corpus: Corpus, runtime: Runtime) -> None:
         self._asked = asked
         self._pipeline = Pipeline.load(asked.pipeline, corpus=corpus, runtime=runtime)
+        features = [stage for stage in walk(self._pipeline) if isinstance(stage, Features)]
+        self.deciding: Mapping[str, Any] | None = features[-1].deciding() if features else None
         self.these = f"the first {asked.depth} candidates of {asked.pipeline!r}"
 
     def run(self, queries: Queries) -> Run:
@@ -90,6 +95,7 @@ class FromLists:
     """The documents of a query's list in a data set that has features itself."""
 
     these = "the documents of the query's list"
+    deciding: Mapping[str, Any] | None = None
 
     def __init__(self, lists: FeatureDataset) -> None:
         self._lists = lists
@@ -111,11 +117,13 @@ class RankerMaterial:
     columns      names of the F features
     features     (H, F) float32 of all documents in lists
     lists        by phase
+    deciding     settings that the columns depend on; None where there are none
     development  candidates of the queries that it is judged by, and their judgements
     account      what was drawn and what was left out, as JSON takes it
     """
 
     columns: tuple[str, ...]
+    deciding: Mapping[str, Any] | None
     features: NDArray[np.float32]
     lists: list[Lists]
     development: tuple[Run, Qrels]
@@ -157,7 +165,14 @@ def gather_lists(
     qrels = drawing.qrels_of(development, dataset, split)
     run = gathered.run(development)
     depth = recipe.development.depth or recipe.depth
-    return RankerMaterial(gathered.columns, features, lists, (run if depth is None else run.top(depth), qrels), account)
+    return RankerMaterial(
+        gathered.columns,
+        candidates.deciding,
+        features,
+        lists,
+        (run if depth is None else run.top(depth), qrels),
+        account,
+    )
 
 
 def trainable(dataset: Dataset, split: str, development: Queries) -> Queries:

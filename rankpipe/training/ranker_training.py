@@ -106,7 +106,7 @@ class RankerTraining:
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the ranker; what was learnt of positions, by phase."""
-        write_ranker(self._ranker.cpu(), self._material.columns, folder)
+        write_ranker(self._ranker.cpu(), self._material.columns, folder, features=self._material.deciding)
         filled = [
             None if one.sessions is None else np.asarray(one.sessions.present.any(0)) for one in self._material.lists
         ]

@@ -58,7 +58,7 @@ class TreeTraining:
 
     def _write(self, grown: Grown, folder: Path) -> dict[str, Any]:
         """Write the trees; what was learnt of positions."""
-        write_trees(grown.ranker, self._material.columns, folder)
+        write_trees(grown.ranker, self._material.columns, folder, features=self._material.deciding)
         if grown.positions is None:
             return {"positions": [None if self._material.lists[0].sessions is None else {}]}
         sessions = self._material.lists[0].sessions

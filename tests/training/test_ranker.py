@@ -240,6 +240,35 @@ def test_what_was_shown_and_has_no_features_is_named(
     assert f"; the first is {other!r} of query {query!r}. Take the pipeline that showed them" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("normalise: none", "with 'normalise: min-max' in the stage 'features', and here it is none"),
+        ("k1: 1.2", "with 'k1: 0.9' in the stage 'features', and here it is 1.2"),
+        ("model: encoder", "with another encoder as 'model' of the stage 'features'"),
+    ],
+)
+def test_a_pipeline_whose_features_come_about_otherwise_is_refused(
+    train: Callable[..., dict[str, Any]],
+    garden: Path,
+    tmp_path: Path,
+    tiny_encoder: Callable[..., Path],
+    written: str,
+    message: str,
+) -> None:
+    train(GRADES)
+    tiny_encoder(tmp_path / "encoder")
+    stages = PIPELINE + "  - learned: {model: ranker, depth: 20}\n"
+    (tmp_path / "learned.yaml").write_text(stages.replace("[bm25]}", f"[bm25], {written}}}"))
+    dataset = Dataset.load(str(garden))
+    pipeline = Pipeline.load(tmp_path / "learned.yaml", corpus=dataset.corpus)
+    with pytest.raises(UsageError) as error:
+        pipeline.run(dataset.queries("dev"))
+    assert str(error.value) == (
+        f"the ranker {tmp_path / 'ranker'} was trained {message}; give that stage the settings it had in training"
+    )
+
+
 def test_columns_that_are_left_out_are_not_seen(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     train(GRADES.replace("depth: 20", "depth: 20, without: [reciprocal-rank, score]"))
     columns = json.loads((tmp_path / "ranker" / "ranker.json").read_text())["columns"]
