@@ -4,9 +4,11 @@
 
 A system shows its first ten documents to people who look at positions as eye tracking found (PBM, eta 1) and click what
 is judged relevant, and one in ten of the rest: the shipped pipeline `hybrid` itself (--logs hybrid), or an older system,
-which orders the same candidates by BM25 alone (--logs words). The log goes on over the training queries in two parts: what was clicked for the first 70 % of them becomes what is known of documents (how often it was clicked, and
-over what its positions would bring; the words of the queries that led to it), and a ranker learns from the sessions of
-the other 30 %, whose queries nothing known of documents comes from. Rankers, each trained on the same queries:
+which orders the same candidates by BM25, nine parts, and by the hybrid's scores, one (--logs words). The log goes on
+over the training queries in two parts: what was clicked for the first 70 % of them becomes what is known of documents
+(how often each was clicked, and over what its positions would bring; the words of the queries that led to it), and a
+ranker learns from the sessions of the other 30 %, whose queries nothing known of documents comes from. Rankers, each
+trained on the same queries:
 
     labels, lambdamart     on the judgements of their candidates: a linear ranker, trees
     known                  on clicks, weighted by the propensities that they were drawn with
@@ -72,7 +74,7 @@ PHASES = {
 }
 WITHOUT = "[reciprocal-rank]"
 """Columns that no ranker sees: with the rank that a document was shown at, relevance cannot be told from position."""
-LOGS = {"words": "  - interpolate: {with: bm25, weight: 1.0}\n", "hybrid": ""}
+LOGS = {"words": "  - interpolate: {with: bm25, weight: 0.9}\n", "hybrid": ""}
 """What is shown, by the last stage behind the candidates of `hybrid`."""
 PLAIN = "-plain"
 HYBRID = "hybrid"
@@ -119,7 +121,7 @@ def _done(log: str, method: str, seed: int, options: argparse.Namespace, say: An
 def _cell(log: str, method: str, seed: int, options: argparse.Namespace, say: Any) -> None:
     file: Path = options.output / log / f"{method}-{seed}.json"
     phase = PHASES.get(method.removesuffix(PLAIN), "")
-    settings = [log, options.clicks, POSITIONS, ETA, NOISE, EARLIER, SMOOTHING]
+    settings = [LOGS[log], options.clicks, POSITIONS, ETA, NOISE, EARLIER, SMOOTHING]
     key = key_digest(
         {
             "scoring": SCORING,
