@@ -278,7 +278,7 @@ def _sessions(run: Run, dataset: Dataset, clicks: int, rng: np.random.Generator)
 def _write_known(shown: Shown, work: Path) -> None:
     """What sessions tell of documents: columns.jsonl and texts.jsonl.
 
-    Clicks over expected clicks, those that its positions would bring: Zhang and Jones, WWW 2007.
+    Clicks over expected clicks, those that its positions would bring: Zhang and Jones, workshop on query log analysis, WWW 2007.
     """
     run, sessions = shown.run, np.bincount(shown.queries, minlength=len(shown.run))
     through = shown.clicks.mean(0)

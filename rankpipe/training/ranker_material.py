@@ -26,7 +26,7 @@ from rankpipe.store import file_digest
 from rankpipe.training import queries as drawing
 from rankpipe.training.click_log import ClickLog, read_click_log
 from rankpipe.training.feature_dataset import FeatureDataset
-from rankpipe.training.ranker_recipe import FeatureCandidates, FromLog, Grades, LambdaMart, RankerRecipe
+from rankpipe.training.ranker_recipe import Clicks, FeatureCandidates, FromLog, Grades, LambdaMart, RankerRecipe
 from rankpipe.training.sessions import Sessions
 
 
@@ -250,7 +250,8 @@ class Gathered:
         if phase.bad == "refuse":
             log.refuse_problems()
         own = log.of(queries)
-        shown = own.added_up(queries, self._dataset.corpus, phase.positions)
+        apart = isinstance(phase, Clicks) and phase.context
+        shown = own.added_up(queries, self._dataset.corpus, phase.positions, apart=apart)
         run = self._pipeline_features(shown.queries, shown.sessions, queries, log.path)
         return run, {
             "lists": len(run.ids),

@@ -79,15 +79,20 @@ class Clicks(RankerPhase, FromLog):
     propensities     of method "known", of every position from the first on
     propensity_rate  learning rate of what dla learns of positions
     limit            weight of a click, at most
+    context          of method "dla": clicks above a position may change whether it is looked at; then every session is a
+                     list of its own
     """
 
     method: Literal["dla", "regression-em", "pair-debias", "known", "naive"] = "dla"
     propensities: Annotated[Several[Annotated[float, Gt(0)]], MinLen(1)] | None = None
     propensity_rate: Annotated[float, Gt(0)] = 0.5
     limit: Annotated[float, Gt(1)] = 100.0
+    context: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Clicks:
+        if self.context and self.method != "dla":
+            raise ValueError("'context' is of 'method: dla'")
         if (self.method == "known") != (self.propensities is not None):
             raise ValueError("'propensities' and 'method: known' need each other")
         return self

@@ -154,7 +154,7 @@ class RankerTraining:
 def click_loss(phase: Clicks) -> ClickLoss:
     """What a phase learns clicks with."""
     if phase.method == "dla":
-        return Dual(phase.positions, limit=phase.limit)
+        return Dual(phase.positions, context=phase.context, limit=phase.limit)
     if phase.method == "regression-em":
         return RegressionEM(phase.positions)
     if phase.method == "pair-debias":

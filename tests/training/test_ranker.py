@@ -195,6 +195,20 @@ def test_clicks_are_learnt(train: Callable[..., dict[str, Any]], garden: Path, t
         assert learnt["propensities"][0] == 1
 
 
+def test_with_context_every_session_is_a_list_of_its_own(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    phase = "clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.1}"
+    together = train(GRADES.replace(GRADES_PHASE, phase))["examples"]["phases"][0]
+    manifest = train(GRADES.replace(GRADES_PHASE, phase.replace("steps", "context: true, steps")))
+    apart = manifest["examples"]["phases"][0]
+    assert apart["lists"] + apart["lists_without_a_click"] == apart["sessions"] == together["sessions"]
+    assert together["lists"] < apart["lists"]
+    assert apart["clicks"] == together["clicks"]
+    assert len(manifest["positions"][0]["propensities"]) == 5
+
+
 def test_clicks_may_go_on_from_judgements(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path) -> None:
     clicks_of(garden, tmp_path / "clicks.jsonl")
     more = "  - clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.01}\n"
