@@ -61,16 +61,16 @@ SMOOTHING = 3.0
 """Clicks that a document is given beside its own, and that are expected beside its own."""
 PROPENSITIES = PositionBased(eta=ETA).propensities(POSITIONS)
 NETWORK = "steps: 300, learning_rate: 0.05, weight_decay: 0.001"
-TREES = "steps: 400, learning_rate: 0.02, num_leaves: 8, min_data_in_leaf: 50"
+TREES = "steps: 240, learning_rate: 0.05, num_leaves: 4"
 LOG = f"log: log.jsonl, positions: {POSITIONS}"
 PHASES = {
     "labels": f"grades: {{{NETWORK}}}",
     "known": f"clicks: {{{LOG}, method: known, propensities: {np.round(PROPENSITIES, 6).tolist()}, {NETWORK}}}",
     "dla": f"clicks: {{{LOG}, method: dla, {NETWORK}}}",
     "naive": f"clicks: {{{LOG}, method: naive, {NETWORK}}}",
-    "lambdamart": f"lambdamart: {{{TREES}}}",
-    "lambdamart-unbiased": f"lambdamart-clicks: {{{LOG}, {TREES}}}",
-    "lambdamart-naive": f"lambdamart-clicks: {{{LOG}, method: naive, {TREES}}}",
+    "lambdamart": f"lambdamart: {{{TREES}, min_data_in_leaf: 200}}",
+    "lambdamart-unbiased": f"lambdamart-clicks: {{{LOG}, {TREES}, min_data_in_leaf: 25, norm: 0}}",
+    "lambdamart-naive": f"lambdamart-clicks: {{{LOG}, {TREES}, min_data_in_leaf: 25, method: naive}}",
 }
 WITHOUT = "[reciprocal-rank]"
 """Columns that no ranker sees: with the rank that a document was shown at, relevance cannot be told from position."""
