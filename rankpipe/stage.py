@@ -80,6 +80,9 @@ class Stage(ABC):
     def __call__(self, run: Run) -> Run:
         """Give a new run. Shape, order and unit are the stage's to document."""
 
+    def check_behind(self, earlier: Sequence[Stage]) -> None:  # noqa: B027 - most stages fit behind any
+        """Raise UsageError where this stage was made for other settings than those of the stages before it have."""
+
     def prepare(self, corpus: Corpus) -> None:  # noqa: B027 - most stages have nothing to prepare
         """Build or open what this stage needs for a corpus, so that the first query does not wait for it."""
 

@@ -36,13 +36,12 @@ def diagnose_log(
     """
     need_extra("rankpipe clicks", ("torch",), "torch", "dense")
     from rankpipe.data import Dataset
-    from rankpipe.pipeline import Pipeline
     from rankpipe.progress import counted
     from rankpipe.store import check_replaceable, replacing_folder
     from rankpipe.training.click_diagnosis import diagnose, picture
     from rankpipe.training.click_log import read_click_log
+    from rankpipe.training.ranker_material import FromPipeline, Gathered
     from rankpipe.training.ranker_recipe import Clicks, FeatureCandidates, RankerRecipe
-    from rankpipe.training.ranker_training import Gathered
 
     if truth is not None and len(truth) != positions:
         raise UsageError(f"the truth has {len(truth)} propensities, and there are {positions} positions")
@@ -51,13 +50,13 @@ def diagnose_log(
     data = Dataset.load(dataset)
     queries = data.queries(None)
     phase = Clicks(log=log, bad="leave-out", positions=positions, steps=1, learning_rate=1.0)
-    recipe = RankerRecipe(candidates=FeatureCandidates(pipeline=pipeline, depth=depth), phases=(phase,))
+    candidates = FeatureCandidates(pipeline=pipeline, depth=depth)
     read = read_click_log(log, queries, data.corpus)
     if read.problems.count:
         say(f"{read.problems}\n{read.problems.count:,} of {read.problems.sessions:,} sessions are wrong, and left out")
-    loaded = Pipeline.load(pipeline, corpus=data.corpus, runtime=runtime)
+    found_by = FromPipeline(candidates, data.corpus, runtime)
     with runtime.active():
-        gathered = Gathered(recipe, data, loaded)
+        gathered = Gathered(RankerRecipe(candidates=candidates, phases=(phase,)), data, found_by)
         lists, told = gathered.of_clicks(phase, read, queries)
     if lists.sessions is None:  # never: they are of clicks
         raise UsageError("the log has no sessions")

@@ -34,6 +34,7 @@ def train_recipe(
     from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
     from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
     from rankpipe.training.encoder_recipe import BiEncoderRecipe, QueryEncoderRecipe
+    from rankpipe.training.feature_dataset import feature_files, read_feature_dataset
     from rankpipe.training.ranker_recipe import RankerRecipe
     from rankpipe.training.recipe import FromModel, Recipe
     from rankpipe.training.recipe_file import load_recipe
@@ -45,7 +46,10 @@ def train_recipe(
         loaded = replace(loaded, model=model)
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
-    data = Dataset.load(dataset)
+    lists = None
+    if isinstance(loaded, RankerRecipe) and (files := feature_files(dataset)) is not None:
+        lists = read_feature_dataset(dataset, files)
+    data = Dataset.load(dataset) if lists is None else lists.dataset
     if isinstance(loaded, AttentionHeadsRecipe):
         from rankpipe.training.attention_heads import find_heads
 
@@ -80,7 +84,7 @@ def train_recipe(
     elif isinstance(loaded, QueryEncoderRecipe):
         best = train_query_encoder(loaded, asked)
     elif isinstance(loaded, RankerRecipe):
-        best = train_ranker(loaded, asked)
+        best = train_ranker(loaded, asked, lists)
     else:
         raise UsageError(f"no trainer for {loaded.name}")
     if asked.processes.first:

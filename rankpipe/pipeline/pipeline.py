@@ -98,7 +98,9 @@ class Pipeline(Chain):
         """Build or open every index and model, so that the first query does not wait for them."""
         corpus = self._corpus() if corpus is None else corpus
         with self.runtime.active():
-            for stage in walk(self):
+            stages = list(walk(self))
+            for place, stage in enumerate(stages):
+                stage.check_behind(stages[:place])
                 stage.prepare(corpus)
 
     def run(

@@ -73,7 +73,7 @@ class Setting(NamedTuple):
 
     def value(self, node: Node, folder: Path | None) -> Any:
         """Python value of a node: lists become tuples. Relative paths stand in the folder, if there is one."""
-        inside = self.field.annotation
+        inside = _without_none(self.field.annotation)
         if isinstance(inside, type) and is_dataclass(inside) and isinstance(node, Mapping):
             inner = settings_of(inside)
             return {
@@ -85,6 +85,14 @@ class Setting(NamedTuple):
         if folder is not None and self.is_reference:
             return _value(node, lambda text: str(folder / text) if text and os.path.exists(folder / text) else text)
         return _value(node)
+
+
+def _without_none(annotation: Any) -> Any:
+    """Of a type that may be None as well, the type."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [one for one in get_args(annotation) if one is not types.NoneType]
+        return members[0] if len(members) == 1 else annotation
+    return annotation
 
 
 def _value(node: Node, read_text: Callable[[str], Any] = str) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -15,11 +15,12 @@ from pydantic import AfterValidator, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
-from rankpipe.data.lines import Lines
 from rankpipe.errors import UsageError
+from rankpipe.models.references import model_digest, resolve
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
 from rankpipe.stages.bm25 import BM25, known_analyzer
+from rankpipe.stages.feature_files import read_columns, read_texts
 from rankpipe.stages.normalise import normalised, of_earlier
 from rankpipe.stages.rescore import Rescore
 from rankpipe.store import file_digest
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 PREFIX = "feature:"
 """Before the name of every column, so that none is taken for the scores of a stage."""
-LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -47,11 +47,13 @@ class Features(Stage):
     FIELD.length             ln(1 + words of the field, parted by blanks)
     similarity               of the vectors of query and document, by a bi-encoder
     COLUMN                   a number of the document that a file gives
+    TEXT.bm25, TEXT.idf, ... as of a field, of a text of the document that a file gives: queries that led to it
 
     scores     names of earlier stages
     fields     of a document, that are looked at each by itself
     model      bi-encoder of `similarity`; null: there is none
     columns    file of JSON lines, {"_id": "doc-7", "clicks": 12, ...}: one for every document that is a candidate
+    texts      file of JSON lines, {"_id": "doc-7", "clicked": "words"}; a document that is not in it has an empty text
     normalise  of scores, BM25, idf and similarity, query by query: a ranker then sees the same unit everywhere
     k1, b, analyzer  as the stage bm25 has them
     """
@@ -64,6 +66,7 @@ class Features(Stage):
     fields: Several[str] = ("title", "text")
     model: Reference | None = None
     columns: Annotated[Path, Strict(False)] | None = None
+    texts: Annotated[Path, Strict(False)] | None = None
     normalise: Literal["min-max", "z-score", "none"] = "min-max"
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
@@ -87,23 +90,32 @@ class Features(Stage):
         for name, values in self._columns(run):
             if PREFIX + name in found:
                 raise UsageError(
-                    f"features has two columns of the name {name!r}; give the stage, or the key in {self.columns}, another name"
+                    f"features has two columns of the name {name!r}; give the stage, or the key in {self.columns or self.texts}, another name"
                 )
             found[PREFIX + name] = values
         return run.with_features(found)
+
+    def deciding(self) -> dict[str, Any]:
+        """What the values of columns depend on beside their names; of the encoder the digest, as JSON takes it."""
+        settings = {name: getattr(self, name) for name in ("normalise", "k1", "b", "analyzer")}
+        return {**settings, "model": None if self.model is None else model_digest(resolve(self.model))}
 
     def prepare(self, corpus: Corpus) -> None:
         """Build or open what the columns come from."""
         for _, stage in self._by_field:
             stage.prepare(corpus)
+        if (beside := self._beside(corpus)) is not None:
+            for name in beside.fields:
+                self._of(name).prepare(beside)
         if self._similarity is not None:
             self._similarity.prepare(corpus)
         self._given(corpus)
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Digests of the encoder and of the file."""
+        """Digests of the encoder and of the files."""
         found = {} if self._similarity is None else dict(self._similarity.facts(corpus))
-        return found if self.columns is None else {**found, "columns": file_digest(self.columns)}
+        files = {"columns": self.columns, "texts": self.texts}
+        return {**found, **{name: file_digest(path) for name, path in files.items() if path is not None}}
 
     def _columns(self, run: Run) -> Iterator[tuple[str, NDArray[np.floating]]]:
         yield "score", self._normalised(run, run.scores)
@@ -112,6 +124,11 @@ class Features(Stage):
             yield name, of_earlier(run, name, self.type_name(), self.normalise)
         for field, stage in self._by_field:
             yield from ((f"{field}.{kind}", values) for kind, values in self._of_field(run, field, stage))
+        if (beside := self._beside(run.corpus)) is not None:
+            rows = beside.rows(run.corpus.ids(run.documents)).astype(np.int32)
+            moved = replace(run, corpus=beside, documents=rows)
+            for name in beside.fields:
+                yield from ((f"{name}.{kind}", values) for kind, values in self._of_field(moved, name, self._of(name)))
         if self._similarity is not None:
             yield "similarity", self._normalised(run, self._similarity.scores(run))
         for name, values in self._given(run.corpus).items():
@@ -140,8 +157,12 @@ class Features(Stage):
 
     @cached_property
     def _by_field(self) -> tuple[tuple[str, BM25], ...]:
-        return tuple(
-            (field, BM25(k=1, k1=self.k1, b=self.b, analyzer=self.analyzer, fields=(field,))) for field in self.fields
+        return tuple((field, self._of(field)) for field in self.fields)
+
+    def _of(self, field: str) -> BM25:
+        return self.open_once(
+            ("field", field),
+            lambda: BM25(k=1, k1=self.k1, b=self.b, analyzer=self.analyzer, fields=(field,)),
         )
 
     @cached_property
@@ -153,7 +174,14 @@ class Features(Stage):
         if self.columns is None:
             return {}
         path = self.columns
-        return self.open_once(("columns", corpus.digest), lambda: _read_columns(path, corpus))
+        return self.open_once(("columns", corpus.digest), lambda: read_columns(path, corpus))
+
+    def _beside(self, corpus: Corpus) -> Corpus | None:
+        """The documents with the texts of the file for fields."""
+        if self.texts is None:
+            return None
+        path = self.texts
+        return self.open_once(("texts", corpus.digest), lambda: read_texts(path, corpus))
 
 
 def feature_matrix(run: Run, columns: Sequence[str]) -> NDArray[np.float32]:
@@ -175,37 +203,3 @@ def _most_idf(index: InvertedIndex, terms: TermQueries) -> NDArray[np.float64]:
     idf = inverse_document_frequency(index.document_frequencies(terms.terms[known]), index.header.documents)
     weights = idf * terms.weights[known].astype(np.float64)
     return np.bincount(owners, weights, len(terms.offsets) - 1).astype(np.float64)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float(LARGEST)
-
-
-def _read_columns(path: Path, corpus: Corpus) -> dict[str, NDArray[np.float32]]:
-    """Numbers of documents from a file; documents that the corpus does not have are left out."""
-    lines = Lines(path)
-    ids: dict[str, int] = {}
-    records: list[dict[str, float]] = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise lines.error(f"not JSON: {error}") from None
-        if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
-            raise lines.error('not an object with the id of a document, such as {"_id": "doc-7", "clicks": 12}')
-        doc_id = record.pop("_id")
-        if doc_id in ids:
-            raise lines.error(f"document {doc_id!r} stood in line {ids[doc_id]} already")
-        ids[doc_id] = lines.number
-        for name, value in record.items():
-            if not _is_number(value):
-                raise lines.error(f"{name!r} is {json.dumps(value)[:40]}, not a finite number of 32 bits")
-        records.append(record)
-    rows = corpus.rows(list(ids))
-    found: dict[str, NDArray[np.float32]] = {}
-    for row, record in zip(rows.tolist(), records, strict=True):
-        for name, value in record.items():
-            column = found.setdefault(name, np.full(len(corpus), np.nan, np.float32))
-            if row >= 0:
-                column[row] = value
-    return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Gt
@@ -13,13 +13,10 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import ModelError, UsageError
-from rankpipe.models.references import need_extra
+from rankpipe.models.ranker_folder import OpenRanker, open_ranker
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Stage
-from rankpipe.stages.features import feature_columns, feature_matrix
-
-if TYPE_CHECKING:
-    from rankpipe.models.ranker_folder import OpenRanker
+from rankpipe.stages.features import Features, feature_columns, feature_matrix
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -40,6 +37,21 @@ class Learned(Stage):
     def __call__(self, run: Run) -> Run:
         """Rescore the candidates. Raises UsageError where a column is missing that the ranker was trained on."""
         return run.rescored_to(self.depth, self._score, rest=self.rest)
+
+    def check_behind(self, earlier: Sequence[Stage]) -> None:
+        """Raise UsageError where the features come about otherwise than they did in training."""
+        trained = self._ranker().features
+        features = next((stage for stage in reversed(earlier) if isinstance(stage, Features)), None)
+        if trained is None or features is None:
+            return
+        here = features.deciding()
+        if (name := next((name for name in here if name in trained and here[name] != trained[name]), None)) is None:
+            return
+        if name == "model":
+            what = "with another encoder as 'model' of the stage 'features'"
+        else:
+            what = f"with '{name}: {trained[name]}' in the stage 'features', and here it is {here[name]}"
+        raise UsageError(f"the ranker {self.model} was trained {what}; give that stage the settings it had in training")
 
     def prepare(self, corpus: Corpus) -> None:
         """Open the ranker."""
@@ -63,12 +75,9 @@ class Learned(Stage):
 
     def _ranker(self) -> OpenRanker:
         def opened() -> OpenRanker:
-            need_extra(f"stage '{self.type_name()}'", ("torch", "safetensors"), "torch", "dense")
-            from rankpipe.models.ranker_folder import open_ranker  # brings torch, so not before it is needed
-
             folder = Path(self.model).expanduser()
             if not folder.is_dir():
                 raise ModelError(f"there is no folder {self.model!r} of a ranker")
-            return open_ranker(folder)
+            return open_ranker(folder, f"stage '{self.type_name()}'")
 
         return self.open_once("ranker", opened)

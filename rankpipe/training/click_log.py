@@ -117,14 +117,17 @@ class ClickLog:
         """The sessions of some queries."""
         return replace(self, sessions=tuple(one for one in self.sessions if one.query in queries))
 
-    def added_up(self, queries: Queries, corpus: Corpus, positions: int) -> ShownLists:
-        """The sessions of every different list together; what was shown below the last position is left out."""
-        numbers: dict[tuple[str, tuple[str, ...]], int] = {}
+    def added_up(self, queries: Queries, corpus: Corpus, positions: int, *, apart: bool = False) -> ShownLists:
+        """The sessions of every different list together; what was shown below the last position is left out.
+
+        apart  every session is a list of its own
+        """
+        numbers: dict[tuple[str, tuple[str, ...], int], int] = {}
         owners = np.empty(len(self.sessions), np.int64)
         for at, one in enumerate(self.sessions):
-            owners[at] = numbers.setdefault((one.query, one.shown[:positions]), len(numbers))
+            owners[at] = numbers.setdefault((one.query, one.shown[:positions], at if apart else 0), len(numbers))
         shown = np.full((len(numbers), positions), -1, np.int64)
-        for (_, ids), number in numbers.items():
+        for (_, ids, _), number in numbers.items():
             shown[number, : len(ids)] = corpus.rows(ids)
         count = np.bincount(owners, minlength=len(numbers))
         clicks = np.zeros((len(numbers), positions), np.int64)
@@ -134,7 +137,7 @@ class ClickLog:
             clicked[[position - 1 for position in one.clicks if position <= positions]] = True
             clicks[owners[at]] += clicked
             pairs[owners[at]] += clicked[:, None] & (~clicked & (shown[owners[at]] >= 0))
-        rows = np.array([queries.row(query) for query, _ in numbers], np.int64)
+        rows = np.array([queries.row(query) for query, _, _ in numbers], np.int64)
         return ShownLists(rows, Sessions(shown, count, clicks, pairs))
 
 

@@ -102,7 +102,7 @@ class CrossEncoderTraining:
             return Reranking(material.run, material.qrels, self._dataset, measure, self._texts, self._scores)
         if not material.held:
             return None
-        loss = loss_of(self._recipe.phases[0])
+        loss = loss_of(self._recipe.planned[0])
         return HeldOutLoss(material.held, lambda groups: float(self._losses(groups, loss).mean()))
 
     def _calibration(self) -> Iterator[dict[str, Tensor]]:

@@ -55,6 +55,21 @@ class Training(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What was trained.
+
+    measured  name of what decided
+    count     numbers that were learnt
+    write     see Training.write
+    """
+
+    measured: str
+    progress: Progress
+    count: int
+    write: Callable[[Path], dict[str, Any]]
+
+
 @dataclass(kw_only=True)
 class Command:
     """What was asked for, and how the machine is used for it.
@@ -105,10 +120,22 @@ class Command:
         )
 
     def run(self, base: Path | None, account: dict[str, Any], opened: Callable[[], Training]) -> str:
+        """Train in the loop of all trainings, and leave the folder; see `leave`."""
+
+        def trained(folder: Path) -> Trained:
+            training = opened()
+            plan = training.plan()
+            progress = train(plan, training.trained, folder, notify=self.notify, together=self.processes)
+            return Trained(plan.measured, progress, training.trained.count, training.write)
+
+        return self.leave(base, account, trained)
+
+    def leave(self, base: Path | None, account: dict[str, Any], trained: Callable[[Path], Trained]) -> str:
         """Train, leave the folder, and say what is best; what a killed, equal call has done is gone on with.
 
         base     folder of the model that training begins with; None where it begins with none
         account  what was drawn and what was left out, as JSON takes it
+        trained  trains; its folder is for what a killed training goes on from
         """
         recipe, dataset, runtime, output = self.recipe, self.dataset, self.runtime, self.output
         gathered = perf_counter() - self.started
@@ -125,20 +152,19 @@ class Command:
             made_by["runtime"]["processes"] = self.processes.count
         key = {"format": FORMAT, **made_by, "runtime": [means.device.type, dtype]}
         with self._unfinished(key) as folder, thread_limit(means.threads):
-            training = opened()
-            plan = training.plan()
-            progress = train(plan, training.trained, folder, notify=self.notify, together=self.processes)
+            done = trained(folder)
+            progress = done.progress
             if not self.processes.first:
                 return ""
             with replacing_folder(output, force=self.force) as place:
-                told = training.write(place)
+                told = done.write(place)
                 manifest = {
                     "format": FORMAT,
                     "command": self.command,
                     **made_by,
                     "dataset": {"name": dataset.name, "card": dataset.card.name, "documents": dataset.corpus.size},
-                    "trained_parameters": training.trained.count,
-                    **_went(plan, progress),
+                    "trained_parameters": done.count,
+                    **_went(done),
                     **told,
                     "versions": versions(),
                     "machine": machine(),
@@ -153,7 +179,7 @@ class Command:
         if progress.best is None or progress.best_at is None:
             return f"{recipe.steps:,} steps, not measured"
         phase, step = progress.best_at
-        return f"{plan.measured} {progress.best:.4f} at step {step:,} of phase '{phase}'"
+        return f"{done.measured} {progress.best:.4f} at step {step:,} of phase '{phase}'"
 
     @contextmanager
     def _unfinished(self, key: Mapping[str, Any]) -> Iterator[Path]:
@@ -170,12 +196,12 @@ class Command:
             together.wait()
 
 
-def _went(plan: Plan, progress: Progress) -> dict[str, Any]:
+def _went(done: Trained) -> dict[str, Any]:
     """How training went, for the manifest."""
-    best = None
+    best, progress = None, done.progress
     if progress.best is not None and progress.best_at is not None:
         phase, step = progress.best_at
-        best = {"measure": plan.measured, "value": progress.best, "phase": phase, "step": step}
+        best = {"measure": done.measured, "value": progress.best, "phase": phase, "step": step}
     return {"best": best, "stopped_early": progress.stopped, "curve": progress.curve}
 
 

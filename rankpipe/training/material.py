@@ -86,7 +86,7 @@ class _Gathering:
         """Everything, the cheap things that can fail first."""
         recipe, dataset = self.recipe, self.dataset
         train, development = drawing.train_and_development(
-            recipe, dataset, self.account, needed=any(_judges(phase) for phase in recipe.phases)
+            recipe, dataset, self.account, needed=any(_judges(phase) for phase in recipe.planned)
         )
         avoid = drawing.other_texts(dataset, recipe.split)
         if development is not None:
@@ -95,7 +95,7 @@ class _Gathering:
         pool = None
         if train is not None:
             enough = self._enough(train)
-            pool = self._pool(enough) if any(map(_takes_candidates, recipe.phases)) else no_candidates(enough)
+            pool = self._pool(enough) if any(map(_takes_candidates, recipe.planned)) else no_candidates(enough)
         groups: list[Groups | Batches] = []
         held: list[Group] = []
         for number, phase in enumerate(recipe.planned):

@@ -11,7 +11,9 @@ from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.stage import SETTINGS, Reference, Several
-from rankpipe.training.recipe import INNER, Phase, Recipe, check_depth
+from rankpipe.training.recipe import INNER, AnyPhase, Phase, Recipe, check_depth
+
+Share = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -20,10 +22,13 @@ class FeatureCandidates:
 
     pipeline  file, or name of a shipped one, that ends with the stage `features`: its candidates and their columns
     depth     candidates of a query, the first ones
+    without   columns that the ranker is not to see: what is as good as the position that a log was shown in, such as
+              reciprocal-rank, cannot be told from it
     """
 
     pipeline: Reference
     depth: Annotated[int, Strict(), Ge(2)] = 100
+    without: Several[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -53,48 +58,138 @@ class Grades(RankerPhase):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Clicks(RankerPhase):
-    """Learn clicks; see rankpipe.training.click_losses.
+class FromLog(AnyPhase):
+    """Learn clicks.
 
-    log              file of sessions, see rankpipe.training.click_log
-    bad              lines of it that are wrong: "refuse" them all, told with their numbers, or "leave-out", and count them
-    method           dla; regression-em; pair-debias; known: `propensities` are given; naive: clicks are taken for relevance
-    propensities     of method "known", of every position from the first on
-    positions        that are learnt from; what was shown below them is left out
-    propensity_rate  learning rate of what dla learns of positions
-    limit            weight of a click, at most
+    log        file of sessions, see rankpipe.training.click_log
+    bad        lines of it that are wrong: "refuse" them all, told with their numbers, or "leave-out", and count them
+    positions  that are learnt from; what was shown below them is left out
     """
 
     log: Annotated[Path, Strict(False)]
     bad: Literal["refuse", "leave-out"] = "refuse"
+    positions: Annotated[int, Ge(1)] = 10
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Clicks(RankerPhase, FromLog):
+    """Learn clicks; see rankpipe.training.click_losses.
+
+    method           dla; regression-em; pair-debias; known: `propensities` are given; naive: clicks are taken for relevance
+    propensities     of method "known", of every position from the first on
+    propensity_rate  learning rate of what dla learns of positions
+    limit            weight of a click, at most
+    context          of method "dla": clicks above a position may change whether it is looked at; then every session is a
+                     list of its own
+    """
+
     method: Literal["dla", "regression-em", "pair-debias", "known", "naive"] = "dla"
     propensities: Annotated[Several[Annotated[float, Gt(0)]], MinLen(1)] | None = None
-    positions: Annotated[int, Ge(1)] = 10
     propensity_rate: Annotated[float, Gt(0)] = 0.5
     limit: Annotated[float, Gt(1)] = 100.0
+    context: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> Clicks:
+        if self.context and self.method != "dla":
+            raise ValueError("'context' is of 'method: dla'")
         if (self.method == "known") != (self.propensities is not None):
             raise ValueError("'propensities' and 'method: known' need each other")
         return self
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Trees(AnyPhase):
+    """Trees by LightGBM, a tree a step. Names and defaults are LightGBM's own, and its documentation says what they do.
+
+    sigmoid  slope of the pairs' loss
+    """
+
+    learning_rate: Annotated[float, Gt(0)] = 0.1
+    num_leaves: Annotated[int, Ge(2), Le(131072)] = 31
+    max_depth: Annotated[int, Ge(1)] | None = None
+    min_data_in_leaf: Annotated[int, Ge(0)] = 20
+    min_sum_hessian_in_leaf: Annotated[float, Ge(0)] = 1e-3
+    min_gain_to_split: Annotated[float, Ge(0)] = 0.0
+    feature_fraction: Share = 1.0
+    bagging_fraction: Share = 1.0
+    bagging_freq: Annotated[int, Ge(0)] = 0
+    lambda_l1: Annotated[float, Ge(0)] = 0.0
+    lambda_l2: Annotated[float, Ge(0)] = 0.0
+    max_bin: Annotated[int, Ge(2)] = 255
+    sigmoid: Annotated[float, Gt(0)] = 1.0
+
+    @model_validator(mode="after")
+    def _bags(self) -> Trees:
+        if (self.bagging_fraction < 1) != (self.bagging_freq > 0):
+            raise ValueError("'bagging_fraction' below 1 and 'bagging_freq' above 0 need each other")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class LambdaMart(Trees):
+    """Learn judgements: LightGBM's objective lambdarank. Burges, Microsoft Research MSR-TR-2010-82.
+
+    lambdarank_truncation_level  ranks that pairs are made with
+    lambdarank_norm              whether every query's lambdas are brought to one scale
+    """
+
+    lambdarank_truncation_level: Annotated[int, Ge(1)] = 30
+    lambdarank_norm: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class LambdaMartClicks(Trees, FromLog):
+    """Learn clicks; see rankpipe.training.lambda_clicks.
+
+    method  pair-debias: Unbiased LambdaMART (Hu et al., WWW 2019); naive: clicks are taken for relevance
+    norm    p of the paper's regulariser: the higher, the weaker the correction
+    """
+
+    method: Literal["pair-debias", "naive"] = "pair-debias"
+    norm: Annotated[float, Ge(0)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class RankerRecipe(Recipe):
-    """A ranker of features for the stage `learned`.
+    """A ranker of features for the stage `learned`: a network, or trees.
 
     hidden      units of each layer of the network; none: a linear ranker
-    candidates  what is ranked, and its features
+    candidates  what is ranked, and its features; None: the lists of a data set that has features itself
     """
 
     name: ClassVar[str] = "ranker"
-    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"grades": Grades, "clicks": Clicks}
+    phase_kinds: ClassVar[Mapping[str, type[AnyPhase]]] = {
+        "grades": Grades,
+        "clicks": Clicks,
+        "lambdamart": LambdaMart,
+        "lambdamart-clicks": LambdaMartClicks,
+    }
 
     hidden: Several[Annotated[int, Ge(1), Le(4096)]] = ()
-    candidates: FeatureCandidates
+    candidates: FeatureCandidates | None = None
+
+    @property
+    def trees(self) -> Trees | None:
+        """The one phase that grows trees, if there is one."""
+        return next((phase for phase in self.phases if isinstance(phase, Trees)), None)
+
+    @property
+    def depth(self) -> int | None:
+        """Candidates of a query, the first ones; None: all of them."""
+        return None if self.candidates is None else self.candidates.depth
 
     @model_validator(mode="after")
     def _within(self) -> RankerRecipe:
-        check_depth(self.development, self.candidates.depth)
+        if self.candidates is not None:
+            check_depth(self.development, self.candidates.depth)
+        if self.trees is None:
+            return self
+        kind = self.kind_of(self.trees)
+        if len(self.phases) > 1:
+            raise ValueError(f"trees are grown in one phase: '{kind}' stands alone")
+        if self.hidden:
+            raise ValueError(f"'hidden' is of networks, and '{kind}' grows trees")
+        if self.subset is not None:
+            raise ValueError(f"'subset' is of networks; '{kind}' has bagging_fraction and bagging_freq")
         return self

@@ -97,21 +97,29 @@ def check_depth(development: Development, candidates: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Phase:
-    """Steps with one loss and one schedule. AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+class AnyPhase:
+    """Steps with one loss.
 
     steps          at most
-    batch          queries of a step
     learning_rate  the highest
-    warm_up        share of the steps in which the learning rate rises from 0
-    schedule       how it falls to 0 afterwards
-    weight_decay   of matrices; biases and norms have none
-    clip           largest norm of the gradient; a larger one is scaled down
     """
 
     steps: Annotated[int, Ge(1)]
-    batch: Annotated[int, Ge(1)] = 4
     learning_rate: Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Phase(AnyPhase):
+    """Steps along a gradient, with one schedule. AdamW (Loshchilov and Hutter, arXiv 1711.05101).
+
+    batch         queries of a step
+    warm_up       share of the steps in which the learning rate rises from 0
+    schedule      how it falls to 0 afterwards
+    weight_decay  of matrices; biases and norms have none
+    clip          largest norm of the gradient; a larger one is scaled down
+    """
+
+    batch: Annotated[int, Ge(1)] = 4
     warm_up: Annotated[float, Ge(0), Le(1)] = 0.1
     schedule: Literal["linear", "cosine"] = "linear"
     weight_decay: Annotated[float, Ge(0)] = 0.01
@@ -129,7 +137,7 @@ class AnyRecipe:
     """
 
     name: ClassVar[str]
-    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {}
+    phase_kinds: ClassVar[Mapping[str, type[AnyPhase]]] = {}
 
     description: str | None = None
     split: str = "train"
@@ -171,7 +179,7 @@ class Recipe(AnyRecipe):
     checkpoint   steps after which what a killed training goes on from is written, besides every measurement
     """
 
-    phases: Annotated[Several[Phase], MinLen(1)]
+    phases: Annotated[Several[AnyPhase], MinLen(1)]
     development: Development = Development()
     subset: Subset | None = None
     checkpoint: Annotated[int, Ge(1)] = 100
@@ -182,8 +190,8 @@ class Recipe(AnyRecipe):
         return f"{super().summary} in {self.steps:,} steps at most"
 
     @property
-    def planned(self) -> Sequence[Phase]:
-        """The phases as they are run: of a subset of the queries, with as many times fewer steps."""
+    def planned(self) -> Sequence[Any]:
+        """The phases, of the recipe's kinds, as they are run: of a subset of the queries, with as many times fewer steps."""
         if self.subset is None:
             return self.phases
         return [replace(phase, steps=math.ceil(self.subset.ratio * phase.steps)) for phase in self.phases]
@@ -197,6 +205,6 @@ class Recipe(AnyRecipe):
         """All settings, those at their defaults included, as JSON takes them."""
         return {**super().described(), "phases": [{self.kind_of(phase): plain(phase)} for phase in self.phases]}
 
-    def kind_of(self, phase: Phase) -> str:
+    def kind_of(self, phase: AnyPhase) -> str:
         """The name of a phase's kind."""
         return next(name for name, kind in self.phase_kinds.items() if type(phase) is kind)

@@ -14,7 +14,7 @@ from rankpipe.pipeline.reading import Reading
 from rankpipe.pipeline.registry import closest, suggestion
 from rankpipe.pipeline.settings import as_written, settings_of
 from rankpipe.pipeline.source import Entry, Mapping, Node, Scalar, Sequence, quoted, read_source
-from rankpipe.training.recipe import AnyRecipe, Phase
+from rankpipe.training.recipe import AnyPhase, AnyRecipe
 from rankpipe.training.recipes import RECIPES
 
 
@@ -114,7 +114,7 @@ class _RecipeReading(Reading):
         rest = tuple(one for one in root.entries if one.key != "train")
         return Entry(entry.place, kind, Mapping(root.place, rest))
 
-    def _phases(self, cls: type[AnyRecipe], node: Node) -> tuple[Phase, ...]:
+    def _phases(self, cls: type[AnyRecipe], node: Node) -> tuple[AnyPhase, ...]:
         """The phases; none of them where the list itself is wrong."""
         if not isinstance(node, Sequence):
             self.note(node.place, f"'phases' is {as_written(node)}, must be a list of phases")
@@ -123,7 +123,7 @@ class _RecipeReading(Reading):
             self.note(node.place, "a recipe needs at least one phase")
         return tuple(phase for item in node.items if (phase := self._phase(cls, item)) is not None)
 
-    def _phase(self, cls: type[AnyRecipe], node: Node) -> Phase | None:
+    def _phase(self, cls: type[AnyRecipe], node: Node) -> AnyPhase | None:
         """A phase: a map of its name to its settings."""
         if isinstance(node, Scalar) and isinstance(node.value, str):
             entry = Entry(node.place, node.value, Scalar(node.place, None, ""))

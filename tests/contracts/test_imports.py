@@ -36,7 +36,7 @@ LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 DOWNWARD = {("stage", "pipeline")}
 """The one way down: `stage.on(corpus)` gives a Pipeline, which is a stage itself. Never when the module is imported."""
 
-HEAVY = {"torch", "transformers", "peft", "sentence_transformers", "datasets", "faiss", "tokenizers"}
+HEAVY = {"torch", "lightgbm", "transformers", "peft", "sentence_transformers", "datasets", "faiss", "tokenizers"}
 
 
 class Import(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,60 @@ def test_a_document_given_twice_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         Features(fields=(), columns=path)(run)
     assert str(error.value) == f"{path}:2: document 'd2' stood in line 1 already"
+
+
+def test_texts_of_a_file_are_as_fields_of_the_corpus(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "clicked.jsonl"
+    lines = [
+        {"_id": "d3", "clicked": "apple apple pie"},
+        {"_id": "d1", "clicked": "doctor"},
+        {"_id": "zz", "clicked": "a"},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = columns(Features(fields=(), texts=path)(run))
+    corpus = Corpus.from_records(
+        {"id": doc_id, "text": "", "clicked": text}
+        for doc_id, text in (("d1", "doctor"), ("d2", ""), ("d3", "apple apple pie"))
+    )
+    inside = Run.of(QUERIES, corpus, {"q1": {"d1": 3.0, "d2": 2.0, "d3": 1.0}, "q2": {"d2": 5.0}})
+    assert found == columns(Features(fields=("clicked",))(inside))
+    assert found["clicked.coverage"] == pytest.approx([0.5, 0, 0.5, 0])  # each term is in one document of three
+    assert found["clicked.length"] == pytest.approx([math.log(2), 0, math.log(4), 0])
+
+
+def test_texts_are_found_for_candidates_of_a_corpus_with_deleted_documents(tmp_path: Path) -> None:
+    corpus = CORPUS.without(["d2"])
+    run = Run.of(Queries.of({"q1": "pie"}), corpus, {"q1": {"d1": 3.0, "d3": 1.0}})
+    path = tmp_path / "clicked.jsonl"
+    path.write_text('{"_id": "d3", "clicked": "pie"}\n{"_id": "d2", "clicked": "pie"}')
+    assert columns(Features(fields=(), texts=path)(run))["clicked.coverage"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"_id": "d1", "clicked": 3}', ":1: 'clicked' is 3, not a text"),
+        (
+            '{"clicked": "a"}',
+            ':1: not an object with the id of a document, such as {"_id": "doc-7", "clicked": "words"}',
+        ),
+        ('{"_id": "d1"}', ': holds no texts, such as {"_id": "doc-7", "clicked": "words"}'),
+    ],
+)
+def test_a_file_of_texts_that_is_none_is_refused(run: Run, tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "clicked.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        Features(texts=path)(run)
+    assert str(error.value) == f"{path}{message}"
+
+
+def test_the_manifest_tells_the_files_apart(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "clicked.jsonl"
+    path.write_text('{"_id": "d1", "clicked": "a"}')
+    first = Features(texts=path).facts(run.corpus)
+    path.write_text('{"_id": "d1", "clicked": "b"}')
+    assert Features(texts=path).facts(run.corpus) != first
 
 
 def test_two_columns_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 from safetensors.numpy import load_file, save_file
 
 from rankpipe.data import Corpus, Queries
-from rankpipe.errors import ModelError, UsageError
+from rankpipe.errors import MissingExtraError, ModelError, UsageError
 from rankpipe.run import Run
 from rankpipe.stages.learned import Learned
 
@@ -65,9 +66,9 @@ def test_a_folder_that_is_not_there_or_holds_no_ranker_is_refused(run: Run, tmp_
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"format": 99}, "not a ranker of this version of rankpipe (format 1, kind 'network')"),
-        ({"hidden": [10**9]}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 4,096"),
-        ({"columns": []}, "'columns' must be a list of names, 'hidden' one of numbers from 1 to 4,096"),
+        ({"format": 99}, "not a ranker of this version of rankpipe (format 1, kind 'network' or 'trees')"),
+        ({"hidden": [10**9]}, "'hidden' must be a list of numbers from 1 to 4,096"),
+        ({"columns": []}, "'columns' must be a list of at most 4,096 names"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(
@@ -97,3 +98,61 @@ def test_a_ranker_that_is_trained_again_is_another_one(
     weights = load_file(folder / "model.safetensors")
     save_file({name: 2 * value for name, value in weights.items()}, folder / "model.safetensors")
     assert Learned(model=str(folder)).facts(run.corpus) != first
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> Path:
+    """A folder of 5 trees over the columns b and a."""
+    lightgbm = pytest.importorskip("lightgbm", reason="needs the extra 'ltr'")
+    from rankpipe.models.ranker_folder import write_trees
+    from rankpipe.models.tree_ranker import TreeRanker
+
+    features = np.random.default_rng(0).normal(size=(200, 2))
+    told = {"objective": "regression", "min_data_in_leaf": 5, "verbosity": -1, "num_threads": 1}
+    booster = lightgbm.train(told, lightgbm.Dataset(features, label=features[:, 0] - features[:, 1]), 5)
+    folder = tmp_path / "trees"
+    folder.mkdir()
+    write_trees(TreeRanker(booster.model_to_string()), ("b", "a"), folder)
+    return folder
+
+
+def test_scores_are_those_of_the_trees(run: Run, trees: Path) -> None:
+    import lightgbm
+
+    features = np.stack([run.features["feature:b"], run.features["feature:a"]], axis=1)
+    expected = np.asarray(lightgbm.Booster(model_file=trees / "model.txt").predict(features))
+    ranked = Learned(model=str(trees))(run)
+    given = dict(zip(run.documents.tolist(), expected.tolist(), strict=True))
+    found = dict(zip(ranked.documents.tolist(), ranked.scores.tolist(), strict=True))
+    assert found == pytest.approx(given, abs=1e-6)
+    assert ranked.documents.tolist() == sorted(given, key=lambda row: (-given[row], -row))
+    assert len(set(expected.tolist())) > 1
+
+
+def test_trees_that_were_cut_off_or_are_of_other_columns_are_refused(run: Run, trees: Path) -> None:
+    path = trees / "ranker.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "columns": ["b"]}))
+    with pytest.raises(ModelError) as error:
+        Learned(model=str(trees))(run)
+    assert str(error.value) == f"{trees / 'model.txt'}: has 2 features, and {path} 1"
+    path.write_text(json.dumps(told))
+    text = (trees / "model.txt").read_text()
+    (trees / "model.txt").write_text(text[: len(text) // 2])
+    with pytest.raises(ModelError) as error:
+        Learned(model=str(trees))(run)
+    assert str(error.value) == (
+        f"{trees / 'model.txt'}: not the trees that {path} was written with; it was changed or is damaged"
+    )
+    (trees / "model.txt").unlink()
+    with pytest.raises(ModelError, match=r"holds no trees: there is no model\.txt$"):
+        Learned(model=str(trees))(run)
+
+
+def test_trees_without_lightgbm_say_what_to_install(run: Run, trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(MissingExtraError) as error:
+        Learned(model=str(trees))(run)
+    assert str(error.value) == (
+        "stage 'learned' needs lightgbm: install rankpipe with its extra 'ltr', for example pip install '.[ltr]'"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from rankpipe import Dataset, Pipeline, Runtime, evaluate
 from rankpipe.cli.train import train_recipe
-from rankpipe.errors import DataError, PipelineError, UsageError
+from rankpipe.errors import DataError, MissingExtraError, PipelineError, UsageError
 from rankpipe.training.click_log import write_click_log
 from rankpipe.training.click_models import PositionBased
 from rankpipe.training.folder import Command
@@ -194,6 +195,20 @@ def test_clicks_are_learnt(train: Callable[..., dict[str, Any]], garden: Path, t
         assert learnt["propensities"][0] == 1
 
 
+def test_with_context_every_session_is_a_list_of_its_own(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    phase = "clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.1}"
+    together = train(GRADES.replace(GRADES_PHASE, phase))["examples"]["phases"][0]
+    manifest = train(GRADES.replace(GRADES_PHASE, phase.replace("steps", "context: true, steps")))
+    apart = manifest["examples"]["phases"][0]
+    assert apart["lists"] + apart["lists_without_a_click"] == apart["sessions"] == together["sessions"]
+    assert together["lists"] < apart["lists"]
+    assert apart["clicks"] == together["clicks"]
+    assert len(manifest["positions"][0]["propensities"]) == 5
+
+
 def test_clicks_may_go_on_from_judgements(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path) -> None:
     clicks_of(garden, tmp_path / "clicks.jsonl")
     more = "  - clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.01}\n"
@@ -239,6 +254,46 @@ def test_what_was_shown_and_has_no_features_is_named(
     assert f"; the first is {other!r} of query {query!r}. Take the pipeline that showed them" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("normalise: none", "with 'normalise: min-max' in the stage 'features', and here it is none"),
+        ("k1: 1.2", "with 'k1: 0.9' in the stage 'features', and here it is 1.2"),
+        ("model: encoder", "with another encoder as 'model' of the stage 'features'"),
+    ],
+)
+def test_a_pipeline_whose_features_come_about_otherwise_is_refused(
+    train: Callable[..., dict[str, Any]],
+    garden: Path,
+    tmp_path: Path,
+    tiny_encoder: Callable[..., Path],
+    written: str,
+    message: str,
+) -> None:
+    train(GRADES)
+    tiny_encoder(tmp_path / "encoder")
+    stages = PIPELINE + "  - learned: {model: ranker, depth: 20}\n"
+    (tmp_path / "learned.yaml").write_text(stages.replace("[bm25]}", f"[bm25], {written}}}"))
+    dataset = Dataset.load(str(garden))
+    pipeline = Pipeline.load(tmp_path / "learned.yaml", corpus=dataset.corpus)
+    with pytest.raises(UsageError) as error:
+        pipeline.run(dataset.queries("dev"))
+    assert str(error.value) == (
+        f"the ranker {tmp_path / 'ranker'} was trained {message}; give that stage the settings it had in training"
+    )
+
+
+def test_columns_that_are_left_out_are_not_seen(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    train(GRADES.replace("depth: 20", "depth: 20, without: [reciprocal-rank, score]"))
+    columns = json.loads((tmp_path / "ranker" / "ranker.json").read_text())["columns"]
+    assert columns[:2] == ["bm25", "title.bm25"]
+    with pytest.raises(UsageError) as error:
+        train(GRADES.replace("depth: 20", "depth: 20, without: [rank]"))
+    assert str(error.value).startswith(
+        "'without' names 'rank', which is no feature; there are score, reciprocal-rank, bm25, "
+    )
+
+
 def test_a_pipeline_without_features_is_refused(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         train(GRADES.replace("features.yaml", "bm25"))
@@ -257,6 +312,91 @@ def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> No
         "3:10: 'ranker' setting 'hidden[0]' is 0, must be at least 1",
         "5:5: 'clicks': 'propensities' and 'method: known' need each other",
     ]
+
+
+TREES = "lambdamart: {steps: 30, num_leaves: 4, min_data_in_leaf: 3}"
+GRADES_PHASE = "grades: {steps: 30, learning_rate: 0.1, batch: 8}"
+
+
+def test_trees_learn_judgements_and_the_stage_opens_the_folder(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lightgbm", reason="needs the extra 'ltr'")
+    manifest = train(GRADES.replace(GRADES_PHASE, TREES))
+    assert [point["step"] for point in manifest["curve"]] == [10, 20, 30]
+    assert manifest["best"]["phase"] == "1 lambdamart"
+    assert manifest["trained_parameters"] == manifest["best"]["step"]  # trees
+    assert manifest["positions"] == [None]
+    (tmp_path / "learned.yaml").write_text(PIPELINE + "  - learned: {model: ranker, depth: 20}\n")
+    dataset = Dataset.load(str(garden))
+    run = Pipeline.load(tmp_path / "learned.yaml", corpus=dataset.corpus).run(dataset.queries("dev"))
+    dropped = manifest["examples"]["development"]["dropped_recurring"]
+    judged = {query: one for query, one in dataset.qrels("dev").items() if query not in dropped}
+    assert evaluate(run, judged, ["nDCG@10"])["nDCG@10"] == pytest.approx(manifest["best"]["value"])
+    train(GRADES.replace(GRADES_PHASE, TREES), tmp_path / "again")
+    first, second = (tmp_path / name / "model.txt" for name in ("ranker", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["pair-debias", "naive"])
+def test_trees_learn_clicks(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path, method: str) -> None:
+    pytest.importorskip("lightgbm", reason="needs the extra 'ltr'")
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    phase = f"lambdamart-clicks: {{log: clicks.jsonl, method: {method}, positions: 6, steps: 20, min_data_in_leaf: 3}}"
+    manifest = train(GRADES.replace(GRADES_PHASE, phase))
+    assert manifest["examples"]["phases"][0]["clicks"] > 0
+    (learnt,) = manifest["positions"]
+    if method == "naive":
+        assert learnt == {}
+    else:
+        assert len(learnt["propensities"]) == 6
+        assert learnt["propensities"][0] == 1
+        assert learnt["propensities"][5] is None  # five were shown
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            f"{TREES}\n  - {GRADES_PHASE}",
+            "1:1: 'ranker': trees are grown in one phase: 'lambdamart' stands alone",
+        ),
+        (
+            "lambdamart: {steps: 3, num_leafs: 4}",
+            "4:28: 'lambdamart' has no setting 'num_leafs'; did you mean 'num_leaves'?",
+        ),
+        ("lambdamart: {steps: 3, num_leaves: 1}", "4:40: 'lambdamart' setting 'num_leaves' is 1, must be at least 2"),
+        (
+            "lambdamart: {steps: 3, bagging_fraction: 0.5}",
+            "4:5: 'lambdamart': 'bagging_fraction' below 1 and 'bagging_freq' above 0 need each other",
+        ),
+        (f"{TREES}\nhidden: [4]", "1:1: 'ranker': 'hidden' is of networks, and 'lambdamart' grows trees"),
+        (
+            f"{TREES}\nsubset: {{kind: rs2, ratio: 0.5}}",
+            "1:1: 'ranker': 'subset' is of networks; 'lambdamart' has bagging_fraction and bagging_freq",
+        ),
+    ],
+)
+def test_settings_of_trees_that_cannot_be_are_refused_with_their_place(
+    tmp_path: Path, changed: str, message: str
+) -> None:
+    (tmp_path / "features.yaml").write_text(PIPELINE)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GRADES.replace(GRADES_PHASE, changed))
+    with pytest.raises(PipelineError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{path}:{message}"
+
+
+def test_trees_without_lightgbm_say_what_to_install(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(MissingExtraError) as error:
+        train(GRADES.replace(GRADES_PHASE, TREES))
+    assert str(error.value) == (
+        "phase 'lambdamart' needs lightgbm: install rankpipe with its extra 'ltr', for example pip install '.[ltr]'"
+    )
 
 
 def test_a_ranker_begins_with_no_model(garden: Path, tmp_path: Path) -> None:
