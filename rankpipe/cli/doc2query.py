@@ -58,7 +58,8 @@ def open_settings(url: str | None, **settings: Any) -> Doc2query:
         first = error.errors(include_url=False)[0]
         option = f"--{str(first['loc'][0]).replace('_', '-')} is {first['input']!r}: " if first["loc"] else ""
         option = option.replace("--url", "--endpoint")
-        raise UsageError(option + first["msg"].removeprefix("Value error, ")) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{option}{said[:1].lower()}{said[1:]}") from None
 
 
 def open_filter(pipeline: str | None, depth: int | None, runtime: Runtime) -> Filter | None:
@@ -87,7 +88,7 @@ def expand_dataset(asked: Asked) -> None:
     began = datetime.now(timezone.utc)
     check_replaceable(asked.output, force=asked.force)
     data = Dataset.load(asked.dataset)
-    for note in (*data.notes, *_of_card(data.card, asked.output)):
+    for note in (*data.notes, *told_of_card(data.card, asked.output)):
         asked.say(note)
     corpus = data.corpus
     count = corpus.size if asked.limit is None else min(asked.limit, corpus.size)
@@ -142,7 +143,7 @@ def _manifest(asked: Asked, expansion: Expansion, source: Mapping[str, Any], beg
     }
 
 
-def _of_card(card: Card, output: Path) -> list[str]:
+def told_of_card(card: Card, output: Path) -> list[str]:
     """What to mind where a data set is measured in its own way, which a folder of another name is not."""
     parts = card.name.split("/")
     if (card.relevance_cut == 1 and not card.self_match) or output.resolve().name in parts:

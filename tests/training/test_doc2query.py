@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from rankpipe import BM25, Corpus, Dataset
+from rankpipe.cli.doc2query import told_of_card
+from rankpipe.data.catalogue import Card
 from rankpipe.errors import RankpipeError
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.pipeline import Pipeline
@@ -216,6 +218,17 @@ def test_the_first_line_of_an_answer_is_the_query(answer: str, query: str) -> No
     assert as_query(answer) == query
 
 
+def test_that_a_card_does_not_come_along_is_said_where_it_matters() -> None:
+    arguana = Card(name="beir/arguana", self_match=True)
+    said = (
+        "note: 'beir/arguana' has a card that says how to measure on it, and a folder has that card under its name only: "
+        "--output out/mine/arguana"
+    )
+    assert told_of_card(arguana, Path("out/mine")) == [said]
+    assert told_of_card(arguana, Path("out/arguana")) == []
+    assert told_of_card(Card(name="beir/scifact"), Path("out/mine")) == []
+
+
 # -- the filter ---------------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +316,7 @@ def test_a_network_in_this_process_writes_the_same_again_and_is_not_asked_again(
             ["--temperature", "0"],
             "at temperature 0 the 3 queries of a document are all the same; choose a higher one, or one query",
         ),
-        (["--top-p", "0"], "--top-p is 0.0: Input should be greater than 0"),
+        (["--top-p", "0"], "--top-p is 0.0: input should be greater than 0"),
         (["--prompt", "hyde"], "{hyde}: its section 'user' has {document} 0 times, and needs it once"),
         (
             ["--endpoint", "ftp://x"],
