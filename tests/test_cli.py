@@ -316,6 +316,7 @@ COMMANDS = [
     "train",
     "compare",
     "clicks",
+    "doc2query",
     "datasets",
     "stages",
     "adapters",

@@ -342,6 +342,63 @@ def clicks(
 
 
 @app.command()
+def doc2query(
+    dataset: DatasetOption,
+    output: Annotated[Path, typer.Option(help="Folder for the data set with queries.")],
+    writer: Annotated[str, typer.Option(help="The language model; with --endpoint, its name there.")] = "smollm2",
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="A server of OpenAI's interface: http://localhost:8000/v1")
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="A prompt file, or a shipped one.")] = "doc2query",
+    queries: Annotated[int, typer.Option(min=1, help="Written for each document.")] = 5,
+    temperature: Annotated[float, typer.Option(min=0.0, help="The higher, the more various.")] = 1.0,
+    top_p: Annotated[float, typer.Option(max=1.0, help="Share of the most probable tokens to draw from.")] = 0.95,
+    max_words: Annotated[int, typer.Option(min=1, help="Of a document that are read.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of a query.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of what is drawn.")] = 0,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="PIPELINE", help="Keep only queries by which this finds their document: bm25"),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="With --keep: among how many candidates; by default 10.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Expand only so many documents, to try it.")] = None,
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+) -> None:
+    """Expand documents with queries that a language model writes. The same command goes on with what was killed."""
+    from rankpipe.cli.doc2query import Asked, expand_dataset, open_filter, open_settings
+
+    settings = open_settings(
+        endpoint,
+        writer=writer,
+        prompt=prompt,
+        queries=queries,
+        max_words=max_words,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    runtime = _runtime(threads, device, dtype)
+    asked = Asked(
+        dataset=dataset,
+        output=output,
+        settings=settings,
+        keep=open_filter(keep, depth, runtime),
+        limit=limit,
+        runtime=runtime,
+        command=_command(),
+        force=force,
+        say=_say,
+    )
+    expand_dataset(asked)
+
+
+@app.command()
 def datasets() -> None:
     """List the data sets of the catalogue and of RANKPIPE_DATA."""
     from rankpipe.data import catalogue

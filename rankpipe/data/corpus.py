@@ -210,6 +210,14 @@ class Corpus:
         columns = [self.texts(rows, field) for field in fields]
         return [" ".join(parts).strip() for parts in zip(*columns, strict=True)]
 
+    def records(self, rows: Sequence[int] | NDArray[np.integer]) -> list[dict[str, str]]:
+        """Rows as the records that they were made of, without the fields that a document does not have."""
+        columns = {name: self._values(name, rows) for name in ("id", *self.fields)}
+        return [
+            {name: value for name, values in columns.items() if (value := values[place]) is not None}
+            for place in range(len(rows))
+        ]
+
     def blocks(self, size: int = BATCH) -> Iterator[NDArray[np.int32]]:
         """The live rows, in blocks of at most `size`."""
         live = self.live_rows()
@@ -220,6 +228,10 @@ class Corpus:
         return f"Corpus({self.size} documents, digest {self.digest[:12]})"
 
     def _column(self, field: str, rows: Sequence[int] | NDArray[np.integer]) -> list[str]:
+        return [value or "" for value in self._values(field, rows)]
+
+    def _values(self, field: str, rows: Sequence[int] | NDArray[np.integer]) -> list[str | None]:
+        """A field of rows; None where a document does not have it."""
         wanted = np.asarray(rows, np.int64)
         if not len(wanted):
             return []
@@ -228,7 +240,7 @@ class Corpus:
             raise UsageError(f"a corpus of {len(self)} rows has no row {row}; they count from 0")
         batch_of = np.searchsorted(self._starts, wanted, side="right") - 1
         order = np.argsort(batch_of, kind="stable")
-        values: list[str] = [""] * len(wanted)
+        values: list[str | None] = [None] * len(wanted)
         cuts = np.flatnonzero(np.diff(batch_of[order])) + 1
         for group in np.split(order, cuts):
             number = int(batch_of[group[0]])
@@ -236,7 +248,7 @@ class Corpus:
             if field in batch.schema.names:
                 taken = batch.column(field).take(_indices(wanted[group] - self._starts[number]))
                 for place, value in zip(group.tolist(), taken.to_pylist(), strict=True):
-                    values[place] = value or ""
+                    values[place] = value
         return values
 
 

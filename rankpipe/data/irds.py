@@ -23,7 +23,7 @@ from typing import Any
 from rankpipe.data import corpus as corpus_module
 from rankpipe.data.corpus import Corpus, Record
 from rankpipe.data.qrels import Qrels
-from rankpipe.data.queries import Queries
+from rankpipe.data.queries import NoQueriesError, Queries
 from rankpipe.data.readers import queries_of_records
 from rankpipe.errors import DataError, RankpipeError
 from rankpipe.store import artefact
@@ -103,7 +103,7 @@ class IrDatasets:
         with self._providing():
             found = ir_datasets.load(self.name if split is None else self.split_ids[split])
             if not found.has_queries():
-                raise DataError(f"'{self.name}' of ir_datasets has no queries")
+                raise NoQueriesError(f"'{self.name}' of ir_datasets has no queries")
             return queries_of_records([_record(query, "query_id") for query in found.queries_iter()])
 
     def qrels(self, split: str) -> Qrels:

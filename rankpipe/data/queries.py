@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.data.text import id_problem, text_problem
-from rankpipe.errors import UsageError
+from rankpipe.errors import DataError, UsageError
+
+
+class NoQueriesError(DataError):
+    """A data set of documents alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -16,7 +16,7 @@ from rankpipe.data.corpus import Corpus, Record
 from rankpipe.data.download import DownloadError, download, unpack
 from rankpipe.data.lines import Lines
 from rankpipe.data.qrels import Qrels
-from rankpipe.data.queries import Queries
+from rankpipe.data.queries import NoQueriesError, Queries
 from rankpipe.data.readers import READER_FORMAT, DocumentReader, judgement_line, read_qrels, read_queries
 from rankpipe.errors import DataError, UsageError
 from rankpipe.store import artefact, file_digest, home
@@ -88,7 +88,7 @@ class Files:
     def queries(self, split: str | None) -> Queries:
         """All queries of the file."""
         if self.questions is None:
-            raise DataError(f"{self.documents.parent}: no queries.jsonl and no queries.jsonl.gz in this folder")
+            raise NoQueriesError(f"{self.documents.parent}: no queries.jsonl and no queries.jsonl.gz in this folder")
         return read_queries(self.questions)
 
     def qrels(self, split: str) -> Qrels:

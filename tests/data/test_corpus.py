@@ -56,6 +56,13 @@ def test_a_corpus_of_ids_has_no_texts_to_give(field: str) -> None:
     assert str(raised.value) == "this corpus knows document ids only, no texts; a run read with corpus= has them"
 
 
+def test_records_are_those_that_the_corpus_was_made_of() -> None:
+    records = [{"id": "a", "text": "x", "title": ""}, {"id": "b", "text": "", "author": "Ω"}]
+    corpus = Corpus.from_records(records)
+    assert corpus.records([1, 0, 1]) == [records[1], records[0], records[1]]
+    assert corpus.records([]) == []
+
+
 def test_joined_fields_are_stripped() -> None:
     corpus = Corpus.from_records([*RECORDS, {"id": "c", "title": " C ", "text": " \n"}])
     assert corpus.joined_texts([0, 1, 3]) == ["B second letter", "first letter", "C"]
