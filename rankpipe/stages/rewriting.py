@@ -42,8 +42,8 @@ class Open(NamedTuple):
 class Rewriting(Stage):
     """Settings of a stage that has a language model write something for every query.
 
-    What the model answers is kept in the store, and not asked for again. An answer that is empty, is no text, or turns
-    in circles is refused: the query then stays as it is. `counted` says how often.
+    What the model answers is kept in the store, and not asked for again. An answer that is empty, is no text, turns in
+    circles, or is a piece of the prompt's own text is refused: the query then stays as it is. `counted` says how often.
 
     writer       folder, GGUF file, hub name, alias or package: reference of the model; with `endpoint`, its name there
     endpoint     server of OpenAI's interface that has the model: {url: http://localhost:8000/v1}; by default the model
@@ -87,7 +87,7 @@ class Rewriting(Stage):
         kept: list[list[str]] = [[] for _ in run.queries.ids]
         counts: Counter[str] = Counter(queries=len(said))
         for row, group in zip(said, answers, strict=True):
-            problems = [refusal(answer) for answer in group]
+            problems = [refusal(answer) or copied(answer, opened.prompt) for answer in group]
             counts.update(f"refused_{problem}" for problem in problems if problem)
             kept[row] = [one.text for one, problem in zip(group, problems, strict=True) if not problem]
             counts["unchanged"] += not kept[row]
@@ -153,6 +153,11 @@ def refusal(answer: Answer) -> str | None:
         return "empty"
     circles = len(words) >= RUNAWAY_WORDS and len(set(words)) < RUNAWAY_SHARE * len(words)
     return "runaway" if circles else None
+
+
+def copied(answer: Answer, prompt: Prompt) -> str | None:
+    """ "copied" for an answer that the prompt itself has, an example for instance; None for another."""
+    return "copied" if one_line(answer.text) in one_line(prompt.user) else None
 
 
 def one_line(text: str) -> str:

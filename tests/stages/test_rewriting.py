@@ -119,6 +119,14 @@ def test_a_query_whose_answer_is_refused_stays_and_is_counted(model: Any) -> Non
     assert (counted["asked"], counted["written"], counted["requests"], counted["retries"]) == (5, 5, 5, 0)
 
 
+def test_an_answer_that_is_an_example_of_the_prompt_is_refused(model: Any) -> None:
+    example = "The leaky bucket is a way to limit the rate of packets in a\nnetwork."
+    model.answer = lambda user: example if user.endswith("apple") else f"{example} And so on."
+    stage = Query2doc(writer="any", endpoint=model.endpoint, repeat=1)
+    assert texts(stage) == ("apple", f"car {' '.join(example.split())} And so on.", " ")
+    assert stage.counted(CORPUS)["refused_copied"] == 1
+
+
 def test_what_was_answered_is_not_asked_again(model: Any) -> None:
     settings = {"writer": "any", "endpoint": model.endpoint}
     before = texts(Query2doc(**settings))
