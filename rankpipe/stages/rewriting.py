@@ -156,7 +156,7 @@ def refusal(answer: Answer) -> str | None:
 
 
 def copied(answer: Answer, prompt: Prompt) -> str | None:
-    """ "copied" for an answer that the prompt itself has, an example for instance; None for another."""
+    """Say "copied" of an answer that the prompt itself has, such as an example; None of another."""
     return "copied" if one_line(answer.text) in one_line(prompt.user) else None
 
 
