@@ -72,6 +72,10 @@ class Writer(Protocol):
         """What makes the model's answers, as JSON takes it: its digest or name, its precision."""
         ...
 
+    def counts(self) -> Mapping[str, int]:
+        """What was asked so far, as far as that is not counted elsewhere."""
+        ...
+
     def write(self, chats: Sequence[Chat], writing: Writing, answered: Answered = ...) -> list[list[Answer]]:
         """(C, count) answers.
 

@@ -73,7 +73,7 @@ class Setting(NamedTuple):
 
     def value(self, node: Node, folder: Path | None) -> Any:
         """Python value of a node: lists become tuples. Relative paths stand in the folder, if there is one."""
-        inside = self.field.annotation
+        inside = _alone(self.field.annotation)
         if isinstance(inside, type) and is_dataclass(inside) and isinstance(node, Mapping):
             inner = settings_of(inside)
             return {
@@ -209,6 +209,14 @@ def _own_words(details: ErrorDetails) -> str:
     if raised is not None:
         return str(raised)
     return details["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+
+
+def _alone(annotation: Any) -> Any:
+    """A type without the None that may stand in its place."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        members = [one for one in get_args(annotation) if one is not types.NoneType]
+        return members[0] if len(members) == 1 else annotation
+    return annotation
 
 
 def _mentions(annotation: Any, wanted: type | str) -> bool:
