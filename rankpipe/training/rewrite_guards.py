@@ -69,15 +69,23 @@ def too_long(rewrite: str, query: str) -> bool:
     return len(rewrite.split()) > LONGER * len(query.split()) + MORE_WORDS
 
 
-def why_refused(answer: Answer, query: str, document: str | None, elsewhere: Collection[str]) -> str | None:
-    """Why an answer does not become a query, one of REASONS but the last; None if it may.
+def read_answer(
+    answer: Answer, opening: str, query: str, document: str | None, elsewhere: Collection[str]
+) -> tuple[str, str | None]:
+    """The query that an answer makes, and why it does not become one, one of REASONS but the last; None if it may.
 
+    opening    what the query begins with, before the answer
     document   what the model saw of one
     elsewhere  queries of other splits, as plain_text has them
     """
-    if problem := refusal(answer):
-        return problem
-    rewrite = tidied(answer.text)
+    problem, said = refusal(answer), ""
+    if problem != "unreadable":
+        said = tidied(answer.text)
+    rewrite = one_line(f"{opening} {said}") if said else ""
+    return rewrite, problem or _why_refused(rewrite, query, document, elsewhere)
+
+
+def _why_refused(rewrite: str, query: str, document: str | None, elsewhere: Collection[str]) -> str | None:
     if not rewrite:
         return "empty"
     if too_long(rewrite, query):

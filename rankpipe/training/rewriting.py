@@ -30,7 +30,7 @@ from rankpipe.training.ambiguity import clarities, clarity_limit, why_ambiguous
 from rankpipe.training.negatives import Judged
 from rankpipe.training.rewrite import Rewrite
 from rankpipe.training.rewrite_context import random_row, relevant_row, window_of
-from rankpipe.training.rewrite_guards import REASONS, tidied, why_refused
+from rankpipe.training.rewrite_guards import REASONS, read_answer
 
 TABLE = "rewrites.parquet"
 DEPTH = 1000
@@ -48,7 +48,7 @@ class Rewritten:
     chosen   the rule that found it ambiguous; None where none did
     row      of the document that the model saw; None: of none
     context  what it saw of it
-    text     what it wrote, tidied; "" where that is no text
+    text     what became of its answer; "" where that is no text
     fate     "kept", or why the query stays as it is
     """
 
@@ -159,8 +159,11 @@ def rewrite_queries(
     answers = Answers(writer, Writing(longest=setting.max_tokens, stop=SENTENCE))
     with counted(len(shown), "queries rewritten") as advance:
         written = answers.of([_chat(prompt, one) for one in shown], advance)
-    judged_answers = [_answered(one, group[0], elsewhere) for one, group in zip(shown, written, strict=True)]
-    after = iter(step.without_fallen(judged_answers))
+    answered = [
+        _answered(one, answer, _opening(prompt, one.query), elsewhere)
+        for one, (answer,) in zip(shown, written, strict=True)
+    ]
+    after = iter(step.without_fallen(answered))
     return Rewrites(
         setting=setting,
         queries=len(judged),
@@ -224,7 +227,12 @@ def _chat(prompt: Prompt, one: Rewritten) -> Chat:
     return Chat(filled(prompt.user, values), prompt.system, filled(prompt.answer, values))
 
 
-def _answered(one: Rewritten, answer: Answer, elsewhere: Collection[str]) -> Rewritten:
-    problem = why_refused(answer, one.query, one.context, elsewhere)
-    text = "" if problem == "unreadable" else tidied(answer.text)
+def _opening(prompt: Prompt, query: str) -> str:
+    """How a rewrite begins: with the query and what stands behind it where the beginning of the answer has the query."""
+    _, place, behind = prompt.answer.partition("{query}")
+    return f"{query}{filled(behind, {'query': query})}" if place else ""
+
+
+def _answered(one: Rewritten, answer: Answer, opening: str, elsewhere: Collection[str]) -> Rewritten:
+    text, problem = read_answer(answer, opening, one.query, one.context, elsewhere)
     return replace(one, text=text, fate=problem or "kept")

@@ -25,9 +25,9 @@ from rankpipe.training.rewrite_guards import (
     content_words,
     copied_share,
     longest_common_subsequence,
+    read_answer,
     tidied,
     too_long,
-    why_refused,
 )
 
 NONE = np.empty(0, np.int32)
@@ -192,11 +192,20 @@ def test_an_answer_is_tidied(said: str, tidy: str) -> None:
 )
 def test_why_an_answer_is_refused(said: str, why: str | None) -> None:
     document = "Bees dance to show the hive where flowers are."
-    assert why_refused(answer(said), "bees dance", document, {"wasps that sting"}) == why
+    assert read_answer(answer(said), "", "bees dance", document, {"wasps that sting"})[1] == why
 
 
 def test_without_a_document_nothing_is_copied() -> None:
-    assert why_refused(answer("bees dance show hive"), "bees", None, ()) is None
+    assert read_answer(answer("bees dance show hive"), "", "bees", None, ()) == ("bees dance show hive", None)
+
+
+def test_a_rewrite_may_begin_with_the_query() -> None:
+    assert read_answer(answer(" their dance. And more."), "bees and", "bees", None, ()) == (
+        "bees and their dance",
+        None,
+    )
+    assert read_answer(answer("  "), "bees and", "bees", None, ()) == ("", "empty")
+    assert read_answer(answer("\ufffd"), "bees and", "bees", None, ()) == ("", "unreadable")
 
 
 def test_files_of_prompts_have_their_places(tmp_path: Path) -> None:
