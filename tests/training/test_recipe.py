@@ -250,6 +250,7 @@ def test_queries_are_rewritten_where_the_recipe_says_so(tmp_path: Path) -> None:
     assert isinstance(recipe, BiEncoderRecipe)
     endpoint = Endpoint(url="http://localhost:8000/v1")
     assert recipe.rewrite == Rewrite(writer="smollm2", endpoint=endpoint, mode="augment")
+    assert recipe.rewrite is not None
     assert recipe.rewrite.prompt_file == "car"
     assert recipe.described()["rewrite"] == {
         "writer": "smollm2",
