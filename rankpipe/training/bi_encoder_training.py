@@ -71,10 +71,10 @@ class BiEncoderTraining:
         return Plan.of(self._recipe, phases, self._measure(), judged=self._material.run is not None)
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the encoders as a folder of sentence-transformers, and the table of negatives; the temperature."""
+        """Write the encoders as a folder of sentence-transformers, and the tables of what was drawn; the temperature."""
         write_encoders(self._encoders.query, self._encoders.document, folder)
-        self._material.write_table(folder, self._dataset.corpus)
-        return {"temperature": self._temperature}
+        told = self._material.write_tables(folder, self._dataset.corpus)
+        return {"temperature": self._temperature, **told}
 
     def _phase(self, number: int, phase: Phase) -> PhasePlan:
         drawn: Any = self._material.groups[number]

@@ -13,6 +13,7 @@ from rankpipe.models.adapters.registry import AdapterSettings
 from rankpipe.stage import SETTINGS, Several
 from rankpipe.training.group_phases import Candidates, Distil, Labels
 from rankpipe.training.recipe import DEVELOPMENT_DEPTH, FromModel, Phase, Recipe, check_depth
+from rankpipe.training.rewrite import Rewrite
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -26,6 +27,7 @@ class CrossEncoderRecipe(Recipe, FromModel):
     dropout     share of the activations that training drops, whatever the model's configuration says; on a CPU, to draw
                 them takes half as long again as all the rest
     candidates  what hard negatives and teacher scores come from
+    rewrite     how queries are put in other words for the phases that learn from judgements; None: they are not
     """
 
     name: ClassVar[str] = "cross-encoder"
@@ -36,6 +38,7 @@ class CrossEncoderRecipe(Recipe, FromModel):
     adapter: AdapterSettings | None = None
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     candidates: Candidates
+    rewrite: Rewrite | None = None
 
     @property
     def development_depth(self) -> int:
@@ -45,4 +48,6 @@ class CrossEncoderRecipe(Recipe, FromModel):
     @model_validator(mode="after")
     def _reaches(self) -> CrossEncoderRecipe:
         check_depth(self.development, self.candidates.depth)
+        if self.rewrite and not any(isinstance(phase, Labels) for phase in self.phases):
+            raise ValueError("'rewrite' is of queries that are judged, and no phase is 'labels'")
         return self

@@ -75,9 +75,10 @@ class CrossEncoderTraining:
         if recipe.adapter is not None:
             self.trained.export(folder / "adapter", recipe.model)
             write_adapter_settings(base, folder / "adapter", max_length=recipe.max_length)
-        self._material.write_table(folder, self._dataset.corpus)
+        told = self._material.write_tables(folder, self._dataset.corpus)
         after = {name: merged.get_submodule(name).weight.detach().cpu() for name in self._before}
-        return {"drawn_weights": self.drawn, "intruder_dimensions": intruder_dimensions(self._before, after)}
+        intruders = intruder_dimensions(self._before, after)
+        return {"drawn_weights": self.drawn, "intruder_dimensions": intruders, **told}
 
     def plan(self) -> Plan:
         """What the loop is to do."""

@@ -15,6 +15,7 @@ from rankpipe.stages.dense import Dense
 from rankpipe.stages.dense_index import DenseKind, Flat
 from rankpipe.training.group_phases import Distil
 from rankpipe.training.recipe import DEVELOPMENT_DEPTH, INNER, FromModel, Phase, Recipe
+from rankpipe.training.rewrite import Rewrite
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -157,12 +158,14 @@ class BiEncoderRecipe(EncoderRecipe):
     """A bi-encoder: queries and documents as vectors. One network for both, unless the model's folder has two.
 
     candidates  what hard negatives and teacher scores come from, and what development searches in
+    rewrite     how queries are put in other words for the phases that learn from judgements; None: they are not
     """
 
     name: ClassVar[str] = "bi-encoder"
     phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"contrastive": Contrastive, "distil": Distil}
 
     candidates: MinedCandidates = MinedCandidates()
+    rewrite: Rewrite | None = None
 
     @property
     def development_depth(self) -> int:
@@ -174,6 +177,8 @@ class BiEncoderRecipe(EncoderRecipe):
         contrastive = [phase for phase in self.phases if isinstance(phase, Contrastive)]
         if self.candidates.guard and contrastive and not any(phase.hard for phase in contrastive):
             raise ValueError("'guard' is of hard negatives, and no phase draws any")
+        if self.rewrite and not contrastive:
+            raise ValueError("'rewrite' is of queries that are judged, and no phase is 'contrastive'")
         if (self.development.depth or 0) > self.candidates.depth:
             raise ValueError(
                 f"'development' takes {self.development.depth} candidates of a query, and there are "

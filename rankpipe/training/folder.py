@@ -5,6 +5,7 @@ OUTPUT/
     manifest.json        recipe, digests, what was drawn, the curve, versions
     curve.jsonl          the curve alone, a point a line
     negatives.parquet    every candidate of the judged queries, and whether it was a negative, where candidates were mined
+    rewrites.parquet     every training query that a language model was asked to rewrite, and what became of it
 """
 
 from __future__ import annotations

@@ -23,8 +23,10 @@ from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive, Guard
 from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups
 from rankpipe.training.group_phases import Distil, Labels
-from rankpipe.training.negatives import TABLE, Guarding, Mined, OwnScores, mined_split, scored_by
+from rankpipe.training.negatives import TABLE, Guarding, Judged, Mined, OwnScores, mined_split, scored_by
 from rankpipe.training.recipe import Phase
+from rankpipe.training.rewriting import TABLE as REWRITES
+from rankpipe.training.rewriting import Rewrites, check_prompt, rewrite_queries
 
 DRAW = {"titles": drawing.titles, "sentences": drawing.sentences}
 
@@ -39,24 +41,30 @@ Taught = dict[str, tuple[Pool, NDArray[np.int32]]]
 class Material:
     """All that is drawn from a data set.
 
-    groups   of every phase; batches, of one that learns from whole batches
-    mined    what became of every candidate of the judged queries; None where no phase learns from judgements
-    run      candidates of the queries that development is measured on, with their judgements; None without judgements
-    held     groups that the loss is measured on where there are no judgements
-    account  what was drawn and what was left out, as JSON takes it
+    groups    of every phase; batches, of one that learns from whole batches
+    mined     what became of every candidate of the judged queries; None where no phase learns from judgements
+    rewrites  what became of the judged queries themselves; None where they are as they were
+    run       candidates of the queries that development is measured on, with their judgements; None without judgements
+    held      groups that the loss is measured on where there are no judgements
+    account   what was drawn and what was left out, as JSON takes it
     """
 
     groups: list[Groups | Batches]
     mined: Mined | None
+    rewrites: Rewrites | None
     run: Run | None
     qrels: Qrels | None
     held: list[Group]
     account: dict[str, Any]
 
-    def write_table(self, folder: Path, corpus: Corpus) -> None:
-        """Write what became of every candidate into a folder, where any was mined."""
+    def write_tables(self, folder: Path, corpus: Corpus) -> dict[str, Any]:
+        """Write what became of every candidate and every rewritten query into a folder; what the manifest should say."""
         if self.mined is not None:
             self.mined.write_table(folder / TABLE, corpus)
+        if self.rewrites is None:
+            return {}
+        self.rewrites.write_table(folder / REWRITES, corpus)
+        return {"rewriting": dict(self.rewrites.counts)}
 
 
 def gather(
@@ -81,10 +89,14 @@ class _Gathering:
     notify: Callable[[str], None]
     account: dict[str, Any] = field(default_factory=dict)
     mined: Mined | None = None
+    rewrites: Rewrites | None = None
+    judged: list[Judged] = field(default_factory=list)
 
     def all(self) -> Material:
         """Everything, the cheap things that can fail first."""
         recipe, dataset = self.recipe, self.dataset
+        if recipe.rewrite is not None:
+            check_prompt(recipe.rewrite)
         train, development = drawing.train_and_development(
             recipe, dataset, self.account, needed=any(_judges(phase) for phase in recipe.planned)
         )
@@ -101,9 +113,9 @@ class _Gathering:
         for number, phase in enumerate(recipe.planned):
             seed = (recipe.seed, number)
             if isinstance(phase, Contrastive):
-                groups.append(self._contrastive(phase, seed, pool))
+                groups.append(self._contrastive(phase, seed, self._judged(pool, avoid)))
             elif isinstance(phase, Labels):
-                groups.append(self._labels(phase, self._shape(phase, seed), pool))
+                groups.append(self._labels(phase, self._shape(phase, seed), self._judged(pool, avoid)))
             elif isinstance(phase, Distil):
                 shape = self._shape(phase, seed)
                 pools, kept_back = self._taught(phase, number, pool, avoid, hold=development is None)
@@ -113,11 +125,19 @@ class _Gathering:
                 avoid |= {drawing.plain_text(text) for back, _ in kept_back.values() for text in back.queries.texts}
         self.account["phases"] = [one.account() for one in groups]
         self._tell()
-        if development is None:
-            return Material(groups=groups, mined=self.mined, run=None, qrels=None, held=held, account=self.account)
-        run = self._pool(development).run(self.pipeline, recipe.development_depth)
-        qrels = drawing.qrels_of(development, dataset, self.account["development"]["split"])
-        return Material(groups=groups, mined=self.mined, run=run, qrels=qrels, held=held, account=self.account)
+        run = qrels = None
+        if development is not None:
+            run = self._pool(development).run(self.pipeline, recipe.development_depth)
+            qrels = drawing.qrels_of(development, dataset, self.account["development"]["split"])
+        return Material(
+            groups=groups,
+            mined=self.mined,
+            rewrites=self.rewrites,
+            run=run,
+            qrels=qrels,
+            held=held,
+            account=self.account,
+        )
 
     def _shape(self, phase: Labels | Distil, seed: tuple[int, int]) -> Shape:
         return Shape(batch=phase.batch, size=phase.group, random=phase.random, seed=seed, subset=self.recipe.subset)
@@ -139,13 +159,13 @@ class _Gathering:
     def _pool(self, queries: Queries) -> Pool:
         return candidates(self.pipeline, queries, self.recipe.candidates.depth)
 
-    def _labels(self, phase: Labels, shape: Shape, pool: Pool | None) -> JudgedGroups:
-        judged, corpus = self._mined(pool).judged, self.dataset.corpus
-        return JudgedGroups(judged, corpus, shape, phase.positives, only_found=phase.relevant == "candidates")
+    def _labels(self, phase: Labels, shape: Shape, judged: list[Judged]) -> JudgedGroups:
+        only_found = phase.relevant == "candidates"
+        return JudgedGroups(judged, self.dataset.corpus, shape, phase.positives, only_found=only_found)
 
-    def _contrastive(self, phase: Contrastive, seed: tuple[int, int], pool: Pool | None) -> Batches:
+    def _contrastive(self, phase: Contrastive, seed: tuple[int, int], judged: list[Judged]) -> Batches:
         return Batches(
-            self._mined(pool).judged,
+            judged,
             self.dataset.corpus,
             batch=phase.batch,
             hard=phase.hard,
@@ -154,6 +174,27 @@ class _Gathering:
             seed=seed,
             subset=self.recipe.subset,
         )
+
+    def _judged(self, pool: Pool | None, avoid: set[str]) -> list[Judged]:
+        """Judged queries to train with, rewritten once for all phases where the recipe says so.
+
+        avoid  queries of other splits, as plain_text has them
+        """
+        found, rewrite = self._mined(pool).judged, self.recipe.rewrite
+        if rewrite is None:
+            return found
+        if self.rewrites is None:
+            self.rewrites = rewrite_queries(
+                rewrite,
+                found,
+                self.dataset.corpus,
+                fields=self.recipe.fields,
+                queries=self.dataset.queries(self.recipe.split).texts,
+                elsewhere=avoid,
+            )
+            self.account["judged"]["rewrites"] = self.rewrites.account()
+            self.judged = self.rewrites.of(found)
+        return self.judged
 
     def _mined(self, pool: Pool | None) -> Mined:
         """What the judged queries' candidates are, decided once for all phases."""
@@ -227,6 +268,8 @@ class _Gathering:
             dropped = len(judged["dropped_recurring"])
             also = f"; {dropped} dropped because their text is a query of another split" if dropped else ""
             self.notify(f"{judged['queries']:,} judged queries of '{judged['split']}'{also}")
+        if self.rewrites is not None:
+            self.notify(self.rewrites.told())
         for phase, account in zip(self.recipe.planned, self.account["phases"], strict=True):
             name = self.recipe.kind_of(phase)
             if isinstance(phase, Distil):

@@ -13,6 +13,7 @@ import pytest
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
 from rankpipe.index.ann_kinds import Hnsw
+from rankpipe.models.endpoint import Endpoint
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.encoder_recipe import (
     Adore,
@@ -24,6 +25,7 @@ from rankpipe.training.encoder_recipe import (
 )
 from rankpipe.training.group_phases import Distil, Labels
 from rankpipe.training.recipe_file import is_recipe, load_recipe
+from rankpipe.training.rewrite import Rewrite
 
 WHOLE = """\
 description: as small as can be
@@ -146,6 +148,11 @@ seed: -1
             "model: minilm\ndevelopment: {split: test}",
             "'split: test' is for reporting; development takes dev, or holds out training queries",
         ),
+        (
+            "  - labels: {steps: 5, learning_rate: 2e-5, loss: lambda, positives: 2}",
+            "rewrite: {writer: smollm2}",
+            "'cross-encoder': 'rewrite' is of queries that are judged, and no phase is 'labels'",
+        ),
         ("positives: 2", "positives: 8", "'group' must be above 'positives' and 'random' together"),
         ("steps: 10, ", "steps: 10, queries: [titles, titles], ", "'queries' names a source twice"),
         ("steps: 10, ", "steps: 10, queries: [], ", "'distil' setting 'queries' has 0 values, must have at least 1"),
@@ -227,6 +234,44 @@ phases:
 """
 
 
+CAR = """\
+train: bi-encoder
+model: minilm
+rewrite: {writer: smollm2, endpoint: {url: "http://localhost:8000/v1/"}, mode: augment}
+phases:
+  - contrastive: {steps: 10, learning_rate: 2e-5}
+"""
+
+
+def test_queries_are_rewritten_where_the_recipe_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(CAR, encoding="utf-8")
+    recipe = load_recipe(path)
+    assert isinstance(recipe, BiEncoderRecipe)
+    endpoint = Endpoint(url="http://localhost:8000/v1")
+    assert recipe.rewrite == Rewrite(writer="smollm2", endpoint=endpoint, mode="augment")
+    assert recipe.rewrite is not None
+    assert recipe.rewrite.prompt_file == "car"
+    assert recipe.described()["rewrite"] == {
+        "writer": "smollm2",
+        "endpoint": recipe.described()["rewrite"]["endpoint"],
+        "prompt": None,
+        "mode": "augment",
+        "context": "relevant",
+        "select": "ambiguous",
+        "window": 128,
+        "max_tokens": 48,
+        "seed": 0,
+    }
+    (tmp_path / "own.txt").write_text("--- user\n{query}\n", encoding="utf-8")
+    path.write_text(CAR.replace("mode: augment", "context: none, prompt: own.txt"), encoding="utf-8")
+    recipe = load_recipe(path)
+    assert isinstance(recipe, BiEncoderRecipe)
+    assert recipe.rewrite is not None
+    assert recipe.rewrite.prompt_file == str(tmp_path / "own.txt")  # beside the recipe
+    assert Rewrite(writer="smollm2", context="none").prompt_file == "car-query"
+
+
 def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(STAR, encoding="utf-8")
@@ -261,6 +306,15 @@ def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
         (STAR, "phases:", "development: {depth: 60}\nphases:", "'development' takes 60 candidates of a query, and there are 50"),
         (STAR, "hard: 2, random: 1", "alpha: 0.2", "'alpha' is of 'weighting: alpha'"),
         (STAR, "hard: 2, random: 1", "hard: 0", "'guard' is of hard negatives, and no phase draws any"),
+        (CAR, "writer: smollm2, ", "", "3:10: 'bi-encoder' setting 'rewrite' is a map, must have 'writer'"),
+        (CAR, "mode: augment", "moed: augment", "3:80: 'bi-encoder' setting 'rewrite['moed']' is 'augment', which is no setting there"),
+        (CAR, "mode: augment", "mode: beside", "3:80: 'bi-encoder' setting 'rewrite['mode']' is 'beside', must be 'replace' or 'augment'"),
+        (CAR, "mode: augment", "context: null", "'rewrite['context']' is nothing, must be 'relevant', 'random' or 'none'"),
+        (CAR, "mode: augment", "select: some", "'rewrite['select']' is 'some', must be 'ambiguous' or 'all'"),
+        (CAR, "mode: augment", "window: 0", "'bi-encoder' setting 'rewrite['window']' is 0, must be at least 1"),
+        (CAR, "mode: augment", "max_tokens: few", "'bi-encoder' setting 'rewrite['max_tokens']' is 'few', must be a whole number"),
+        (CAR, "http://localhost:8000/v1/", "localhost", "'rewrite['endpoint']['url']' is 'localhost', not the address of a server, such as http://localhost:8000/v1"),
+        (CAR, "contrastive: {", "distil: {", "1:1: 'bi-encoder': 'rewrite' is of queries that are judged, and no phase is 'contrastive'"),
         (ADORE, "gain: ndcg", "gain: null, cutoff: 10", "'cutoff' is of a 'gain'; without one, every pair weighs the same"),
         (ADORE, "model: minilm", "model: minilm\ndevelopment: {depth: 60}", "'development' has no 'depth' here"),
         (ADORE, "kind: hnsw", "kind: hnws", "'adore' setting 'index' is a map, whose 'kind' is 'hnws'"),
