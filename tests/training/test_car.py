@@ -197,7 +197,7 @@ def test_what_is_refused_stays_and_is_counted_and_told(
         queries["train4"]: "why " + " ".join(f"w{number}" for number in range(40)),
         queries["train5"]: queries["train5"].upper(),
         queries["train6"]: dataset.queries("dev").texts[1],
-        queries["train7"]: f"{queries['train7']} in a hive",  # three words of four are those of the title
+        queries["train7"]: f"{queries['train7']} here",  # a word of its document's text, besides its own
         queries["train10"]: "bees that dance in some hive",
     }
     fates = [

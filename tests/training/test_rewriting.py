@@ -150,6 +150,7 @@ def test_what_is_copied_by_hand() -> None:
     assert copied_share("do bees dance to show nectar sources", document) == 3 / 5
     assert copied_share("show dance bees", document) == 1 / 3  # in another order they are not copied
     assert copied_share("what is it", document) == 0
+    assert copied_share("do bees dance to show nectar sources", document, "Why do bees dance?") == 1 / 3
 
 
 def test_a_rewrite_has_three_times_the_words_and_sixteen_more_at_most() -> None:
@@ -179,7 +180,7 @@ def test_an_answer_is_tidied(said: str, tidy: str) -> None:
     ("said", "why"),
     [
         ("why do bees dance before others", None),
-        ("do bees dance to show nectar sources", None),  # .6 is not too much
+        ("do bees dance to show nectar sources", None),  # of three words that are its own, one
         ("do bees dance to show hive sources", "copied"),
         ("\ufffd bees", "unreadable"),
         (" ... ", "empty"),
