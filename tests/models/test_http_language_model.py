@@ -186,6 +186,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     wait_for_threads(0)
 
 
+@pytest.fixture
+def keys() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def opened(server: Server, **settings: Any) -> HttpLanguageModel:
     endpoint = Endpoint(**{"url": server.url, "timeout": 20.0, "retries": 2, "concurrency": 1, **settings})
     return HttpLanguageModel("tiny", endpoint, Backoff(first=0.001, longest=0.01))
@@ -719,7 +727,7 @@ def test_an_error_of_the_one_who_is_told_ends_the_call(server: Server) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_a_key_press_ends_the_call(server: Server) -> None:
+def test_a_key_press_ends_the_call(server: Server, keys: None) -> None:
     def interrupted(handler: Handler) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         silent(handler)
@@ -811,7 +819,7 @@ def test_a_server_without_tls_is_said(server: Server) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a full queue is another matter elsewhere")
 @pytest.mark.parametrize("opening", [accepting_nobody, mute])
 def test_a_key_press_ends_a_connection_that_is_being_made(
-    server: Server, opening: Callable[[], contextlib.AbstractContextManager[str]]
+    server: Server, keys: None, opening: Callable[[], contextlib.AbstractContextManager[str]]
 ) -> None:
     with opening() as url:
         timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
