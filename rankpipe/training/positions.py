@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import Attached
+from rankpipe.training.click_lists import ClickBatches
 from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Shown, Weighted, propensities_of
 from rankpipe.training.click_phases import ClickMethod
 from rankpipe.training.processes import processes
@@ -117,6 +118,11 @@ class Positions:
         """
         told = zip(self.losses, filled, strict=True)
         return {"positions": [None if loss is None else propensities_of(loss, there) for loss, there in told]}
+
+    def told_of(self, drawn: Sequence[Any]) -> dict[str, Any]:
+        """Likewise, given what the steps of every phase were drawn from; nothing where no phase learns clicks."""
+        filled = [one.filled if isinstance(one, ClickBatches) else None for one in drawn]
+        return self.told(filled) if any(one is not None for one in filled) else {}
 
 
 def click_loss(phase: ClickMethod) -> ClickLoss:

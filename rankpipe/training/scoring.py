@@ -40,6 +40,7 @@ class PairScorer:
         """Take a network; below float32, its products are computed in `dtype`, its weights stay as they are."""
         self._network, self._device, self._dtype = network, device, dtype
         self._budget = batch_tokens or BATCH_TOKENS[device.type]
+        self._limit = STEP_TOKENS[device.type]
         self._padding = int(network.config.pad_token_id or 0)
         self._typed = (getattr(network.config, "type_vocab_size", None) or 0) > 1
         self._packed = None
@@ -71,7 +72,7 @@ class PairScorer:
             own = torch.cat(list(found)) if found else torch.zeros(0, device=self._device)
             return loss(together.joined(own[:, None], [row for rows in batches for row in rows], len(pairs))[:, 0])
 
-        many = sum(lengths) > STEP_TOKENS[self._device.type] * together.count
+        many = sum(lengths) > self._limit * together.count
         return backward([partial(self._batch, pairs, rows) for rows in batches], joined, in_turn=many)
 
     def given(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
