@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rankpipe.data import Dataset
@@ -18,6 +19,7 @@ from rankpipe.errors import UsageError
 from rankpipe.models.adapters.attached import Attached
 from rankpipe.training import batch_losses
 from rankpipe.training.batches import Batch, Batches
+from rankpipe.training.click_lists import ClickBatches
 from rankpipe.training.development import HeldOutLoss, Searching
 from rankpipe.training.encoder_folder import write_encoders
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive
@@ -28,6 +30,7 @@ from rankpipe.training.groups import Loss, in_groups, loss_of
 from rankpipe.training.loop import PhasePlan, Plan
 from rankpipe.training.material import Material
 from rankpipe.training.means import Means
+from rankpipe.training.positions import Positions
 from rankpipe.training.recipe import Phase
 
 ALPHA = 0.1
@@ -63,7 +66,8 @@ class BiEncoderTraining:
         self._device = means.device
         self._encoders = open_encoders(recipe, base, means)
         self._temperature = recipe.temperature or self._encoders.temperature
-        self.trained = Attached(self._encoders, ())
+        self._positions = Positions(recipe.planned, recipe.seed)
+        self.trained = self._positions.beside(Attached(self._encoders, ()))
 
     def plan(self) -> Plan:
         """What the loop is to do."""
@@ -74,7 +78,7 @@ class BiEncoderTraining:
         """Write the encoders as a folder of sentence-transformers, and the tables of what was drawn; the temperature."""
         write_encoders(self._encoders.query, self._encoders.document, folder)
         told = self._material.write_tables(folder, self._dataset.corpus)
-        return {"temperature": self._temperature, **told}
+        return {"temperature": self._temperature, **told, **self._positions.told_of(self._material.groups)}
 
     def _phase(self, number: int, phase: Phase) -> PhasePlan:
         drawn: Any = self._material.groups[number]
@@ -83,6 +87,8 @@ class BiEncoderTraining:
             return self._contrastive(phase, name, drawn)
         if isinstance(phase, Distil):
             return self._distil(phase, name, drawn)
+        if isinstance(drawn, ClickBatches):
+            return self._clicks(phase, name, number, drawn)
         raise UsageError(f"a bi-encoder has no phase {type(phase).__name__}")
 
     def _contrastive(self, phase: Contrastive, name: str, drawn: Batches) -> PhasePlan:
@@ -114,16 +120,37 @@ class BiEncoderTraining:
         queries = lambda step: [group.query_id for group in drawn.step(step)]  # noqa: E731
         return PhasePlan.of(phase, name, backward=backward, queries=queries)
 
+    def _clicks(self, phase: Phase, name: str, number: int, drawn: ClickBatches) -> PhasePlan:
+        def backward(step: int) -> float:
+            lists = drawn.step(step)
+            parts, sizes = self._parts_of(lists.queries, lists.documents), [len(one) for one in lists.documents]
+            return self._positions.learn(
+                number,
+                lists.sessions,
+                lambda loss: self._encoders.backward(parts, lambda *found: loss(self._scores(sizes, *found))),
+            )
+
+        return PhasePlan.of(phase, name, backward=backward, queries=lambda step: drawn.step(step).query_ids)
+
     def _parts(self, groups: Sequence[Group]) -> list[Any]:
         """Queries and documents of groups, to be encoded; a group's documents one after another."""
-        rows = np.concatenate([group.documents for group in groups])
-        queries = self._encoders.queries([group.query for group in groups])
-        return [queries, self._encoders.documents(self._dataset.corpus, rows, self._recipe.fields)]
+        return self._parts_of([group.query for group in groups], [group.documents for group in groups])
+
+    def _parts_of(self, queries: Sequence[str], documents: Sequence[NDArray[np.int32]]) -> list[Any]:
+        rows = np.concatenate(documents)
+        return [
+            self._encoders.queries(queries),
+            self._encoders.documents(self._dataset.corpus, rows, self._recipe.fields),
+        ]
+
+    def _scores(self, sizes: Sequence[int], queries: Tensor, documents: Tensor) -> Tensor:
+        """(H,) scores of documents, so many of each query, given the vectors of the queries (N, D) and of all documents."""
+        counts = torch.tensor(sizes, device=queries.device)
+        return (queries.repeat_interleave(counts, 0) * documents).sum(1) / self._temperature
 
     def _losses(self, groups: Sequence[Group], loss: Loss, queries: Tensor, documents: Tensor) -> Tensor:
         """(N,) losses of groups, given the vectors of their queries (N, D) and documents."""
-        sizes = torch.tensor([len(group.documents) for group in groups], device=queries.device)
-        scores = (queries.repeat_interleave(sizes, 0) * documents).sum(1) / self._temperature
+        scores = self._scores([len(group.documents) for group in groups], queries, documents)
         return loss(*in_groups(scores, groups))
 
     def _measure(self) -> Callable[[], float] | None:

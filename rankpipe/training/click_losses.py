@@ -247,12 +247,14 @@ class PairDebias(ClickLoss):
 def propensities_of(loss: ClickLoss, filled: NDArray[np.bool_] | None = None) -> dict[str, list[float | None]]:
     """What a loss assumes or has learnt of positions, as JSON takes it; nothing where it does not.
 
-    filled  (n,) positions that held a document; of the others nothing was learnt, and None is told
+    filled  positions that held a document; of the others nothing was learnt, and None is told
     """
     found = loss.propensities()
     if found is None:
         return {}
-    known = np.ones(len(found), bool) if filled is None else filled
+    known = np.ones(len(found), bool)
+    if filled is not None:  # as many as are learnt from; given propensities may be fewer or more
+        known = np.append(filled, np.zeros(len(found), bool))[: len(found)]
     return {"propensities": [round(float(one), 6) if there else None for one, there in zip(found, known, strict=True)]}
 
 

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.models.adapters.registry import AdapterSettings
 from rankpipe.stage import SETTINGS, Several
+from rankpipe.training.click_phases import TextClicks
 from rankpipe.training.group_phases import Candidates, Distil, Labels
 from rankpipe.training.recipe import DEVELOPMENT_DEPTH, FromModel, Phase, Recipe, check_depth
 from rankpipe.training.rewrite import Rewrite
@@ -26,12 +27,12 @@ class CrossEncoderRecipe(Recipe, FromModel):
     adapter     what is trained of the network, see `rankpipe adapters`; None: all of it
     dropout     share of the activations that training drops, whatever the model's configuration says; on a CPU, to draw
                 them takes half as long again as all the rest
-    candidates  what hard negatives and teacher scores come from
+    candidates  what hard negatives and teacher scores come from, and what development re-ranks
     rewrite     how queries are put in other words for the phases that learn from judgements; None: they are not
     """
 
     name: ClassVar[str] = "cross-encoder"
-    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"distil": Distil, "labels": Labels}
+    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"distil": Distil, "labels": Labels, "clicks": TextClicks}
 
     max_length: Annotated[int, Ge(8)] = 256
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")

@@ -13,6 +13,7 @@ from rankpipe.models.adapters.attached import attach
 from rankpipe.models.adapters.diagnose import intruder_dimensions
 from rankpipe.models.pairs import PairReader
 from rankpipe.models.recipe import transformer_settings
+from rankpipe.training.click_lists import ClickBatch, ClickBatches
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.development import HeldOutLoss, Reranking
 from rankpipe.training.examples import Group
@@ -22,6 +23,7 @@ from rankpipe.training.material import Material
 from rankpipe.training.means import Means
 from rankpipe.training.networks import open_cross_encoder, write_adapter_settings, write_cross_encoder
 from rankpipe.training.pairs import Pair, PairTexts
+from rankpipe.training.positions import Positions
 from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Phase
 from rankpipe.training.scoring import STEP_TOKENS, PairScorer
@@ -63,9 +65,9 @@ class CrossEncoderTraining:
             batch_tokens=means.batch_tokens,
             recompute=means.recompute,
         )
-        self.trained = attach(
-            network, recipe.adapter, drawn=self.drawn, calibration=self._calibration, seed=recipe.seed
-        )
+        attached = attach(network, recipe.adapter, drawn=self.drawn, calibration=self._calibration, seed=recipe.seed)
+        self._positions = Positions(recipe.planned, recipe.seed)
+        self.trained = self._positions.beside(attached)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Write the network, and the adapter beside it; what was drawn and the intruder dimensions of every layer."""
@@ -77,6 +79,7 @@ class CrossEncoderTraining:
             write_adapter_settings(base, folder / "adapter", max_length=recipe.max_length)
         told = self._material.write_tables(folder, self._dataset.corpus)
         after = {name: merged.get_submodule(name).weight.detach().cpu() for name in self._before}
+        told |= self._positions.told_of(self._material.groups)
         intruders = intruder_dimensions(self._before, after)
         return {"drawn_weights": self.drawn, "intruder_dimensions": intruders, **told}
 
@@ -88,10 +91,18 @@ class CrossEncoderTraining:
 
     def _phase(self, number: int, phase: Phase) -> PhasePlan:
         groups: Any = self._material.groups[number]
+        name = f"{number + 1} {self._recipe.kind_of(phase)}"
+        if isinstance(groups, ClickBatches):
+            return PhasePlan.of(
+                phase,
+                name,
+                backward=lambda step: self._backward_clicks(number, groups.step(step)),
+                queries=lambda step: groups.step(step).query_ids,
+            )
         loss = loss_of(phase)
         return PhasePlan.of(
             phase,
-            f"{number + 1} {self._recipe.kind_of(phase)}",
+            name,
             backward=lambda step: self._backward(groups.step(step), loss),
             queries=lambda step: [group.query_id for group in groups.step(step)],
         )
@@ -111,7 +122,7 @@ class CrossEncoderTraining:
         drawn: Any = self._material.groups[0]
         for step in range(1, min(CALIBRATED, self._recipe.planned[0].steps) + 1):
             groups = drawn.step(step)
-            yield self._scores.given(self._pairs(groups))
+            yield self._scores.given(self._shown(groups) if isinstance(groups, ClickBatch) else self._pairs(groups))
 
     def _backward(self, groups: Sequence[Group], loss: Loss) -> float:
         """Mean loss of groups; its gradients are added to what is there.
@@ -126,6 +137,11 @@ class CrossEncoderTraining:
             share.backward()
             total += float(share.detach())
         return together.total(total)
+
+    def _backward_clicks(self, number: int, lists: ClickBatch) -> float:
+        """Loss of lists that were shown; its gradients are added to what is there."""
+        pairs = self._shown(lists)
+        return self._positions.learn(number, lists.sessions, lambda loss: self._scores.backward(pairs, loss))
 
     def _parts(self, groups: Sequence[Group]) -> list[list[Group]]:
         """Groups, so many together that their tokens are within STEP_TOKENS; at least one."""
@@ -143,6 +159,9 @@ class CrossEncoderTraining:
 
     def _pairs(self, groups: Sequence[Group]) -> list[Pair]:
         return self._texts.pairs([one.query for one in groups], [one.documents for one in groups])
+
+    def _shown(self, lists: ClickBatch) -> list[Pair]:
+        return self._texts.pairs(lists.queries, lists.documents)
 
     def _losses(self, groups: Sequence[Group], loss: Loss) -> Tensor:
         """(N,) losses of groups."""

@@ -13,6 +13,7 @@ from rankpipe.models.recipe import PoolingMode, Similarity
 from rankpipe.stage import SETTINGS, Reference, Several
 from rankpipe.stages.dense import Dense
 from rankpipe.stages.dense_index import DenseKind, Flat
+from rankpipe.training.click_phases import TextClicks
 from rankpipe.training.group_phases import Distil
 from rankpipe.training.recipe import DEVELOPMENT_DEPTH, INNER, FromModel, Phase, Recipe
 from rankpipe.training.rewrite import Rewrite
@@ -162,7 +163,11 @@ class BiEncoderRecipe(EncoderRecipe):
     """
 
     name: ClassVar[str] = "bi-encoder"
-    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {"contrastive": Contrastive, "distil": Distil}
+    phase_kinds: ClassVar[Mapping[str, type[Phase]]] = {
+        "contrastive": Contrastive,
+        "distil": Distil,
+        "clicks": TextClicks,
+    }
 
     candidates: MinedCandidates = MinedCandidates()
     rewrite: Rewrite | None = None

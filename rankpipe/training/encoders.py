@@ -23,6 +23,7 @@ from rankpipe.models.references import check_weights
 from rankpipe.models.routes import Role
 from rankpipe.models.tokens import Reader
 from rankpipe.training.encoder_recipe import EncoderRecipe
+from rankpipe.training.gradient_caching import backward
 from rankpipe.training.means import Means
 from rankpipe.training.networks import set_dropout
 from rankpipe.training.packed import PackedBody, Spread, recomputing
@@ -194,12 +195,8 @@ class Encoders(nn.Module):
                 given.append(self._together.joined(_cat(own, part), rows, len(part.tokens)))
             return loss(*given)
 
-        if sum(part.length for part in parts) <= self._limit * self._together.count:
-            value = joined([one() for one in todo])
-            if value.requires_grad:  # not where none of the texts is this process's
-                value.backward()
-            return float(value.detach())
-        return backward_in_turn(todo, joined)
+        many = sum(part.length for part in parts) > self._limit * self._together.count
+        return backward(todo, joined, in_turn=many)
 
     def _encoded(self, part: Part, rows: Sequence[int]) -> Tensor:
         with precision(self._means.device, self._means.dtype):
@@ -263,40 +260,6 @@ def settings_of(recipe: EncoderRecipe) -> EncoderSettings:
         similarity=recipe.similarity,
         max_length=recipe.max_length,
     )
-
-
-def backward_in_turn(todo: Sequence[Callable[[], Tensor]], loss: Callable[[Sequence[Tensor]], Tensor]) -> float:
-    """Loss of what several computations give, and its gradients, while only one of them is held at a time.
-
-    Gradient caching: every computation is done twice, the second time with the same random numbers. Gao, Zhang, Han
-    and Callan, RepL4NLP 2021, arXiv 2101.06983.
-    """
-    states, found = [], []
-    with torch.no_grad():
-        for one in todo:
-            states.append(_random_state())
-            found.append(one())
-    leaves = [one.detach().requires_grad_() for one in found]
-    value = loss(leaves)
-    if value.requires_grad:
-        value.backward()
-    after = _random_state()
-    for one, state, leaf in zip(todo, states, leaves, strict=True):
-        _set_random_state(state)
-        if leaf.grad is not None:
-            one().backward(leaf.grad)
-    _set_random_state(after)
-    return float(value.detach())
-
-
-def _random_state() -> tuple[Tensor, list[Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-
-
-def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
 
 
 def _cat(found: Sequence[Tensor], part: Part) -> Tensor:

@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rankpipe.data.svmlight import FeatureLists
 from rankpipe.evaluation.list_measures import list_measures
 from rankpipe.models.adapters.attached import Attached
 from rankpipe.models.feature_ranker import FeatureRanker
-from rankpipe.training.click_losses import ClickLoss, Shown
+from rankpipe.training.click_losses import ClickLoss
 from rankpipe.training.loop import PhasePlan, Plan, Progress, train
+from rankpipe.training.positions import WithPositions, shown
 from rankpipe.training.sessions import Sessions, ranked
 
 GroupLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of scores, grades and presence (N, G): a value per list (N,)."""
-
-
-class _Both(nn.Module):
-    """A ranker, and what every phase learns of positions beside it."""
-
-    def __init__(self, ranker: FeatureRanker, positions: Sequence[ClickLoss]) -> None:
-        super().__init__()
-        self.ranker, self.positions = ranker, nn.ModuleList(positions)
-
-
-class AttachedRanker(Attached):
-    """A ranker and what is learnt of positions, all of it trained.
-
-    positions  what every phase learns of them; None where one learns nothing
-    times      learning rates of those, over that of the ranker
-    """
-
-    def __init__(
-        self, ranker: FeatureRanker, positions: Sequence[ClickLoss | None], *, times: Sequence[float] = ()
-    ) -> None:
-        super().__init__(_Both(ranker, [one for one in positions if one is not None]), ())
-        self._times = times
-
-    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """The ranker's matrices and vectors, and positions, which do not decay."""
-        both: Any = self.network
-        matrices = [one for one in both.ranker.parameters() if one.ndim > 1]
-        vectors = [one for one in both.ranker.parameters() if one.ndim == 1]
-        groups = [
-            {"name": "ranker", "params": matrices, "lr": learning_rate, "weight_decay": weight_decay},
-            {"name": "ranker vectors", "params": vectors, "lr": learning_rate, "weight_decay": 0.0},
-        ]
-        for number, (times, learnt) in enumerate(zip(self._times, both.positions, strict=True)):
-            if parameters := list(learnt.parameters()):
-                own = {"name": f"positions {number}", "params": parameters, "lr": learning_rate * times, "times": times}
-                groups.append({**own, "weight_decay": 0.0})
-        return groups
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, and buffers that move while training, too."""
-        return self.network.state_dict()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +67,7 @@ def train_on_grades(
         places = torch.from_numpy(np.maximum(rows[ids], 0))
         return loss(scores, grades[places] * present, present).mean()
 
-    attached = AttachedRanker(ranker, ())
-    return _train(attached, value, list(lists.query_ids), steps, folder, measure, notify)
+    return _train(Attached(ranker, ()), value, list(lists.query_ids), steps, folder, measure, notify)
 
 
 def train_on_clicks(
@@ -130,10 +89,11 @@ def train_on_clicks(
 
     def value(places: NDArray[np.int64]) -> Tensor:
         own = clicked[places]
-        scores, present = scored(ranker, features, sessions.shown[own])
-        return loss(scores, shown(sessions, own, present))
+        drawn = sessions.select(own)
+        scores, present = scored(ranker, features, drawn.shown)
+        return loss(scores, shown(drawn, present))
 
-    attached = AttachedRanker(ranker, [loss], times=[steps.propensity_rate / steps.learning_rate])
+    attached = WithPositions(Attached(ranker, ()), [(loss, steps.propensity_rate / steps.learning_rate)])
     return _train(attached, value, ids, steps, folder, measure, notify)
 
 
@@ -157,15 +117,8 @@ def scored(ranker: FeatureRanker, features: Tensor, rows: NDArray[np.int64]) -> 
     return scores, present
 
 
-def shown(sessions: Sessions, lists: NDArray[np.int64], present: Tensor) -> Shown:
-    """What people did with some of the lists, as tensors beside `present` (N, G)."""
-    counted = (sessions.clicks, sessions.count, sessions.pairs)
-    clicks, count, pairs = (torch.from_numpy(one[lists]).to(present.device).float() for one in counted)
-    return Shown(clicks, count, pairs, present)
-
-
 def _train(
-    attached: AttachedRanker,
+    attached: Attached,
     value: Callable[[NDArray[np.int64]], Tensor],
     ids: list[str],
     steps: RankerSteps,

@@ -19,6 +19,9 @@ from rankpipe.run import Run
 from rankpipe.training import queries as drawing
 from rankpipe.training.batches import Batches
 from rankpipe.training.candidates import Pool, candidates, no_candidates
+from rankpipe.training.click_lists import ClickBatches, click_lists, in_words, nothing_judged, trainable
+from rankpipe.training.click_log import read_click_log
+from rankpipe.training.click_phases import TextClicks
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.encoder_recipe import BiEncoderRecipe, Contrastive, Guard
 from rankpipe.training.examples import Group, Groups, JudgedGroups, Shape, TaughtGroups
@@ -33,6 +36,9 @@ DRAW = {"titles": drawing.titles, "sentences": drawing.sentences}
 OFTEN = 20
 """Times that a judged query is trained on, beyond which a line says so."""
 
+Drawn = Groups | Batches | ClickBatches
+"""What the steps of a phase are drawn from."""
+
 Taught = dict[str, tuple[Pool, NDArray[np.int32]]]
 """Pools by their sources, each with the documents that its queries were taken from."""
 
@@ -41,7 +47,7 @@ Taught = dict[str, tuple[Pool, NDArray[np.int32]]]
 class Material:
     """All that is drawn from a data set.
 
-    groups    of every phase; batches, of one that learns from whole batches
+    groups    of every phase; batches, of one that learns from whole batches or from clicks
     mined     what became of every candidate of the judged queries; None where no phase learns from judgements
     rewrites  what became of the judged queries themselves; None where they are as they were
     run       candidates of the queries that development is measured on, with their judgements; None without judgements
@@ -49,7 +55,7 @@ class Material:
     account   what was drawn and what was left out, as JSON takes it
     """
 
-    groups: list[Groups | Batches]
+    groups: list[Drawn]
     mined: Mined | None
     rewrites: Rewrites | None
     run: Run | None
@@ -76,7 +82,8 @@ def gather(
 ) -> Material:
     """Draw everything; candidates are in the store afterwards. `pipeline` is bound to the data set's corpus.
 
-    Raises UsageError where the recipe asks for judgements that the data set does not have.
+    Raises UsageError where the recipe asks for judgements that the data set does not have, DataError for a log that is
+    wrong.
     """
     return _Gathering(recipe, dataset, pipeline, notify).all()
 
@@ -100,6 +107,7 @@ class _Gathering:
         train, development = drawing.train_and_development(
             recipe, dataset, self.account, needed=any(_judges(phase) for phase in recipe.planned)
         )
+        logs = self._logs(development)
         avoid = drawing.other_texts(dataset, recipe.split)
         if development is not None:
             self.account["development"]["depth"] = recipe.development_depth
@@ -108,11 +116,13 @@ class _Gathering:
         if train is not None:
             enough = self._enough(train)
             pool = self._pool(enough) if any(map(_takes_candidates, recipe.planned)) else no_candidates(enough)
-        groups: list[Groups | Batches] = []
+        groups: list[Drawn] = []
         held: list[Group] = []
         for number, phase in enumerate(recipe.planned):
             seed = (recipe.seed, number)
-            if isinstance(phase, Contrastive):
+            if number in logs:
+                groups.append(logs[number])
+            elif isinstance(phase, Contrastive):
                 groups.append(self._contrastive(phase, seed, self._judged(pool, avoid)))
             elif isinstance(phase, Labels):
                 groups.append(self._labels(phase, self._shape(phase, seed), self._judged(pool, avoid)))
@@ -138,6 +148,18 @@ class _Gathering:
             held=held,
             account=self.account,
         )
+
+    def _logs(self, development: Queries | None) -> dict[int, ClickBatches]:
+        """Lists that were clicked, of phases that learn from a log, by the phases' numbers."""
+        recipe, dataset, found = self.recipe, self.dataset, {}
+        for number, phase in enumerate(recipe.planned):
+            if isinstance(phase, TextClicks):
+                if development is None:
+                    raise nothing_judged(dataset)
+                log = read_click_log(phase.log, dataset.queries(None), dataset.corpus)
+                lists = click_lists(phase, log, trainable(dataset, recipe.split, development), dataset.corpus)
+                found[number] = ClickBatches(lists, phase.batch, (recipe.seed, number), recipe.subset)
+        return found
 
     def _shape(self, phase: Labels | Distil, seed: tuple[int, int]) -> Shape:
         return Shape(batch=phase.batch, size=phase.group, random=phase.random, seed=seed, subset=self.recipe.subset)
@@ -264,7 +286,8 @@ class _Gathering:
 
     def _tell(self) -> None:
         """Say in a few lines what there is."""
-        if judged := self.account.get("judged"):
+        judged = self.account.get("judged")
+        if judged and judged["queries"] > judged.get("left_over", 0):  # not where no phase takes any
             dropped = len(judged["dropped_recurring"])
             also = f"; {dropped} dropped because their text is a query of another split" if dropped else ""
             self.notify(f"{judged['queries']:,} judged queries of '{judged['split']}'{also}")
@@ -275,6 +298,8 @@ class _Gathering:
             if isinstance(phase, Distil):
                 parts = ", ".join(f"{one['queries']:,} {source}" for source, one in account["sources"].items())
                 self.notify(f"{name}: queries: {parts}")
+            elif isinstance(phase, TextClicks):
+                self.notify(f"{name}: {in_words(account)}")
             else:
                 self.notify(
                     f"{name}: {account['queries']:,} queries, {account['relevant']:,} relevant documents, "
@@ -297,4 +322,4 @@ def _judges(phase: Phase) -> bool:
 
 def _takes_candidates(phase: Phase) -> bool:
     """Whether a phase takes candidates of judged queries, or only their judgements."""
-    return phase.hard > 0 if isinstance(phase, Contrastive) else True
+    return phase.hard > 0 if isinstance(phase, Contrastive) else isinstance(phase, (Labels, Distil))

@@ -22,11 +22,12 @@ from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
 from rankpipe.stage import walk
 from rankpipe.stages.features import Features, feature_columns, feature_matrix
-from rankpipe.store import file_digest
 from rankpipe.training import queries as drawing
+from rankpipe.training.click_lists import ClickLists, click_lists, in_words, nothing_judged, trainable
 from rankpipe.training.click_log import ClickLog, read_click_log
+from rankpipe.training.click_phases import FromLog
 from rankpipe.training.feature_dataset import FeatureDataset
-from rankpipe.training.ranker_recipe import Clicks, FeatureCandidates, FromLog, Grades, LambdaMart, RankerRecipe
+from rankpipe.training.ranker_recipe import FeatureCandidates, Grades, LambdaMart, RankerRecipe
 from rankpipe.training.sessions import Sessions
 
 
@@ -138,7 +139,8 @@ def gather_lists(
     judged = any(isinstance(phase, Grades | LambdaMart) for phase in recipe.phases)
     train, development = drawing.train_and_development(recipe, dataset, account, needed=False)
     if development is None or (judged and train is None):
-        raise _no_judgements(recipe, dataset, judged=judged)
+        what = (f"judgements of split '{recipe.split}' to learn",) if judged else ()
+        raise nothing_judged(dataset, *what)
     gathered = Gathered(recipe, dataset, candidates)
     lists = []
     account["phases"] = []
@@ -149,10 +151,8 @@ def gather_lists(
         elif train is not None:
             one, told = gathered.of_grades(gathered.run(train))
         else:  # never: it was looked for above
-            raise _no_judgements(recipe, dataset, judged=True)
-        notify(
-            ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in told.items() if isinstance(value, int))
-        )
+            raise nothing_judged(dataset)
+        notify(in_words(told))
         lists.append(one)
         account["phases"].append(told)
     features = gathered.features()
@@ -172,29 +172,6 @@ def gather_lists(
         lists,
         (run if depth is None else run.top(depth), qrels),
         account,
-    )
-
-
-def trainable(dataset: Dataset, split: str, development: Queries) -> Queries:
-    """Queries, judged or not, that may be trained on: none of development or of another split, nor one with its text."""
-    others = {query_id for other in dataset.splits if other != split for query_id in dataset.queries(other).ids}
-    others |= set(development.ids)
-    texts = drawing.other_texts(dataset, split) | {drawing.plain_text(text) for text in development.texts}
-    queries = dataset.queries(None)
-    kept = [
-        row
-        for row, (query_id, text) in enumerate(zip(queries.ids, queries.texts, strict=True))
-        if query_id not in others and drawing.plain_text(text) not in texts
-    ]
-    return queries.select(kept)
-
-
-def _no_judgements(recipe: RankerRecipe, dataset: Dataset, *, judged: bool) -> UsageError:
-    there = f"it has {', '.join(dataset.splits)}" if dataset.splits else "it has no judgements at all"
-    what = f"judgements of split '{recipe.split}' to learn" if judged else "judged queries to decide what to keep by"
-    return UsageError(
-        f"data set '{dataset.name}' has no {what}; {there}. Clicks need no judgements to learn from, but a few to be judged by: "
-        "a split 'dev'"
     )
 
 
@@ -247,21 +224,8 @@ class Gathered:
 
     def of_clicks(self, phase: FromLog, log: ClickLog, queries: Queries) -> tuple[Lists, dict[str, Any]]:
         """Lists of a log that were clicked, with the features that the pipeline gives their documents."""
-        if phase.bad == "refuse":
-            log.refuse_problems()
-        own = log.of(queries)
-        apart = isinstance(phase, Clicks) and phase.context
-        shown = own.added_up(queries, self._dataset.corpus, phase.positions, apart=apart)
-        run = self._pipeline_features(shown.queries, shown.sessions, queries, log.path)
-        return run, {
-            "lists": len(run.ids),
-            "sessions": int(shown.sessions.count.sum()),
-            "clicks": int(shown.sessions.clicks.sum()),
-            "lists_without_a_click": len(shown.sessions) - len(run.ids),
-            "sessions_of_queries_that_do_not_train": len(log.sessions) - len(own.sessions),
-            "wrong_lines": log.problems.told(),
-            "log": file_digest(log.path),
-        }
+        found = click_lists(phase, log, queries, self._dataset.corpus)
+        return self._with_features(found, log.path), found.account
 
     def features(self) -> NDArray[np.float32]:
         """(H, F) of all documents taken so far."""
@@ -274,24 +238,18 @@ class Gathered:
         self._rows += len(run.documents)
         return first
 
-    def _pipeline_features(self, owners: NDArray[np.int64], sessions: Sessions, queries: Queries, log: Path) -> Lists:
-        clicked = np.flatnonzero(sessions.clicks.sum(1) > 0)
-        if not len(clicked):
-            raise UsageError(
-                f"{log}: nothing is left to learn: of its sessions that are whole, {int(sessions.count.sum()):,} are of queries "
-                f"that train, and none of these has a click in the first {sessions.shown.shape[1]} positions"
-            )
-        asked = np.unique(owners[clicked])
+    def _with_features(self, found: ClickLists, log: Path) -> Lists:
+        queries, owners, shown = found.queries, found.owners.tolist(), found.sessions.shown
+        asked = np.unique(found.owners)
         run = self.run(queries.select(asked))
         first = self._take(run)
         place = {
             (int(owner), int(row)): first + at
             for at, (owner, row) in enumerate(zip(asked[run.query_rows].tolist(), run.documents.tolist(), strict=True))
         }
-        shown = sessions.shown[clicked]
         rows = np.full(shown.shape, -1, np.int64)
         missing: list[tuple[int, int]] = []
-        for number, owner in enumerate(owners[clicked].tolist()):
+        for number, owner in enumerate(owners):
             for at, document in enumerate(shown[number].tolist()):
                 if document < 0:
                     continue
@@ -307,5 +265,4 @@ class Gathered:
                 f"is {self._dataset.corpus.ids([document])[0]!r} of query {queries.ids[owner]!r}. Take the pipeline that showed "
                 "them, and a depth, and a stage 'cut' in it, that keeps them"
             )
-        kept = Sessions(shown, sessions.count[clicked], sessions.clicks[clicked], sessions.pairs[clicked])
-        return Lists([queries.ids[owner] for owner in owners[clicked].tolist()], rows, None, kept, sessions)
+        return Lists([queries.ids[owner] for owner in owners], rows, None, found.sessions, found.whole)

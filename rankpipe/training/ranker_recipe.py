@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le
 from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.stage import SETTINGS, Reference, Several
+from rankpipe.training.click_phases import ClickMethod, FromLog
 from rankpipe.training.recipe import INNER, AnyPhase, Phase, Recipe, check_depth
 
 Share = Annotated[float, Gt(0), Le(1)]
@@ -58,44 +58,8 @@ class Grades(RankerPhase):
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class FromLog(AnyPhase):
-    """Learn clicks.
-
-    log        file of sessions, see rankpipe.training.click_log
-    bad        lines of it that are wrong: "refuse" them all, told with their numbers, or "leave-out", and count them
-    positions  that are learnt from; what was shown below them is left out
-    """
-
-    log: Annotated[Path, Strict(False)]
-    bad: Literal["refuse", "leave-out"] = "refuse"
-    positions: Annotated[int, Ge(1)] = 10
-
-
-@dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Clicks(RankerPhase, FromLog):
-    """Learn clicks; see rankpipe.training.click_losses.
-
-    method           dla; regression-em; pair-debias; known: `propensities` are given; naive: clicks are taken for relevance
-    propensities     of method "known", of every position from the first on
-    propensity_rate  learning rate of what dla learns of positions
-    limit            weight of a click, at most
-    context          of method "dla": clicks above a position may change whether it is looked at; then every session is a
-                     list of its own
-    """
-
-    method: Literal["dla", "regression-em", "pair-debias", "known", "naive"] = "dla"
-    propensities: Annotated[Several[Annotated[float, Gt(0)]], MinLen(1)] | None = None
-    propensity_rate: Annotated[float, Gt(0)] = 0.5
-    limit: Annotated[float, Gt(1)] = 100.0
-    context: bool = False
-
-    @model_validator(mode="after")
-    def _fits(self) -> Clicks:
-        if self.context and self.method != "dla":
-            raise ValueError("'context' is of 'method: dla'")
-        if (self.method == "known") != (self.propensities is not None):
-            raise ValueError("'propensities' and 'method: known' need each other")
-        return self
+class Clicks(RankerPhase, ClickMethod):
+    """Learn clicks with a ranker of features."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

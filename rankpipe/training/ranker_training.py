@@ -23,16 +23,17 @@ from rankpipe.models.ranker_folder import write_ranker
 from rankpipe.models.references import need_extra
 from rankpipe.stages.features import feature_matrix
 from rankpipe.training import losses
-from rankpipe.training.click_losses import ClickLoss, Dual, PairDebias, RegressionEM, Weighted, propensities_of
+from rankpipe.training.click_losses import ClickLoss
 from rankpipe.training.development import measured
 from rankpipe.training.examples import Turns
 from rankpipe.training.feature_dataset import FeatureDataset
-from rankpipe.training.feature_ranking import AttachedRanker, scored, shown
+from rankpipe.training.feature_ranking import scored
 from rankpipe.training.folder import Command
 from rankpipe.training.loop import PhasePlan, Plan
 from rankpipe.training.means import Means
+from rankpipe.training.positions import Positions, shown
 from rankpipe.training.ranker_material import Candidates, FromLists, FromPipeline, Lists, RankerMaterial, gather_lists
-from rankpipe.training.ranker_recipe import Clicks, Grades, RankerPhase, RankerRecipe
+from rankpipe.training.ranker_recipe import Grades, RankerPhase, RankerRecipe
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "softmax": losses.softmax,
@@ -93,11 +94,10 @@ class RankerTraining:
         torch.manual_seed(recipe.seed)
         self._ranker = FeatureRanker(len(material.columns), recipe.hidden)
         self._ranker.fit_scale(material.features)
+        self._ranker.to(self._device)
         self._features = torch.from_numpy(material.features).to(self._device)
-        self._clicks = [click_loss(phase) if isinstance(phase, Clicks) else None for phase in recipe.phases]
-        times = [phase.propensity_rate / phase.learning_rate for phase in recipe.phases if isinstance(phase, Clicks)]
-        self.trained: Attached = AttachedRanker(self._ranker, self._clicks, times=times)
-        self.trained.network.to(self._device)
+        self._positions = Positions(recipe.phases, recipe.seed)
+        self.trained: Attached = self._positions.beside(Attached(self._ranker, ()))
 
     def plan(self) -> Plan:
         """What the loop is to do."""
@@ -110,8 +110,7 @@ class RankerTraining:
         filled = [
             None if one.sessions is None else np.asarray(one.sessions.present.any(0)) for one in self._material.lists
         ]
-        told = zip(self._clicks, filled, strict=True)
-        return {"positions": [None if one is None else propensities_of(one, there) for one, there in told]}
+        return self._positions.told(filled)
 
     def _phase(self, number: int, phase: Any) -> PhasePlan:
         lists: Lists = self._material.lists[number]
@@ -122,7 +121,7 @@ class RankerTraining:
             return np.array([turns[turn] for turn in range((step - 1) * size, step * size)], np.int64)
 
         def backward(step: int) -> float:
-            loss = self._loss(phase, lists, self._clicks[number], drawn(step))
+            loss = self._loss(phase, lists, self._positions.losses[number], drawn(step))
             loss.backward()
             return float(loss.detach())
 
@@ -141,7 +140,7 @@ class RankerTraining:
             return LOSSES[phase.loss](scores, grades, present).mean()
         if clicks is None or lists.sessions is None:  # never: a phase learns one or the other
             raise UsageError(f"a ranker has no phase {type(phase).__name__}")
-        return clicks(scores, shown(lists.sessions, drawn, present))
+        return clicks(scores, shown(lists.sessions.select(drawn), present))
 
     def _measure(self) -> float:
         """The measure's mean over development queries, whose candidates are re-ranked."""
@@ -149,15 +148,3 @@ class RankerTraining:
         columns = feature_matrix(run, self._material.columns)
         scores = self._ranker(torch.from_numpy(columns).to(self._device)).cpu().numpy()
         return measured(run.rescored(scores), qrels, self._dataset, self._recipe.development.measure)
-
-
-def click_loss(phase: Clicks) -> ClickLoss:
-    """What a phase learns clicks with."""
-    if phase.method == "dla":
-        return Dual(phase.positions, context=phase.context, limit=phase.limit)
-    if phase.method == "regression-em":
-        return RegressionEM(phase.positions)
-    if phase.method == "pair-debias":
-        return PairDebias(phase.positions)
-    known = None if phase.propensities is None else torch.tensor(phase.propensities)
-    return Weighted(known, limit=phase.limit)

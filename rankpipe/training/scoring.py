@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rankpipe.models.batching import in_order, padded, rising_batches
+from rankpipe.training.gradient_caching import backward
 from rankpipe.training.packed import PackedBert, recomputing
 from rankpipe.training.pairs import Pair
+from rankpipe.training.processes import processes
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}
 """Tokens that go through the network together, by the kind of device."""
@@ -37,6 +40,7 @@ class PairScorer:
         """Take a network; below float32, its products are computed in `dtype`, its weights stay as they are."""
         self._network, self._device, self._dtype = network, device, dtype
         self._budget = batch_tokens or BATCH_TOKENS[device.type]
+        self._limit = STEP_TOKENS[device.type]
         self._padding = int(network.config.pad_token_id or 0)
         self._typed = (getattr(network.config, "type_vocab_size", None) or 0) > 1
         self._packed = None
@@ -50,9 +54,26 @@ class PairScorer:
         if not pairs:
             return torch.empty(0, device=self._device)
         batches = rising_batches([len(tokens) for tokens, _ in pairs], self._budget)
-        with precision(self._device, self._dtype):
-            found = [self._batch([pairs[at] for at in batch]) for batch in batches]
+        found = [self._batch(pairs, batch) for batch in batches]
         return in_order(torch.cat(found), [at for batch in batches for at in batch])
+
+    def backward(self, pairs: Sequence[Pair], loss: Callable[[Tensor], Tensor]) -> float:
+        """Loss of the (H,) scores of pairs; its gradients are added to what is there.
+
+        It is one loss of all scores, and is never taken apart: where the pairs are too many, gradients are cached. Of
+        several processes each scores its share of the pairs.
+        """
+        together = processes()
+        lengths = [len(tokens) for tokens, _ in pairs]
+        share = together.share(lengths)
+        batches = [[share[at] for at in rows] for rows in rising_batches([lengths[row] for row in share], self._budget)]
+
+        def joined(found: Sequence[Tensor]) -> Tensor:
+            own = torch.cat(list(found)) if found else torch.zeros(0, device=self._device)
+            return loss(together.joined(own[:, None], [row for rows in batches for row in rows], len(pairs))[:, 0])
+
+        many = sum(lengths) > self._limit * together.count
+        return backward([partial(self._batch, pairs, rows) for rows in batches], joined, in_turn=many)
 
     def given(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
         """Pairs as the network's own forward takes them, padded to the longest."""
@@ -63,10 +84,13 @@ class PairScorer:
             found["token_type_ids"] = padded([types for _, types in pairs], 0)[0]
         return {name: values.to(self._device) for name, values in found.items()}
 
-    def _batch(self, pairs: Sequence[Pair]) -> Tensor:
-        if self._packed is not None:
-            return self._packed(pairs, self._device)
-        return self._network(**self.given(pairs)).logits[:, 0].float()
+    def _batch(self, pairs: Sequence[Pair], rows: Sequence[int]) -> Tensor:
+        """(n,) scores of some of the pairs."""
+        own = [pairs[row] for row in rows]
+        with precision(self._device, self._dtype):
+            if self._packed is not None:
+                return self._packed(own, self._device)
+            return self._network(**self.given(own)).logits[:, 0].float()
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

@@ -39,6 +39,10 @@ class Sessions:
         """(L, n) whether there is a document."""
         return self.shown >= 0
 
+    def select(self, lists: NDArray[np.int64]) -> Sessions:
+        """Some of the lists, in the order given."""
+        return Sessions(self.shown[lists], self.count[lists], self.clicks[lists], self.pairs[lists])
+
     def click_through(self) -> NDArray[np.float64]:
         """(n,) clicks of a position as a share of the sessions in which it held a document; NaN where it never did."""
         seen = (self.present * self.count[:, None]).sum(0)

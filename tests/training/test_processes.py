@@ -17,11 +17,15 @@ pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
 
 from safetensors.torch import load_file  # noqa: E402
 
+from rankpipe.training.click_log import write_click_log  # noqa: E402
+
 RECIPES = {
     "bi-encoder": "  - contrastive: {batch: 5, hard: 1, steps: 4, learning_rate: 1.0e-3}\n"
-    "  - distil: {batch: 3, group: 4, steps: 2, learning_rate: 1.0e-3}",
+    "  - distil: {batch: 3, group: 4, steps: 2, learning_rate: 1.0e-3}\n"
+    "  - clicks: {log: clicks.jsonl, positions: 3, batch: 3, steps: 2, learning_rate: 1.0e-3}",
     "query-encoder": "  - adore: {batch: 1, depth: 6, steps: 4, learning_rate: 1.0e-3}",
-    "cross-encoder": "  - labels: {batch: 3, group: 4, steps: 4, learning_rate: 1.0e-3}",
+    "cross-encoder": "  - labels: {batch: 3, group: 4, steps: 4, learning_rate: 1.0e-3}\n"
+    "  - clicks: {log: clicks.jsonl, positions: 3, batch: 3, steps: 2, learning_rate: 1.0e-3}",
 }
 UNSEEN = ("key.bias", "classifier.bias")
 """What a softmax does not depend on: its gradient is rounding, of which AdamW makes whole steps."""
@@ -41,6 +45,10 @@ def test_two_processes_come_to_the_weights_of_one(
         f"phases:\n{RECIPES[train]}\n",
         encoding="utf-8",
     )
+    shown = [
+        {"query": f"train{at}", "shown": [f"d{at}", f"d{at + 9}", "d39"], "clicks": [1 + at % 3]} for at in range(9)
+    ]
+    write_click_log(iter(shown), tmp_path / "clicks.jsonl")
     words = ["-m", "rankpipe", "train", str(recipe), "--dataset", str(garden), "--dtype", "float32", "--threads", "1"]
     launched = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     launched += ["--rdzv-endpoint", "localhost:0"]
@@ -55,14 +63,14 @@ def test_two_processes_come_to_the_weights_of_one(
     for left, right in zip(one["curve"], two["curve"], strict=True):
         assert left["nDCG@10"] == pytest.approx(right["nDCG@10"], abs=1e-6)
         assert left.get("loss", 0) == pytest.approx(right.get("loss", 0), rel=1e-4)
+    for left, right in zip(one.get("positions", []), two.get("positions", []), strict=True):
+        assert left is right is None or left["propensities"] == pytest.approx(right["propensities"], rel=1e-3)
     weights = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.safetensors"))
     assert weights
     for path in weights:
         expected, found = (load_file(tmp_path / name / path) for name in ("one", "two"))
         for name, tensor in expected.items():
-            if name.endswith(
-                "key.bias"
-            ):  # softmax does not see it: its gradient is rounding, and AdamW's steps are noise
+            if name.endswith(UNSEEN):
                 continue
             torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-5)
     assert list(tmp_path.glob(".unfinished-*")) == []

@@ -302,7 +302,7 @@ def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
         (STAR, "hard: 2, random: 1", "loss: softmax, weighting: alpha", "'weighting: alpha' is of 'loss: ranknet' with 'hard' above 0"),
         (STAR, "kind: rs2, ratio: 0.25", "kind: fixed, ratio: 0.25, replacement: true", "'replacement' is of 'kind: rs2'"),
         (STAR, "ratio: 0.25", "ratio: 1.5", "'bi-encoder' setting 'subset['ratio']' is 1.5, must be at most 1"),
-        (STAR, "  - distil: {", "  - labels: {", "6:5: no phase is called 'labels'; there are: contrastive, distil"),
+        (STAR, "  - distil: {", "  - labels: {", "6:5: no phase is called 'labels'; there are: clicks, contrastive, distil"),
         (STAR, "phases:", "development: {depth: 60}\nphases:", "'development' takes 60 candidates of a query, and there are 50"),
         (STAR, "hard: 2, random: 1", "alpha: 0.2", "'alpha' is of 'weighting: alpha'"),
         (STAR, "hard: 2, random: 1", "hard: 0", "'guard' is of hard negatives, and no phase draws any"),
