@@ -35,7 +35,7 @@ from rankpipe.training.means import Means
 from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Recipe
 
-FORMAT = 2
+FORMAT = 3
 """Of what is drawn and computed: raised where an unfinished training of an earlier version could not be gone on with."""
 
 
