@@ -207,6 +207,7 @@ def test_loss_and_gradients_of_a_step_are_those_of_plain_torch(
     torch.testing.assert_close(learnt["params"][0].grad, of_logits / both[1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow  # 20 s; the tests of single methods below stop without a kill
 def test_a_killed_training_goes_on_to_the_same_weights_and_propensities(
     garden: Path, tiny_encoder: Write, tmp_path: Path, killed_and_resumed: Callable[[Path], list[Path]]
 ) -> None:
