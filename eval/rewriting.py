@@ -133,14 +133,17 @@ def _table(cells: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> l
     lines = [
         f"{options.queries} test queries of each data set, drawn by seed {SEED}; the model is {options.writer}. "
         "In brackets the difference from the method without rewriting, and p of the randomisation test over queries.\n",
-        "| data set | method | " + " | ".join(MEASURES) + " | queries unchanged | tokens written |",
+        "| data set | method | " + " | ".join(MEASURES) + " | queries unchanged | answers refused |",
         "|---|---|" + "---|" * (len(MEASURES) + 2),
     ]
     for (name, method), cell in by_name.items():
         base = by_name.get((name, METHODS[method][0]))
         entries = [_entry(cell, base if base is not cell else None, measure) for measure in MEASURES]
         counted = cell["counted"]
-        more = [f"{counted['unchanged']} of {counted['queries']}", f"{counted['tokens']:,}"] if counted else ["", ""]
+        refused = [
+            f"{count} {key.removeprefix('refused_')}" for key, count in counted.items() if key.startswith("refused_")
+        ]
+        more = [f"{counted['unchanged']} of {counted['queries']}", ", ".join(refused)] if counted else ["", ""]
         lines.append(f"| {name} | {method} | {' | '.join([*entries, *more])} |")
     for (name, method), cell in by_name.items():
         for query, answers in cell["examples"]:
