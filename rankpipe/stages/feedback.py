@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, MinLen
@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import UsageError
+from rankpipe.index import analysis
 from rankpipe.index.analysis import Analyzer
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
@@ -25,6 +26,21 @@ from rankpipe.stages.bm25 import BM25, known_analyzer
 if TYPE_CHECKING:
     from rankpipe.index.feedback import Counts
     from rankpipe.index.inverted import InvertedIndex
+
+
+class Given(NamedTuple):
+    """What a query is expanded from.
+
+    own     its terms
+    counts  how often texts have the terms that may be taken
+    texts   those among them that are taken for relevant, then those that are taken for the contrary, if any
+    shares  (n,) of each relevant one in the feedback
+    """
+
+    own: Mapping[str, float]
+    counts: Counts
+    texts: Sequence[int]
+    shares: NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -62,7 +78,7 @@ class Feedback(Stage):
         counts = self._counts(index, analyzer, run.corpus.joined_texts(read, self.fields))
         for row, places in shown.items():
             texts = np.searchsorted(read, run.documents[places]).tolist()
-            own[row] = self._expanded(index, own[row], counts, texts, self._shares(run, row, places))
+            own[row] = self._expanded(index, Given(own[row], counts, texts, self._shares(run, row, places)))
         return run.with_queries(replace(run.queries, terms=tuple(own)))
 
     def prepare(self, corpus: Corpus) -> None:
@@ -70,21 +86,8 @@ class Feedback(Stage):
         self._bm25.prepare(corpus)
 
     @abstractmethod
-    def _expanded(
-        self,
-        index: InvertedIndex,
-        own: Mapping[str, float],
-        counts: Counts,
-        texts: Sequence[int],
-        shares: NDArray[np.float64],
-    ) -> Mapping[str, float]:
-        """Terms of a query.
-
-        own     those that it had
-        counts  how often texts have the terms that may be taken
-        texts   those among them that are taken for relevant, then those that are taken for the contrary, if any
-        shares  (n,) of each relevant one in the feedback
-        """
+    def _expanded(self, index: InvertedIndex, given: Given) -> Mapping[str, float]:
+        """Terms of a query."""
 
     def _places(self, run: Run, row: int) -> NDArray[np.int64]:
         """Where the documents of a query that are read stand in the run."""
@@ -144,23 +147,16 @@ class RM3(Feedback):
             return np.exp(scores - scores.max())
         return scores if self.scores == "score" else np.ones(len(scores))
 
-    def _expanded(
-        self,
-        index: InvertedIndex,
-        own: Mapping[str, float],
-        counts: Counts,
-        texts: Sequence[int],
-        shares: NDArray[np.float64],
-    ) -> Mapping[str, float]:
+    def _expanded(self, index: InvertedIndex, given: Given) -> Mapping[str, float]:
         from rankpipe.index.feedback import added, first_terms, relevance_model, summing_to_one
 
-        terms, table = counts.table(texts)
+        terms, table = given.counts.table(given.texts)
         for frequencies in table:
             left_out = np.ones(len(terms), bool)
             left_out[first_terms(frequencies, self.terms)] = False
             frequencies[left_out] = 0
-        model = self._taken(index, terms, relevance_model(table, table.sum(axis=1), shares))
-        return added((self.weight, summing_to_one(own)), (1 - self.weight, summing_to_one(model)))
+        model = self._taken(index, terms, relevance_model(table, table.sum(axis=1), given.shares))
+        return added((self.weight, summing_to_one(given.own)), (1 - self.weight, summing_to_one(model)))
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -187,20 +183,13 @@ class Rocchio(Feedback):
         end = int(run.offsets[row + 1])
         return np.concatenate([first, np.arange(max(end - self.documents, int(run.offsets[row])), end)[::-1]])
 
-    def _expanded(
-        self,
-        index: InvertedIndex,
-        own: Mapping[str, float],
-        counts: Counts,
-        texts: Sequence[int],
-        shares: NDArray[np.float64],
-    ) -> Mapping[str, float]:
+    def _expanded(self, index: InvertedIndex, given: Given) -> Mapping[str, float]:
         from rankpipe.index.feedback import added, of_unit_length
 
-        size = len(texts) // 2 if self.gamma else len(texts)
-        means = [self._mean(index, counts, part) for part in (texts[:size], texts[size:]) if part]
+        texts, size = given.texts, len(given.texts) // 2 if self.gamma else len(given.texts)
+        means = [self._mean(index, given.counts, part) for part in (texts[:size], texts[size:]) if part]
         factors = (self.alpha, self.beta, -self.gamma)
-        return added(*zip(factors, map(of_unit_length, (own, *means)), strict=False))
+        return added(*zip(factors, map(of_unit_length, (given.own, *means)), strict=False))
 
     def _mean(self, index: InvertedIndex, counts: Counts, texts: Sequence[int]) -> dict[str, float]:
         from rankpipe.index.feedback import mean_direction
@@ -223,26 +212,19 @@ class Bo1(Feedback):
     documents: Annotated[int, Ge(1)] = 3
     max_share: Annotated[float, Gt(0), Le(1)] = 1.0
 
-    def _expanded(
-        self,
-        index: InvertedIndex,
-        own: Mapping[str, float],
-        counts: Counts,
-        texts: Sequence[int],
-        shares: NDArray[np.float64],
-    ) -> Mapping[str, float]:
+    def _expanded(self, index: InvertedIndex, given: Given) -> Mapping[str, float]:
         from rankpipe.index.feedback import added, bose_einstein, with_highest_one
 
-        terms, table = counts.table(texts)
+        terms, table = given.counts.table(given.texts)
         collection = index.collection_frequencies(terms).astype(np.float64)
         weights = bose_einstein(table.sum(axis=0), collection, index.header.documents)
         taken = self._taken(index, terms, weights)
-        return added((1.0, with_highest_one(own)), (1.0, with_highest_one(taken)))
+        return added((1.0, with_highest_one(given.own)), (1.0, with_highest_one(taken)))
 
 
 def own_terms(queries: Queries, analyzer: Analyzer) -> list[Mapping[str, float]]:
     """Terms of queries: the weighted ones that they have, or those of their texts, each as often as it stands there."""
     if queries.terms is not None:
         return list(queries.terms)
-    terms = ([analyzer.term(word) for word in analyzer.words(text)] for text in queries.texts)
-    return [{term: float(count) for term, count in Counter(one).items() if term is not None} for one in terms]
+    counted = (Counter(analysis.terms(analyzer, text)) for text in queries.texts)
+    return [{term: float(count) for term, count in one.items()} for one in counted]
