@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
@@ -95,6 +97,23 @@ def rankpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         return Called(end.value.code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[ThreadingHTTPServer], None]]:
+    """`serve(server)` lets a server answer until the test is over."""
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(server: ThreadingHTTPServer) -> None:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        running.append((server, thread))
+        thread.start()
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.fixture

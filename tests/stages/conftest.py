@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[ThreadingHTTPServer], None]) -> Model:
     """The server, running; the store is one of its own."""
     monkeypatch.setenv("RANKPIPE_HOME", str(tmp_path / "home"))
     told = Model()
-    thread = threading.Thread(target=told.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield told
-    told.shutdown()
-    told.server_close()
-    thread.join()
+    serve(told)
+    return told

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -77,14 +76,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(serve: Callable[[ThreadingHTTPServer], None]) -> Server:
     told = Server()
-    thread = threading.Thread(target=told.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield told
-    told.shutdown()
-    told.server_close()
-    thread.join()
+    serve(told)
+    return told
 
 
 @pytest.fixture

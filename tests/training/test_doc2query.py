@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -75,15 +74,11 @@ PETS: dict[str, list[str] | None] = {
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[ThreadingHTTPServer], None]) -> Server:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     told = Server(PETS)
-    thread = threading.Thread(target=told.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield told
-    told.shutdown()
-    told.server_close()
-    thread.join()
+    serve(told)
+    return told
 
 
 @pytest.fixture
