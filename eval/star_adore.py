@@ -18,20 +18,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from cells import slug
 from rich.console import Console
-from trained import by_query, comparison, curve, digests, finished, mean, over_seeds, train, write, write_cell
+from trained import (
+    by_query,
+    cell_done,
+    comparison,
+    curve,
+    digests,
+    finished,
+    mean,
+    over_seeds,
+    train,
+    write,
+    write_all,
+    write_cell,
+)
 
 from rankpipe import Dataset, Dense, Pipeline
-from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.manifest import versions
 from rankpipe.machine import machine
 from rankpipe.store import key_digest
@@ -65,23 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for method in options.methods
         for seed in range(1 if method in (ZERO, SHORT) else options.seeds or SEEDS.get(name, 1))
     ]
-    done = [_done(*one, options, say) for one in wanted]
-    if cells := [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]:
-        command = shlex.join(["python", "eval/star_adore.py", *(sys.argv[1:] if arguments is None else arguments)])
-        text = f"# STAR and ADORE\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
-        write(options.output / "table.md", text + "\n")
-        print(text)
+    done = [
+        cell_done(partial(_cell, name, method, seed, options, say), f"{name}, {method}, seed {seed}", say)
+        for name, method, seed in wanted
+    ]
+    command = ["python", "eval/star_adore.py", *(sys.argv[1:] if arguments is None else arguments)]
+    write_all(options.output, "STAR and ADORE", command, _table)
     return int(not all(done))
-
-
-def _done(name: str, method: str, seed: int, options: argparse.Namespace, say: Any) -> bool:
-    """Whether a cell is there, after it was run if need be."""
-    try:
-        _cell(name, method, seed, options, say)
-    except (RankpipeError, subprocess.SubprocessError) as error:
-        say(f"{name}, {method}, seed {seed}: failed: {error}", markup=False)
-        return False
-    return True
 
 
 def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: Any) -> dict[str, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from rankpipe import Dataset, Run
+from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.comparison import Comparison, compare
 from rankpipe.evaluation.experiment import evaluate_on
 from rankpipe.evaluation.manifest import qrels_digest, queries_digest
@@ -40,6 +42,26 @@ def train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
     say(f"{output}: training", markup=False)
     words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
     subprocess.run(words, check=True, timeout=LIMIT)  # killed, it goes on where it was, the next time
+
+
+def cell_done(run: Callable[[], object], what: str, say: Any) -> bool:
+    """Whether a cell is there, after `run` was called; a failure is told, with what the cell is."""
+    try:
+        run()
+    except (RankpipeError, subprocess.SubprocessError) as error:
+        say(f"{what}: failed: {error}", markup=False)
+        return False
+    return True
+
+
+def write_all(
+    output: Path, heading: str, command: Sequence[str], table: Callable[[list[dict[str, Any]]], Iterable[str]]
+) -> None:
+    """Write and print the table of all cells in a folder, if there are any, with the command that makes it."""
+    if cells := [json.loads(file.read_text()) for file in sorted(output.glob("*/*.json"))]:
+        text = f"# {heading}\n\n```sh\n{shlex.join(command)}\n```\n\n" + "\n".join(table(cells))
+        write(output / "table.md", text + "\n")
+        print(text)
 
 
 def finished(file: Path, key: str) -> dict[str, Any] | None:
