@@ -6,7 +6,7 @@ Reading: scikit-learn's load_svmlight_file and ours, in turn, on one file made o
 float32 both. Training: the published algorithm (Ai et al., SIGIR 2018), written plainly in torch: every step draws 256
 queries, clicks on each list until there is one, document by document, and takes one step of either loss; ours adds up the
 sessions of every list before it begins, so that a step of 256 lists learns from all their sessions. Both have the
-network of the paper (512, 256, 128 units), Adagrad and the same seconds; nDCG@10 on true grades afterwards shows what
+network of the paper (512, 256, 128 units), Adagrad and the same seconds, in turn; nDCG@10 on true grades afterwards shows what
 they were worth. The last line is JSON.
 """
 
@@ -31,7 +31,7 @@ from rankpipe.models.feature_ranker import FeatureRanker
 from rankpipe.training.click_losses import Dual
 from rankpipe.training.click_models import PositionBased, perceived_relevance
 from rankpipe.training.feature_ranking import RankerSteps, measured, train_on_clicks
-from rankpipe.training.sessions import ranked, simulate
+from rankpipe.training.sessions import Sessions, ranked, simulate
 
 POSITIONS, BATCH, HIDDEN = 10, 256, (512, 256, 128)
 SESSIONS = 1_000_000
@@ -82,23 +82,22 @@ def _training(lists: FeatureLists, options: argparse.Namespace) -> dict[str, flo
     few = lists.features @ rng.normal(size=lists.features.shape[1])
     shown = ranked(lists, few, POSITIONS)
     log = simulate(lists, shown, model, SESSIONS, rng)
-    plain, plain_lists, plain_seconds = _plain(lists, shown, model, options.seconds)
-    ranker = _ranker(lists)
-    steps, done = 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        settings = RankerSteps(steps=20, batch=BATCH, every=20)
-        train_on_clicks(_ranker(lists), lists, log, Dual(POSITIONS), settings, Path(folder) / "first")
-        one = (time.perf_counter() - done) / settings.steps
-        steps = max(round(options.seconds / one), 1)
-        started = time.perf_counter()
-        settings = RankerSteps(steps=steps, batch=BATCH, every=steps)
-        train_on_clicks(ranker, lists, log, Dual(POSITIONS), settings, Path(folder) / "whole")
-        seconds = time.perf_counter() - started
+        begun = time.perf_counter()
+        _ours(lists, log, 20, Path(folder) / "first")
+        steps = max(round(options.seconds / (time.perf_counter() - begun) * 20), 1)
+        rates: dict[str, list[float]] = {"rankpipe": [], "plain": []}
+        for turn in range(options.repeats):
+            plain, count, seconds = _plain(lists, shown, model, options.seconds)
+            rates["plain"].append(count / seconds)
+            begun = time.perf_counter()
+            ranker = _ours(lists, log, steps, Path(folder) / str(turn))
+            rates["rankpipe"].append(steps * BATCH / (time.perf_counter() - begun))
     a_list = float(log.count.mean())
-    speeds = {"rankpipe": steps * BATCH / seconds, "plain": plain_lists / plain_seconds}
+    speeds = {name: _median(values) for name, values in rates.items()}
     with torch.inference_mode():
         quality = {name: measured(one, lists, "nDCG@10")() for name, one in (("rankpipe", ranker), ("plain", plain))}
-    ratio = speeds["rankpipe"] / speeds["plain"]
+    ratio = _median([ours / theirs for ours, theirs in zip(rates["rankpipe"], rates["plain"], strict=True)])
     print(
         f"training: {speeds['rankpipe']:,.0f} lists/s, each with {a_list:,.0f} sessions; plain {speeds['plain']:,.0f} lists/s of "
         f"one session: {ratio:.2f} times the lists, {ratio * a_list:,.0f} times the sessions; nDCG@10 after the same seconds "
@@ -109,6 +108,12 @@ def _training(lists: FeatureLists, options: argparse.Namespace) -> dict[str, flo
         "sessions": round(ratio * a_list, 1),
         **{f"nDCG@10 {name}": round(value, 4) for name, value in quality.items()},
     }
+
+
+def _ours(lists: FeatureLists, log: Sessions, steps: int, folder: Path) -> FeatureRanker:
+    ranker = _ranker(lists)
+    train_on_clicks(ranker, lists, log, Dual(POSITIONS), RankerSteps(steps=steps, batch=BATCH, every=steps), folder)
+    return ranker
 
 
 def _ranker(lists: FeatureLists) -> FeatureRanker:
@@ -123,6 +128,9 @@ def _plain(
 ) -> tuple[FeatureRanker, int, float]:
     """The published algorithm, list by list, for so many seconds: the ranker, lists, seconds."""
     ranker, logits = _ranker(lists), nn.Parameter(torch.zeros(POSITIONS))
+    for place, layer in enumerate(ranker.layers):
+        if isinstance(layer, nn.ELU):
+            ranker.layers[place] = nn.ELU()  # as anybody writes it
     optimizers = [torch.optim.Adagrad(ranker.parameters(), lr=0.05), torch.optim.Adagrad([logits], lr=0.5)]
     relevance = perceived_relevance(lists.grades)
     looked = model.propensities(POSITIONS).tolist()
@@ -172,8 +180,8 @@ def _file(name: str) -> Path:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000, help="documents of the file that is read, at least")
-    parser.add_argument("--repeats", type=int, default=5, help="readings of each")
-    parser.add_argument("--seconds", type=float, default=20.0, help="that either training has")
+    parser.add_argument("--repeats", type=int, default=5, help="readings and trainings of each, in turn")
+    parser.add_argument("--seconds", type=float, default=10.0, help="that a training has")
     return parser.parse_args()
 
 

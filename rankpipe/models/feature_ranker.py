@@ -28,7 +28,7 @@ class FeatureRanker(nn.Module):
         sizes = [features, *hidden]
         layers: list[nn.Module] = []
         for width, units in pairwise(sizes):
-            layers += [nn.Linear(width, units), nn.ELU()]
+            layers += [nn.Linear(width, units), nn.ELU(inplace=True)]  # its gradient needs no second exp
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
     def fit_scale(self, features: NDArray[np.float32]) -> None:

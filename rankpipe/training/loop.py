@@ -236,7 +236,7 @@ class _Loop:
             self._trained.load_state_dict(self._best)
 
     def _step(self, number: int, phase: PhasePlan, step: int, before: int, optimizer: torch.optim.Optimizer) -> None:
-        torch.manual_seed(int(np.random.SeedSequence([self._plan.seed, number, step]).generate_state(1)[0]))
+        _seed(int(np.random.SeedSequence([self._plan.seed, number, step]).generate_state(1)[0]), self._device)
         rate = phase.rate(step)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("times", 1.0)
@@ -386,10 +386,21 @@ def _shown(queries: Sequence[str]) -> str:
     return ", ".join(queries[:SHOWN_QUERIES]) + more
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what torch draws on the CPU and on a device.
+
+    torch.manual_seed seeds every kind of device; where there is none it takes note of the whole call stack, each time.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def _optimizer(
     kind: Literal["adamw", "adagrad"], groups: list[dict[str, Any]], device: torch.device
 ) -> torch.optim.Optimizer:
     """Groups may have learning rates so many "times" that of the phase."""
     if kind == "adagrad":
-        return torch.optim.Adagrad(groups)
+        return torch.optim.Adagrad(groups, fused=device.type == "cpu")
     return torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
