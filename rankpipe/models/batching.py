@@ -98,11 +98,15 @@ def padded_batches(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np
         yield from (rows[begin : begin + most] for begin in range(0, len(rows), most))
 
 
-def rising_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows in rising order of their lengths, so many together that rows times the longest are within the budget."""
+def rising_batches(lengths: Sequence[int], budget: int, most: int | None = None) -> list[list[int]]:
+    """Rows in rising order of their lengths, so many together that rows times the longest are within the budget.
+
+    most  rows of a batch; None for no limit
+    """
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
+        size = len(batches[-1]) if batches else 0
+        if not size or size == most or (size + 1) * lengths[row] > budget:
             batches.append([])
         batches[-1].append(row)
     return batches

@@ -21,6 +21,8 @@ from rankpipe.errors import ModelError, RankpipeError
 from rankpipe.models.language_model import Writing
 
 Ids = NDArray[np.int64]
+LIKELY = 1024
+"""Tokens among which those of a nucleus are looked for first."""
 
 
 class Chooser(Protocol):
@@ -69,13 +71,26 @@ class Drawing:
         values = logits.cpu().numpy().astype(np.float64) / writing.temperature
         shares = np.exp(values - values.max())
         shares /= shares.sum()
-        if writing.top_p < 1:
-            order = np.argsort(-shares, kind="stable")
-            sums = np.cumsum(shares[order])
-            shares[order[np.searchsorted(sums, writing.top_p) + 1 :]] = 0
-        sums = np.cumsum(shares)
+        tokens = nucleus(shares, writing.top_p) if writing.top_p < 1 else None
+        sums = np.cumsum(shares if tokens is None else shares[tokens])
         place = int(np.searchsorted(sums, self._rng.random() * sums[-1], side="right"))
-        return min(place, int(np.flatnonzero(shares)[-1]))  # the product may be rounded up to the sum
+        if place == len(sums):  # the product was rounded up to the sum
+            place = int(np.searchsorted(sums, sums[-1]))
+        return place if tokens is None else int(tokens[place])
+
+
+def nucleus(shares: NDArray[np.float64], least: float) -> NDArray[np.int64]:
+    """The most probable tokens that together have at least this share, in rising order; among equals, the first ones."""
+    if len(shares) > LIKELY:  # sorting all of a vocabulary takes longer than a small network
+        tokens = np.sort(np.argpartition(-shares, LIKELY)[:LIKELY])
+        order = np.argsort(-shares[tokens], kind="stable")
+        sums = np.cumsum(shares[tokens[order]])
+        count = int(np.searchsorted(sums, least)) + 1
+        if count < LIKELY and shares[tokens[order[count]]] > shares[tokens[order[-1]]]:
+            return np.sort(tokens[order[:count]])
+    order = np.argsort(-shares, kind="stable")
+    count = int(np.searchsorted(np.cumsum(shares[order]), least)) + 1
+    return np.sort(order[:count])
 
 
 class Arranging:
@@ -166,8 +181,15 @@ class CausalNetwork:
             logits = logits.repeat_interleave(copies, dim=0)
             inputs = {name: values.repeat_interleave(copies, dim=0) for name, values in inputs.items()}
         places = inputs["position_ids"][:, -1:]
+        choosers = list(choosers)
         waiting = [chooser.choose(one) for chooser, one in zip(choosers, logits, strict=True)]
         while any(waiting):
+            going = [row for row, tokens in enumerate(waiting) if tokens]
+            if 2 * len(going) <= len(waiting):  # fewer rows are worth a copy of what is kept of them
+                rows = torch.tensor(going, device=self.device)
+                cache.batch_select_indices(rows)
+                places, inputs = places[rows], {name: values[rows] for name, values in inputs.items()}
+                choosers, waiting = [choosers[row] for row in going], [waiting[row] for row in going]
             count = min(len(tokens) for tokens in waiting if tokens)
             fed = [tokens[:count] or [self._padding] * count for tokens in waiting]
             inputs["input_ids"] = torch.tensor(fed, device=self.device)

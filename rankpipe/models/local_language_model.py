@@ -1,8 +1,11 @@
 """A causal language model in this process: the LanguageModel behind a folder of transformers.
 
-On a CPU a prompt is a batch of its own, and every core has one: a product of matrices is rounded by its shape, and what a
-model says of a prompt is not to depend on what is asked with it. Prompts are hundreds of tokens long, so hardly anything
-would be gained. On other devices prompts of about one length share a batch, padded on the left.
+On a CPU a prompt that is only read is a batch of its own, and every core has one: a product of matrices is rounded by
+its shape, and what a model says of a prompt is not to depend on what is asked with it. Prompts are hundreds of tokens
+long, so hardly anything would be gained. Where answers are written token by token, a pass for one of them takes about as
+long as for ten, as all of the weights are read from memory each time: there, and on other devices, prompts of about one
+length share a batch, padded on the left, and what is drawn may differ where two tokens are equally probable but for
+rounding.
 """
 
 from __future__ import annotations
@@ -28,8 +31,10 @@ from rankpipe.models.runtime import Runtime
 
 T = TypeVar("T")
 
-BATCH_TOKENS = {"mps": 4096, "cuda": 16_384}
+BATCH_TOKENS = {"cpu": 8192, "mps": 4096, "cuda": 16_384}
 """Tokens of a batch, by the kind of device: what they leave as keys and values has to fit beside the weights."""
+WRITTEN = 32
+"""Answers that a core writes at once: with more, the products of matrices take in proportion longer."""
 
 Advance = Callable[[int], None]
 
@@ -96,7 +101,7 @@ class LocalLanguageModel:
             asked = torch.from_numpy(np.stack([numbers[row] for row in rows])).to(logits.device)
             return list(logits.gather(1, asked).cpu().numpy())
 
-        return np.array(self._each(look, prompts, advance), np.float32).reshape(len(chats), len(options))
+        return np.array(self._each(look, _lengths(prompts), advance), np.float32).reshape(len(chats), len(options))
 
     def log_probabilities(
         self, chats: Sequence[Chat], texts: Sequence[str], advance: Advance = _silent
@@ -118,7 +123,7 @@ class LocalLanguageModel:
                 means.append(float(logs[place, -size:].gather(1, tokens[:, None]).mean()) if size else 0.0)
             return means
 
-        return np.array(self._each(look, prompts, advance), np.float32)
+        return np.array(self._each(look, _lengths(prompts), advance), np.float32)
 
     def write(
         self, chats: Sequence[Chat], writing: Writing, answered: Answered = lambda _, __: None
@@ -144,25 +149,26 @@ class LocalLanguageModel:
                 for row, group in zip(rows, choosers, strict=True)
             ]
 
-        more = [writing.longest] * len(prompts)
-        return self._each(answer, prompts, _silent, more, answered)
+        most = max(1, min(WRITTEN // writing.count, -(-len(prompts) // self._threads)))  # and a batch for every core
+        sizes = [(len(prompt) + writing.longest) * writing.count for prompt in prompts]
+        return self._each(answer, sizes, _silent, answered, most=most)
 
     def arrange(
         self, chats: Sequence[Chat], texts: Sequence[Sequence[str]], separator: str, advance: Advance = _silent
     ) -> list[list[int]]:
         """How chats go on where each has to list its texts once, as places of its texts."""
-        prompts, choosers, most = [], [], []
+        prompts, choosers, sizes = [], [], []
         for chat, listed in zip(chats, texts, strict=True):
             begun, first, later = self._list_tokens(chat, listed, separator)
             choosers.append(Arranging(first, later))
             prompts.append(np.concatenate([self._prompt(chat), begun, np.array(choosers[-1].opening, np.int64)]))
-            most.append(sum(map(len, later)))
+            sizes.append(len(prompts[-1]) + sum(map(len, later)))
 
         def answer(rows: list[int]) -> list[list[int]]:
             self._network.decode([prompts[row] for row in rows], [choosers[row] for row in rows])
             return [choosers[row].order for row in rows]
 
-        return self._each(answer, prompts, advance, most)
+        return self._each(answer, sizes, advance)
 
     # -- tokens -------------------------------------------------------------------------------------------------
 
@@ -212,29 +218,36 @@ class LocalLanguageModel:
     def _each(
         self,
         work: Callable[[list[int]], Sequence[T]],
-        prompts: Sequence[Ids],
+        sizes: Sequence[int],
         advance: Advance,
-        more: Sequence[int] | None = None,
         answered: Callable[[int, T], None] = lambda _, __: None,
+        *,
+        most: int | None = 1,
     ) -> list[T]:
         """What the work on a batch of prompts, given as their places, makes of each of them. The longest come first.
 
-        more      tokens that each of them may go on with
+        sizes     tokens of each of them and of what it may go on with
         answered  is told the place of a prompt and what became of it, in this thread
+        most      prompts of a batch on a CPU; elsewhere the tokens alone limit it
         """
-        sizes = [len(prompt) + (more[row] if more else 0) for row, prompt in enumerate(prompts)]
-        alone = self._device.type == "cpu"
-        cut = [[row] for row in np.argsort(sizes).tolist()] if alone else rising_batches(sizes, self._budget)
-        batches = [np.array(rows, np.int64) for rows in reversed(cut)]
+        on_cores = self._device.type == "cpu"
+        batches = [
+            np.array(rows, np.int64)
+            for rows in reversed(rising_batches(sizes, self._budget, most if on_cores else None))
+        ]
         made: dict[int, T] = {}
-        with thread_limit(1 if alone else self._threads), torch.inference_mode():
-            found = each_on_a_core(lambda rows: work(rows.tolist()), batches, self._threads if alone else 1)
+        with thread_limit(1 if on_cores else self._threads), torch.inference_mode():
+            found = each_on_a_core(lambda rows: work(rows.tolist()), batches, self._threads if on_cores else 1)
             for rows, answers in found:
                 for row, one in zip(rows.tolist(), answers, strict=True):
                     made[row] = one
                     answered(row, one)
                 advance(len(rows))
-        return [made[row] for row in range(len(prompts))]
+        return [made[row] for row in range(len(sizes))]
+
+
+def _lengths(prompts: Sequence[Ids]) -> list[int]:
+    return [len(prompt) for prompt in prompts]
 
 
 def _generators(chat: Chat, writing: Writing) -> list[np.random.Generator]:

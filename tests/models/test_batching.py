@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankpipe.models.batching import each_on_a_core
+from rankpipe.models.batching import each_on_a_core, rising_batches
 
 PARTS = [np.array([number, number + 1], np.int64) for number in range(40)]
 
@@ -43,3 +43,11 @@ def test_no_gradients_are_kept_where_batches_are_computed() -> None:
     with torch.inference_mode():
         kept = [answer for _, answer in each_on_a_core(lambda _: (weight * 2).requires_grad, PARTS, 2)]
     assert not any(kept)
+
+
+def test_batches_rise_within_their_tokens_and_rows() -> None:
+    lengths = [5, 1, 9, 2, 2, 30]
+    assert rising_batches(lengths, 12) == [[1, 3, 4], [0], [2], [5]]  # 3 rows of 2; one of 5, as 2 of 9 are too many
+    assert rising_batches(lengths, 100, 2) == [[1, 3], [4, 0], [2, 5]]
+    assert rising_batches(lengths, 100, 1) == [[1], [3], [4], [0], [2], [5]]
+    assert rising_batches([], 12) == []

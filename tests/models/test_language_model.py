@@ -15,7 +15,7 @@ import torch
 
 from rankpipe.errors import ModelError
 from rankpipe.models.causal_lm import ChatTokens
-from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing
+from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, nucleus
 from rankpipe.models.language_model import Answer, Chat, LanguageModel, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
 from rankpipe.models.runtime import Runtime
@@ -202,6 +202,29 @@ def test_prompts_that_share_a_batch_go_on_as_they_do_alone(tmp_path: Path, tiny_
     ]
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_answers_that_go_on_when_others_have_ended_stay_the_same(
+    tmp_path: Path, tiny_causal_lm: Write, kind: str
+) -> None:
+    folder = tiny_causal_lm(tmp_path, kind=kind, **KINDS[kind])
+    plain = CausalNetwork(network(folder), torch.float32, padding=0)
+    prompts = [np.array(written(folder, chat), np.int64) for chat in (*CHATS, *CHATS)]
+    lengths = [3, 21, 1, 8, 2, 5, 13, 1]
+
+    def choosers() -> list[Drawing]:
+        return [
+            drawing(np.random.default_rng(longest), ends=(), longest=longest, temperature=2.0) for longest in lengths
+        ]
+
+    alone, together = choosers(), choosers()
+    with torch.inference_mode():
+        for prompt, chooser in zip(prompts, alone, strict=True):
+            plain.decode([prompt], [chooser])
+        plain.decode(prompts, together)
+    assert [one.made for one in together] == [one.made for one in alone]
+    assert [len(one.made) for one in together] == lengths
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_a_chat_is_answered_alike_whatever_is_asked_with_it(tmp_path: Path, tiny_causal_lm: Write, dtype: str) -> None:
     folder = tiny_causal_lm(tmp_path)
@@ -354,6 +377,21 @@ def test_only_the_most_probable_tokens_that_make_up_a_share_are_drawn() -> None:
     for top_p, kept in ((0.6, {3}), (0.7, {1, 3}), (0.95, {0, 1, 3})):
         drawn = {drawing(rng, ends=(), temperature=1.0, top_p=top_p).choose(logits)[0] for _ in range(400)}
         assert drawn == kept
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 0.05, 1.0, 8.0])  # 0: all tokens are equally probable
+def test_of_a_large_vocabulary_the_same_tokens_make_up_a_share(sharpness: float) -> None:
+    rng = np.random.default_rng(3)
+    values = np.round(rng.normal(size=5000), 1)  # many are equal
+    shares = np.exp(sharpness * values) / np.exp(sharpness * values).sum()
+    for least in (0.01, 0.3, 0.9, 0.999):
+        total, kept = 0.0, []
+        for token in sorted(range(5000), key=lambda token: (-shares[token], token)):
+            kept.append(token)
+            total += shares[token]
+            if total >= least:
+                break
+        assert nucleus(shares, least).tolist() == sorted(kept)
 
 
 # -- what is refused ------------------------------------------------------------------------------------------------------
