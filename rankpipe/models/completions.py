@@ -17,13 +17,17 @@ EXCERPT = 300
 """Characters of what a server said that an error shows."""
 
 
-def request(model: str, chat: Chat, writing: Writing, number: int) -> bytes:
-    """What is sent for one answer to a chat. number: of the answer, from 0; it makes another seed."""
+def request(model: str, chat: Chat, writing: Writing, number: int, length_field: str = "max_tokens") -> bytes:
+    """What is sent for one answer to a chat.
+
+    number        of the answer, from 0; it makes another seed
+    length_field  what the field is called that limits the tokens of the answer
+    """
     said = [("system", chat.system), ("user", chat.user), ("assistant", chat.answer)]
     fields: dict[str, Any] = {
         "model": model,
         "messages": [{"role": role, "content": _whole(text)} for role, text in said if text or role == "user"],
-        "max_tokens": writing.longest,
+        length_field: writing.longest,
         "temperature": writing.temperature,
         "top_p": writing.top_p,
         "seed": writing.seed + number,

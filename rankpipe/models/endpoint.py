@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
@@ -31,6 +31,8 @@ class Endpoint:
     concurrency   requests that are on their way at once
     timeout       seconds after which a request without an answer has failed
     retries       how often a request that failed is sent again
+    length_field  what the field is called that limits the tokens of an answer: all servers know max_tokens, but for
+                  OpenAI's own newer models, which refuse it
     """
 
     url: Annotated[str, AfterValidator(_base_url)]
@@ -38,3 +40,4 @@ class Endpoint:
     concurrency: Annotated[int, Strict(), Ge(1), Le(256)] = 4
     timeout: Annotated[float, Gt(0)] = 120.0
     retries: Annotated[int, Strict(), Ge(0)] = 5
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"

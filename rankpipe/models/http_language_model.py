@@ -55,7 +55,7 @@ class HttpLanguageModel:
 
     Each answer is a request of its own: not every server knows `n`. Where a chat has the beginning of its answer, that is
     sent as the last message, of the assistant: some servers go on with it, others begin anew; one that repeats it has
-    the repetition taken off. Tokens are limited by `max_tokens`, which some of OpenAI's own models refuse by now.
+    the repetition taken off.
     """
 
     def __init__(self, model: str, endpoint: Endpoint, backoff: Backoff = BACKOFF) -> None:
@@ -93,7 +93,7 @@ class HttpLanguageModel:
 
         def ask(connection: Connection, over: threading.Event, task: _Task) -> Answer | None:
             chat = chats[task.place]
-            body = completions.request(self._model, chat, writing, task.number)
+            body = completions.request(self._model, chat, writing, task.number, self._endpoint.length_field)
             return self._insist(lambda: server.answer(connection, body, chat, writing), over)
 
         tasks = [_Task(place, number) for place in range(len(chats)) for number in range(writing.count)]

@@ -266,6 +266,12 @@ def test_what_is_empty_is_not_sent(server: Server) -> None:
     assert "Authorization" not in server.asked[0].headers
 
 
+def test_the_field_that_limits_an_answer_has_the_name_that_the_server_knows(server: Server) -> None:
+    opened(server, length_field="max_completion_tokens").write(chats(1), SHORT)
+    assert server.asked[0].question["max_completion_tokens"] == 20
+    assert "max_tokens" not in server.asked[0].question
+
+
 def test_half_a_character_is_sent_as_one_that_a_server_can_read(server: Server) -> None:
     opened(server).write([Chat("a \ud83d b 😀")], SHORT)
     assert server.asked[0].user == "a \ufffd b 😀"
