@@ -23,6 +23,9 @@ from rankpipe.models.language_model import Answer, Chat, Writing
 FAREWELL = 1.0
 """Seconds that a call waits for its threads when it ends, all together. Looking up a host's name cannot be broken off."""
 
+ATTENTION = 0.5
+"""Seconds within which Ctrl-C is noticed."""
+
 
 class Backoff(NamedTuple):
     """Seconds before a request that failed is sent again.
@@ -169,12 +172,20 @@ class _Threads:
             thread.start()
             self._started.append(thread)
         for _ in range(self._expected):
-            news = self._news.get()
+            news = self._next()
             if isinstance(news, BaseException):
                 self._end()
                 yield from self._rest()
                 raise news
             yield news
+
+    def _next(self) -> tuple[_Task, Answer] | BaseException:
+        """Wait for news. Looks up now and then: a Ctrl-C just before the wait begins would be noticed at its end only."""
+        while True:
+            try:
+                return self._news.get(timeout=ATTENTION)
+            except queue.Empty:
+                continue
 
     def _rest(self) -> Iterator[tuple[_Task, Answer]]:
         while not self._news.empty():
