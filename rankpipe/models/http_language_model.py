@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from rankpipe.errors import RankpipeError
@@ -182,10 +183,8 @@ class _Threads:
     def _next(self) -> tuple[_Task, Answer] | BaseException:
         """Wait for news. Looks up now and then: a Ctrl-C just before the wait begins would be noticed at its end only."""
         while True:
-            try:
+            with suppress(queue.Empty):
                 return self._news.get(timeout=ATTENTION)
-            except queue.Empty:
-                continue
 
     def _rest(self) -> Iterator[tuple[_Task, Answer]]:
         while not self._news.empty():
