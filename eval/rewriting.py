@@ -44,11 +44,11 @@ METHODS = {
     "query2doc": ("bm25", "query2doc: {writer: WRITER, max_tokens: LONGEST}", "bm25: {k: 1000}"),
     "keywords": ("bm25", "keywords: {writer: WRITER}", "bm25: {k: 1000}"),
     "multi-query": ("bm25", "multi-query: {writer: WRITER, max_tokens: LONGEST, stages: [bm25: {k: 1000}]}"),
-    "dense": ("dense", "dense: {model: minilm, k: 1000}"),
+    "dense": ("dense", "dense: {model: MODEL, k: 1000}"),
     "hyde": (
         "dense",
-        "hyde: {writer: WRITER, model: minilm, passages: PASSAGES, max_tokens: LONGEST}",
-        "dense: {model: minilm, k: 1000}",
+        "hyde: {writer: WRITER, model: MODEL, passages: PASSAGES, max_tokens: LONGEST}",
+        "dense: {model: MODEL, k: 1000}",
     ),
 }
 """By name, the method that it is compared with, and its stages."""
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queries", type=int, default=QUERIES, help="of each data set")
     parser.add_argument("--passages", type=int, default=8, help="that hyde asks for")
     parser.add_argument("--writer", default="smollm2", help="reference of the language model")
+    parser.add_argument("--model", default="minilm", help="reference of the encoder")
     parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")
     return parser
 
@@ -85,7 +86,12 @@ def _drawn(queries: Queries, count: int) -> Queries:
 def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict[str, Any]:
     dataset = Dataset.load(name)
     stages = METHODS[method][1:]
-    values = {"WRITER": options.writer, "LONGEST": str(LONGEST), "PASSAGES": str(options.passages)}
+    values = {
+        "WRITER": options.writer,
+        "MODEL": options.model,
+        "LONGEST": str(LONGEST),
+        "PASSAGES": str(options.passages),
+    }
     for place, value in values.items():
         stages = [stage.replace(place, value) for stage in stages]
     pipeline = Pipeline.from_yaml("stages:\n" + "".join(f"  - {stage}\n" for stage in stages), corpus=dataset.corpus)
