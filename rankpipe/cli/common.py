@@ -1,0 +1,131 @@
+"""What commands have in common: opening what they are given, saying what came out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from rankpipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from rankpipe.data import Dataset
+    from rankpipe.evaluation.experiment import Experiment
+    from rankpipe.evaluation.result import Result
+    from rankpipe.models.runtime import Runtime
+    from rankpipe.pipeline import Pipeline
+    from rankpipe.pipeline.order import Given
+    from rankpipe.run import Run
+    from rankpipe.trec import Ties
+
+
+def common_dataset(folders: list[Path]) -> tuple[str | None, str]:
+    """Data set and split that all folders of results say they were made on; None where that is not one."""
+    made_on = {_made_on(folder) for folder in folders}
+    name, split = made_on.pop() if len(made_on) == 1 else (None, None)
+    return name, split or "test"
+
+
+def _made_on(folder: Path) -> tuple[str | None, str | None]:
+    import json
+
+    try:
+        described = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["dataset"]
+        return str(described["name"]), str(described["split"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None  # no folder of ours: then the judgements have to be named
+
+
+def measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, measures: list[str] | None) -> Result:
+    """A run measured by a file of judgements, or by a data set with its quirks."""
+    if (qrels is None) == (dataset is None):
+        raise UsageError("give the judgements by one of --qrels FILE and --dataset NAME")
+    if qrels is not None:
+        from rankpipe.data.readers import read_qrels
+        from rankpipe.evaluation import DEFAULT_MEASURES, evaluate
+
+        return evaluate(ranked, read_qrels(qrels), measures or DEFAULT_MEASURES)
+    from rankpipe.evaluation.experiment import evaluate_on
+
+    return evaluate_on(ranked, load_dataset(dataset or ""), split, measures=measures)
+
+
+def finish(experiment: Experiment, output: Path | None, *, force: bool, before: Result | None = None) -> None:
+    """Show the measures of an experiment and write its results, if they have a place."""
+    print_result(experiment.result, before)
+    if output is None:
+        say("nothing is written; --output FOLDER keeps the results")
+        return
+    from rankpipe.evaluation.report import write_results
+
+    write_results(experiment, output, command=command_line(), force=force)
+    say(f"results: {output}")
+
+
+def print_result(result: Result, before: Result | None = None) -> None:
+    """Measures on standard output, a line each; what was assumed on standard error."""
+    width = max(map(len, result))
+    for name, value in result.items():
+        print(f"{name:<{width}}  {value:.4f}" + ("" if before is None else f"  (given: {before[name]:.4f})"))
+    for sentence in result.assumed:
+        say(f"note: {sentence}")
+
+
+def command_line() -> str:
+    """The command line that was given."""
+    return shlex.join(["rankpipe", *sys.argv[1:]])
+
+
+def load_both(
+    pipeline: str, dataset: str, runtime: Runtime, output: Path | None, *, force: bool, given: Given | None = None
+) -> tuple[Pipeline, Dataset]:
+    """Pipeline and data set of an experiment, if its results can be written."""
+    from rankpipe.store import check_replaceable
+
+    if output is not None:
+        check_replaceable(output, force=force)
+    return load_pipeline(pipeline, runtime, given), load_dataset(dataset)
+
+
+def load_pipeline(path: str, runtime: Runtime | None, given: Given | None = None) -> Pipeline:
+    """A pipeline file or a shipped one, opened."""
+    from rankpipe.pipeline import Pipeline
+    from rankpipe.pipeline.order import NOTHING
+
+    return Pipeline.load(path, runtime=runtime, given=given or NOTHING)
+
+
+def load_dataset(name: str) -> Dataset:
+    """A data set; what is to be known of it is said."""
+    from rankpipe.data import Dataset
+
+    dataset = Dataset.load(name)
+    for note in dataset.notes:
+        say(note)
+    return dataset
+
+
+def runtime_of(threads: int | None, device: str, dtype: str) -> Runtime:
+    """How networks run, from what was given on the command line."""
+    from rankpipe.models.runtime import Dtype, Runtime
+
+    return Runtime(threads=threads, device=device, dtype=cast(Dtype, dtype))
+
+
+def ties_of(name: str) -> Ties:
+    """What orders equal scores, if it is one of both. Raises UsageError."""
+    if name not in ("doc_id", "rank"):
+        raise UsageError(f"--ties is {name!r}, must be doc_id or rank")
+    return name  # type: ignore[return-value]
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal, apart from the results on standard output."""
+    print(text, file=sys.stderr)
+
+
+def shortened(text: str, width: int = 160) -> str:
+    """Text on one line, with what is cut off shown as an ellipsis, and what a terminal would obey as a mark."""
+    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
