@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on standard error where that is a terminal; else one line, if it will take long."""
+"""Progress of long steps: a bar on standard error where that is a terminal; else a line a minute, if it will take long."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TypeVar
 T = TypeVar("T", bound=Sized)
 
 LONG = 30.0
-"""Seconds that must be left of a step, for a line to be written where there is no terminal."""
+"""Seconds that must be left of a step for a line to be written where there is no terminal."""
 LOOK = 3.0
 """Seconds after which it is estimated for the first time."""
+AGAIN = 60.0
+"""Seconds after which another line is written."""
 
 
 def tracked(blocks: Iterable[T], total: int, what: str, *, show: bool | None = None) -> Iterator[T]:
@@ -45,23 +47,23 @@ def counted(total: int, what: str, *, done: int = 0, show: bool | None = None) -
 
 
 class _Line:
-    """Writes one line, once it is known that the step will take long."""
+    """Writes a line once it is known that the step will take long, and others now and then."""
 
     def __init__(self, total: int, what: str, done: int) -> None:
         self._total, self._what, self._before = total, what, done
         self._done = done
         self._started = perf_counter()
-        self._written = False
+        self._next = LOOK
 
     def __call__(self, more: int) -> None:
         self._done += more
         elapsed = perf_counter() - self._started
-        if self._written or elapsed < LOOK or self._done == self._before:
+        if elapsed < self._next or self._done == self._before:
             return
         rate = (self._done - self._before) / elapsed
         left = (self._total - self._done) / rate
         if left >= LONG:
-            self._written = True
+            self._next = elapsed + AGAIN
             print(
                 f"{self._done:,} of {self._total:,} {self._what} done, {rate:,.3g}/s, about {spoken(left)} left",
                 file=sys.stderr,

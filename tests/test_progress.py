@@ -22,13 +22,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_a_long_step_says_once_how_many_how_fast_and_how_long(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_step_says_now_and_then_how_many_how_fast_and_how_long(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     with counted(5183, "documents") as advance:
         for _ in range(50):
             clock.now += 2
             advance(100)
-    # first looked at after 4 seconds: 200 of 5,183 at 50/s, so 4,983 / 50 = 99.7 seconds are left
-    assert capsys.readouterr().err == "200 of 5,183 documents done, 50/s, about 2 min left\n"
+    # first looked at after 4 seconds: 200 of 5,183 at 50/s, so 4,983 / 50 = 99.7 seconds are left; then 60 seconds later
+    assert capsys.readouterr().err == (
+        "200 of 5,183 documents done, 50/s, about 2 min left\n3,200 of 5,183 documents done, 50/s, about 40 s left\n"
+    )
 
 
 def test_what_was_done_before_counts_for_the_share_not_for_the_rate(
