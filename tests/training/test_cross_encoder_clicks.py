@@ -161,6 +161,26 @@ def test_clicks_are_learnt_and_what_was_learnt_of_positions_is_told(
         assert len(learnt["propensities"]) == (3 if method == KNOWN else 6)
 
 
+def test_an_adapter_learns_from_clicks_and_leaves_the_network_as_it_was(
+    garden: Path, tiny_encoder: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    garden_log(garden, tmp_path / "clicks.jsonl")
+    network = tiny_encoder(tmp_path / "encoder")
+    before = (network / "model.safetensors").read_bytes()
+    phase = "  - clicks: {log: clicks.jsonl, batch: 4, steps: 5, learning_rate: 1.0e-2}"
+    recipe = write_recipe(tmp_path, network, phase, more="adapter: {method: lora, r: 2}")
+    output = tmp_path / "out"
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", output, "--dtype", "float32")
+    assert done.status == 0, done.err
+    assert (network / "model.safetensors").read_bytes() == before
+    learnt = load_file(output / "adapter" / "adapter_model.safetensors")
+    second = [values for name, values in learnt.items() if "lora_B" in name]
+    assert second
+    assert all(bool(values.any()) for values in second)  # they begin as zeros
+    (positions,) = json.loads((output / "manifest.json").read_text())["positions"]
+    assert len(set(positions["propensities"])) > 1  # they begin equal
+
+
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_loss_and_gradients_of_a_step_are_those_of_plain_torch(
     garden: Path, tiny_cross_encoder: Write, tmp_path: Path, in_turn: bool
