@@ -1,7 +1,5 @@
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,20 +9,8 @@ SCRIPT = Path(__file__).parents[2] / "eval" / "beir.py"
 
 
 @pytest.fixture(scope="module")
-def beir() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # as when the script is run
-        yield _loaded()
-
-
-def _loaded() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rankpipe_eval_beir", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def beir(eval_script: Callable[[str], ModuleType]) -> ModuleType:
+    return eval_script("beir")
 
 
 @pytest.fixture

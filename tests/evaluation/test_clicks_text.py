@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,19 +14,10 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from rankpipe import Corpus, Dataset, Queries, Run
 
-EVAL = Path(__file__).parents[2] / "eval"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EVAL))
-    spec = importlib.util.spec_from_file_location("clicks_text", EVAL / "clicks_text.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "clicks_text", module)
-    spec.loader.exec_module(module)
-    return module
+def script(eval_script: Callable[[str], ModuleType]) -> ModuleType:
+    return eval_script("clicks_text")
 
 
 CORPUS = Corpus.from_records([{"id": f"d{at}", "text": "a"} for at in (1, 2, 3)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,16 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "eval" / "cross_encoder.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rankpipe_eval_cross_encoder", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        patch.setitem(__import__("sys").modules, spec.name, module)  # dataclasses look for it there
-        spec.loader.exec_module(module)
-    return module
+def script(eval_script: Callable[[str], ModuleType]) -> ModuleType:
+    return eval_script("cross_encoder")
 
 
 def test_every_method_has_a_recipe(script: ModuleType, tmp_path: Path) -> None:

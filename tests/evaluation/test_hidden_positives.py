@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,19 +10,10 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 
-EVAL = Path(__file__).parents[2] / "eval"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EVAL))
-    spec = importlib.util.spec_from_file_location("hidden_positives", EVAL / "hidden_positives.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "hidden_positives", module)
-    spec.loader.exec_module(module)
-    return module
+def script(eval_script: Callable[[str], ModuleType]) -> ModuleType:
+    return eval_script("hidden_positives")
 
 
 def test_documents_that_are_known_to_be_relevant_take_no_place(script: ModuleType) -> None:

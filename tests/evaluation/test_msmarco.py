@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,8 @@ SCRIPT = Path(__file__).parents[2] / "eval" / "msmarco.py"
 
 
 @pytest.fixture
-def msmarco(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(SCRIPT.parent)  # as when the script is run
-    spec = importlib.util.spec_from_file_location("rankpipe_eval_msmarco", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def msmarco(eval_script: Callable[[str], ModuleType]) -> ModuleType:
+    return eval_script("msmarco")
 
 
 @pytest.fixture
