@@ -206,11 +206,38 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             for method, rows in of.items():
                 if len(rows[0]["results"]) > 1:
                     yield f"| {method} | " + " | ".join(_elsewhere(of, rows[0], other) for other in others) + " |"
+        yield from _apart(of, name)
         yield "\nWhat was measured on development queries, first seed:\n"
         for method, rows in of.items():
             if rows[0]["curve"]:
                 yield f"- {method}: " + curve(rows[0]["curve"], MEASURES[0])
         yield ""
+
+
+def _apart(of: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> Iterator[str]:
+    """Test queries that ask for documents which no training query asks for, apart from the others."""
+    dataset = Dataset.load(name)
+    trained = {doc_id for grades in dataset.qrels("train").values() for doc_id, grade in grades.items() if grade > 0}
+    relevant = {
+        query_id: {doc_id for doc_id, grade in grades.items() if grade > 0}
+        for query_id, grades in dataset.qrels("test").items()
+    }
+    groups: dict[bool, list[str]] = {True: [], False: []}
+    for query_id in next(iter(of.values()))[0]["results"][name][MEASURES[0]]:
+        groups[relevant[query_id].isdisjoint(trained)].append(query_id)
+    if not all(groups.values()):
+        return
+    yield (
+        f"\nOf {len(groups[True])} test queries no relevant document is one of a training query, "
+        f"of {len(groups[False])} at least one is; {MEASURES[0]} of either:\n"
+    )
+    yield "| method | none is | one is |\n|---|---:|---:|"
+    for method, rows in of.items():
+        values = [
+            _spread([fmean(one["results"][name][MEASURES[0]][query_id] for query_id in ids) for one in rows])
+            for ids in groups.values()
+        ]
+        yield f"| {method} | {' | '.join(values)} |"
 
 
 def _of(cells: Sequence[Mapping[str, Any]], name: str, method: str) -> list[Mapping[str, Any]]:
