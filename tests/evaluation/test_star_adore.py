@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -44,3 +46,29 @@ def test_every_method_runs_and_a_finished_cell_is_not_run_again(
     assert again.returncode == 0, again.stderr
     assert all(f"{method}-0.json: finished before" in again.stderr for method in METHODS)
     assert "training" not in again.stderr
+
+
+def test_queries_that_ask_for_documents_of_training_queries_stand_apart(
+    tmp_path: Path, eval_script: Callable[[str], ModuleType]
+) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text("".join(f'{{"_id": "d{at}", "text": "word"}}\n' for at in range(4)))
+    (tmp_path / "queries.jsonl").write_text("".join(f'{{"_id": "q{at}", "text": "word {at}"}}\n' for at in range(4)))
+    for split, lines in (
+        ("train", ["q0\td0\t1", "q0\td1\t0"]),  # d1 is not relevant
+        ("test", ["q1\td0\t1", "q1\td2\t1", "q2\td1\t2", "q3\td2\t1", "q3\td0\t0"]),
+    ):
+        (tmp_path / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *lines]) + "\n")
+    name = str(tmp_path)
+
+    def cell(*values: float) -> dict[str, Any]:
+        return {"results": {name: {"nDCG@10": dict(zip(("q1", "q2", "q3"), values, strict=True))}}}
+
+    of = {"zero-shot": [cell(0.1, 0.2, 0.4)], "star": [cell(0.5, 0.6, 0.8), cell(0.7, 0.8, 0.8)]}
+    lines = list(eval_script("star_adore")._apart(of, name))
+    assert lines == [
+        "\nOf 2 test queries no relevant document is one of a training query, of 1 at least one is; nDCG@10 of either:\n",
+        "| method | none is | one is |\n|---|---:|---:|",
+        "| zero-shot | 0.3000 | 0.1000 |",
+        "| star | 0.7500 ± 0.0707 | 0.6000 ± 0.1414 |",
+    ]
