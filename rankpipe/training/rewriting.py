@@ -157,7 +157,7 @@ def rewrite_queries(
     shown = [one for one in chosen if one.fate == "kept"]
     writer = open_writer(setting.writer, setting.endpoint, "the setting 'rewrite'")
     answers = Answers(writer, Writing(longest=setting.max_tokens, stop=SENTENCE))
-    with counted(len(shown), "queries rewritten") as advance:
+    with counted(len(shown), "rewrites") as advance:
         written = answers.of([_chat(prompt, one) for one in shown], advance)
     answered = [
         _answered(one, answer, _opening(prompt, one.query), elsewhere)
