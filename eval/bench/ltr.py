@@ -87,16 +87,17 @@ def _training(lists: FeatureLists, options: argparse.Namespace) -> dict[str, flo
         _ours(lists, log, 20, Path(folder) / "first")
         steps = max(round(options.seconds / (time.perf_counter() - begun) * 20), 1)
         rates: dict[str, list[float]] = {"rankpipe": [], "plain": []}
+        last: dict[str, FeatureRanker] = {}
         for turn in range(options.repeats):
-            plain, count, seconds = _plain(lists, shown, model, options.seconds)
+            last["plain"], count, seconds = _plain(lists, shown, model, options.seconds)
             rates["plain"].append(count / seconds)
             begun = time.perf_counter()
-            ranker = _ours(lists, log, steps, Path(folder) / str(turn))
+            last["rankpipe"] = _ours(lists, log, steps, Path(folder) / str(turn))
             rates["rankpipe"].append(steps * BATCH / (time.perf_counter() - begun))
     a_list = float(log.count.mean())
     speeds = {name: _median(values) for name, values in rates.items()}
     with torch.inference_mode():
-        quality = {name: measured(one, lists, "nDCG@10")() for name, one in (("rankpipe", ranker), ("plain", plain))}
+        quality = {name: measured(one, lists, "nDCG@10")() for name, one in last.items()}
     ratio = _median([ours / theirs for ours, theirs in zip(rates["rankpipe"], rates["plain"], strict=True)])
     print(
         f"training: {speeds['rankpipe']:,.0f} lists/s, each with {a_list:,.0f} sessions; plain {speeds['plain']:,.0f} lists/s of "
@@ -106,7 +107,7 @@ def _training(lists: FeatureLists, options: argparse.Namespace) -> dict[str, flo
     return {
         "lists": round(ratio, 2),
         "sessions": round(ratio * a_list, 1),
-        **{f"nDCG@10 {name}": round(value, 4) for name, value in quality.items()},
+        **{f"nDCG@10 {name}": round(quality[name], 4) for name in rates},
     }
 
 
