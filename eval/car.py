@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ from rich.console import Console
 from trained import (
     by_query,
     cell_done,
+    cells_of,
     comparison,
     digests,
     finished,
     mean,
     over_seeds,
+    spread,
     train,
     write,
     write_all,
@@ -190,7 +192,7 @@ def _examples(table: Path) -> list[dict[str, Any]]:
 
 def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for name in dict.fromkeys(one["dataset"] for one in cells):
-        of = {method: rows for method in METHODS if (rows := _of(cells, name, method))}
+        of = {method: rows for method in METHODS if (rows := cells_of(cells, name, method))}
         first = next(iter(of.values()))[0]
         groups = {"all": list(first["results"][MEASURES[0]])}
         groups["ambiguous"] = [one for one in groups["all"] if one in set(first["ambiguous"])]
@@ -201,7 +203,7 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "| method | seeds | " + " | ".join(f"{group} {measure}" for group, measure in columns) + " | minutes |"
         yield "|---|---:|" + "---:|" * (len(columns) + 1)
         for method, rows in of.items():
-            values = [_spread([_mean(one, groups[group], measure) for one in rows]) for group, measure in columns]
+            values = [spread([_mean(one, groups[group], measure) for one in rows]) for group, measure in columns]
             minutes = fmean(one["seconds"]["training"] for one in rows) / 60
             yield f"| {method} | {len(rows)} | " + " | ".join(values) + f" | {minutes:.0f} |"
         yield "\nDifference of means over seeds, p of the paired t-test over queries:\n"
@@ -232,18 +234,8 @@ def _rewrites(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     yield ""
 
 
-def _of(cells: Sequence[Mapping[str, Any]], name: str, method: str) -> list[Mapping[str, Any]]:
-    """Cells of a method, the first seed first."""
-    found = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
-    return sorted(found, key=lambda one: one["seed"])
-
-
 def _mean(cell: Mapping[str, Any], ids: Sequence[str], measure: str) -> float:
     return fmean(cell["results"][measure][one] for one in ids) if ids else float("nan")
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def _compared(first: Sequence[Any], second: Sequence[Any], ids: Sequence[str], measure: str) -> str:

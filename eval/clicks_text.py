@@ -26,20 +26,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from trained import by_query, comparison, digests, finished, mean, over_seeds, write, write_cell
+from trained import by_query, comparison, digests, finished, mean, over_seeds, spread, write, write_cell, write_table
 
 from rankpipe import Dataset, Pipeline, Run, Runtime
 from rankpipe.cli.train import train_recipe
@@ -101,10 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     done = [_done(*one, options, say) for one in wanted]
     cells = [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]
     if cells := [one for one in cells if one["clicks"] == options.clicks]:
-        command = shlex.join(["python", "eval/clicks_text.py", *(sys.argv[1:] if arguments is None else arguments)])
-        text = f"# Text search that learns from clicks\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
-        write(options.output / "table.md", text + "\n")
-        print(text)
+        command = ["python", "eval/clicks_text.py", *(sys.argv[1:] if arguments is None else arguments)]
+        write_table(options.output, "Text search that learns from clicks", command, _table(cells))
     return int(not all(done))
 
 
@@ -353,8 +350,8 @@ def _of_log(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         share = (
             f"{100 * found / mean(values[labels]):.1f} %" if labels in values and method not in (HYBRID, labels) else ""
         )
-        dev = _spread([one["development"]["value"] for one in rows]) if method != HYBRID else ""
-        test = _spread([mean(one["test"]) for one in rows])
+        dev = spread([one["development"]["value"] for one in rows]) if method != HYBRID else ""
+        test = spread([mean(one["test"]) for one in rows])
         yield f"| {method} | {len(rows)} | {dev} | {test} | {over} | {p} | {share} | {_error(rows)} |"
     yield "\nDifferences, and p:\n"
     for first, second in ORDER:
@@ -368,10 +365,6 @@ def _apart(values: Mapping[str, Mapping[str, float]], first: str, second: str) -
     """By how much the second is better, and p."""
     found = comparison(values[first], values[second], MEASURE)
     return f"{found.difference:+.4f}", f"{found.t_p:.4f}" if found.t_p is not None else ""
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def _error(rows: Sequence[Mapping[str, Any]]) -> str:

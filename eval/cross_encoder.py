@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -33,7 +32,19 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from trained import by_query, comparison, curve, digests, finished, mean, over_seeds, train, write, write_cell
+from trained import (
+    by_query,
+    comparison,
+    curve,
+    digests,
+    finished,
+    mean,
+    over_seeds,
+    train,
+    write,
+    write_all,
+    write_cell,
+)
 
 from rankpipe import Dataset, Pipeline, Queries, Run, Runtime
 from rankpipe.errors import RankpipeError
@@ -114,11 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 except (RankpipeError, subprocess.SubprocessError) as error:
                     say(f"{file}: failed: {error}", markup=False)
                     failed = True
-    if cells := [json.loads(file.read_text()) for file in sorted((options.output / options.protocol).glob("*/*.json"))]:
-        command = shlex.join(["python", "eval/cross_encoder.py", *(sys.argv[1:] if arguments is None else arguments)])
-        text = f"# Cross-encoders, protocol {options.protocol}\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells))
-        write(options.output / options.protocol / "table.md", text + "\n")
-        print(text)
+    command = ["python", "eval/cross_encoder.py", *(sys.argv[1:] if arguments is None else arguments)]
+    write_all(options.output / options.protocol, f"Cross-encoders, protocol {options.protocol}", command, _table)
     return int(failed)
 
 

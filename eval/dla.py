@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shlex
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from trained import finished, write, write_cell
+from trained import finished, write_cell, write_table
 
 from rankpipe.data.dataset import data_folders
 from rankpipe.data.svmlight import FeatureLists, read_svmlight
@@ -105,10 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed |= not _done(name, model, seed, options, say)
     cells = [json.loads(file.read_text()) for file in sorted(options.output.glob("*/*.json"))]
     if cells := [one for one in cells if (one["sessions"], one["steps"]) == (options.sessions, options.steps)]:
-        command = shlex.join(["python", "eval/dla.py", *(sys.argv[1:] if arguments is None else arguments)])
-        text = f"# Learning from clicks\n\n```sh\n{command}\n```\n\n" + "\n".join(_tables(cells))
-        write(options.output / "table.md", text + "\n")
-        print(text)
+        command = ["python", "eval/dla.py", *(sys.argv[1:] if arguments is None else arguments)]
+        write_table(options.output, "Learning from clicks", command, _tables(cells))
     return int(failed)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from trained import write
+from trained import relevant, write, write_table
 
 from rankpipe import Dataset, Dense, Pipeline
 from rankpipe.training.queries import judged_queries
@@ -38,11 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the table")
     options = parser.parse_args(arguments)
     rows = [measured(name, options.model, options.max_length) for name in options.datasets]
-    command = shlex.join(["python", "eval/hidden_positives.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = ["python", "eval/hidden_positives.py", *(sys.argv[1:] if arguments is None else arguments)]
     columns = [f"of the first {depth}" for depth in DEPTHS]
     lines = [
-        "# Hard negatives that are relevant documents nobody judged\n",
-        f"```sh\n{command}\n```\n",
         f"Half of the relevant documents of each training query with two or more are hidden (seed {SEED}); shares of "
         "hidden ones among documents that are not known to be relevant, means over queries.\n",
         "| data set | queries | relevant, hidden ones included | " + " | ".join(columns) + " | of all documents |",
@@ -54,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"| {one['dataset']} | {one['queries']:,} | {one['relevant']:.1f} | {' | '.join(shares)} | "
             f"{100 * one['random']:.2f} % |"
         )
-    text = "\n".join(lines) + "\n"
     write(options.output / "shares.json", json.dumps(rows, indent=1) + "\n")
-    write(options.output / "table.md", text)
-    print(text)
+    write_table(options.output, "Hard negatives that are relevant documents nobody judged", command, lines)
     return 0
 
 
@@ -65,15 +60,15 @@ def measured(name: str, model: str, max_length: int) -> dict[str, Any]:
     """Shares of hidden documents by depth, and among all documents."""
     dataset = Dataset.load(name)
     queries, _ = judged_queries(dataset, "train")
-    judged = dataset.qrels("train")
-    relevant = [[doc_id for doc_id, grade in judged[query_id].items() if grade > 0] for query_id in queries.ids]
-    rows = [row for row, ids in enumerate(relevant) if len(ids) > 1]
+    judged = relevant(dataset, "train")
+    asked = [judged[query_id] for query_id in queries.ids]
+    rows = [row for row, ids in enumerate(asked) if len(ids) > 1]
     rng = np.random.default_rng(SEED)
     halves = []
     for row in rows:
-        ids = [relevant[row][place] for place in rng.permutation(len(relevant[row]))]
+        ids = [asked[row][place] for place in rng.permutation(len(asked[row]))]
         halves.append((set(ids[: len(ids) // 2]), set(ids[len(ids) // 2 :])))
-    stage = Dense(model=model, max_length=max_length, k=max(DEPTHS) + max(map(len, relevant)))
+    stage = Dense(model=model, max_length=max_length, k=max(DEPTHS) + max(map(len, asked)))
     run = Pipeline(stages=(stage,), corpus=dataset.corpus).run(queries.select(rows))
     found = [list(ranked) for ranked in run.to_dict().values()]
     return {

@@ -11,7 +11,6 @@ command.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from cells import slug
 from rich.console import Console
-from trained import by_query, comparison, digests, finished, mean, write, write_cell
+from trained import by_query, comparison, digests, finished, mean, write_cell, write_table
 
 from rankpipe import Dataset, Pipeline
 from rankpipe.data import Queries
@@ -59,10 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     say = Console(stderr=True, soft_wrap=True).print
     cells = [_cell(name, method, options, say) for name in options.datasets for method in options.methods]
-    command = shlex.join(["python", "eval/rewriting.py", *(sys.argv[1:] if arguments is None else arguments)])
-    text = f"# Rewriters that ask a language model\n\n```sh\n{command}\n```\n\n" + "\n".join(_table(cells, options))
-    write(options.output / "table.md", text + "\n")
-    print(text)
+    command = ["python", "eval/rewriting.py", *(sys.argv[1:] if arguments is None else arguments)]
+    write_table(options.output, "Rewriters that ask a language model", command, _table(cells, options))
     return 0
 
 

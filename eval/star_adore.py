@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from cells import slug
@@ -30,12 +30,15 @@ from rich.console import Console
 from trained import (
     by_query,
     cell_done,
+    cells_of,
     comparison,
     curve,
     digests,
     finished,
     mean,
     over_seeds,
+    relevant,
+    spread,
     train,
     write,
     write_all,
@@ -184,12 +187,12 @@ def _measured(stage: Dense, name: str) -> dict[str, dict[str, float]]:
 
 def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for name in dict.fromkeys(one["dataset"] for one in cells):
-        of = {method: _of(cells, name, method) for method in METHODS if _of(cells, name, method)}
+        of = {method: rows for method in METHODS if (rows := cells_of(cells, name, method))}
         yield f"## {name}\n"
         yield "| method | seeds | nDCG@10 | R@100 | minutes | MiB |"
         yield "|---|---:|---:|---:|---:|---:|"
         for method, rows in of.items():
-            values = [_spread([mean(one["results"][name][measure]) for one in rows]) for measure in MEASURES]
+            values = [spread([mean(one["results"][name][measure]) for one in rows]) for measure in MEASURES]
             minutes = fmean(one["seconds"] for one in rows) / 60
             memory = max(one["most_memory"] or 0 for one in rows) >> 20
             yield f"| {method} | {len(rows)} | {values[0]} | {values[1]} | {minutes:.0f} | {memory or ''} |"
@@ -217,14 +220,11 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _apart(of: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> Iterator[str]:
     """Test queries that ask for documents which no training query asks for, apart from the others."""
     dataset = Dataset.load(name)
-    trained = {doc_id for grades in dataset.qrels("train").values() for doc_id, grade in grades.items() if grade > 0}
-    relevant = {
-        query_id: {doc_id for doc_id, grade in grades.items() if grade > 0}
-        for query_id, grades in dataset.qrels("test").items()
-    }
+    trained = {doc_id for ids in relevant(dataset, "train").values() for doc_id in ids}
+    asked = relevant(dataset, "test")
     groups: dict[bool, list[str]] = {True: [], False: []}
     for query_id in next(iter(of.values()))[0]["results"][name][MEASURES[0]]:
-        groups[relevant[query_id].isdisjoint(trained)].append(query_id)
+        groups[trained.isdisjoint(asked[query_id])].append(query_id)
     if not all(groups.values()):
         return
     yield (
@@ -234,20 +234,10 @@ def _apart(of: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> Iterator
     yield "| method | none is | one is |\n|---|---:|---:|"
     for method, rows in of.items():
         values = [
-            _spread([fmean(one["results"][name][MEASURES[0]][query_id] for query_id in ids) for one in rows])
+            spread([fmean(one["results"][name][MEASURES[0]][query_id] for query_id in ids) for one in rows])
             for ids in groups.values()
         ]
         yield f"| {method} | {' | '.join(values)} |"
-
-
-def _of(cells: Sequence[Mapping[str, Any]], name: str, method: str) -> list[Mapping[str, Any]]:
-    """Cells of a method, the first seed first."""
-    found = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
-    return sorted(found, key=lambda one: one["seed"])
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def _compared(first: Sequence[Any], second: Sequence[Any], name: str, measure: str) -> str:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from rankpipe import Dataset, Run
@@ -59,9 +59,20 @@ def write_all(
 ) -> None:
     """Write and print the table of all cells in a folder, if there are any, with the command that makes it."""
     if cells := [json.loads(file.read_text()) for file in sorted(output.glob("*/*.json"))]:
-        text = f"# {heading}\n\n```sh\n{shlex.join(command)}\n```\n\n" + "\n".join(table(cells))
-        write(output / "table.md", text + "\n")
-        print(text)
+        write_table(output, heading, command, table(cells))
+
+
+def write_table(output: Path, heading: str, command: Sequence[str], lines: Iterable[str]) -> None:
+    """Write and print a table, with the command that makes it."""
+    text = f"# {heading}\n\n```sh\n{shlex.join(command)}\n```\n\n" + "\n".join(lines)
+    write(output / "table.md", text + "\n")
+    print(text)
+
+
+def cells_of(cells: Sequence[Mapping[str, Any]], name: str, method: str) -> list[Mapping[str, Any]]:
+    """Cells of a method on a data set, the first seed first."""
+    found = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
+    return sorted(found, key=lambda one: one["seed"])
 
 
 def finished(file: Path, key: str) -> dict[str, Any] | None:
@@ -108,6 +119,19 @@ def comparison(first: Mapping[str, float], second: Mapping[str, float], measure:
         for kind, values in (("first", first), ("second", second))
     }
     return compare(results)[0]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and deviation."""
+    return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def relevant(dataset: Dataset, split: str) -> dict[str, list[str]]:
+    """Relevant documents of every judged query."""
+    return {
+        query_id: [doc_id for doc_id, grade in grades.items() if grade > 0]
+        for query_id, grades in dataset.qrels(split).items()
+    }
 
 
 def mean(values: Mapping[str, float]) -> float:

@@ -81,15 +81,17 @@ class Drawing:
 
 def nucleus(shares: NDArray[np.float64], least: float) -> NDArray[np.int64]:
     """The most probable tokens that together have at least this share, in rising order; among equals, the first ones."""
+
+    def first(tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        """Tokens, given in rising order, from the most probable one on, and how many of them are enough."""
+        order = tokens[np.argsort(-shares[tokens], kind="stable")]
+        return order, int(np.searchsorted(np.cumsum(shares[order]), least)) + 1
+
     if len(shares) > LIKELY:  # sorting all of a vocabulary takes longer than a small network
-        tokens = np.sort(np.argpartition(-shares, LIKELY)[:LIKELY])
-        order = np.argsort(-shares[tokens], kind="stable")
-        sums = np.cumsum(shares[tokens[order]])
-        count = int(np.searchsorted(sums, least)) + 1
-        if count < LIKELY and shares[tokens[order[count]]] > shares[tokens[order[-1]]]:
-            return np.sort(tokens[order[:count]])
-    order = np.argsort(-shares, kind="stable")
-    count = int(np.searchsorted(np.cumsum(shares[order]), least)) + 1
+        order, count = first(np.sort(np.argpartition(-shares, LIKELY)[:LIKELY]))
+        if count < LIKELY and shares[order[count]] > shares[order[-1]]:  # else one left out may be as probable
+            return np.sort(order[:count])
+    order, count = first(np.arange(len(shares)))
     return np.sort(order[:count])
 
 
