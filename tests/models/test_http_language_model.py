@@ -173,16 +173,12 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch, serve: Callable[[ThreadingHTTPServer], None]) -> Iterator[Server]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     told = Server()
-    thread = threading.Thread(target=told.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    serve(told)
     yield told
     told.over.set()
-    told.shutdown()
-    told.server_close()
-    thread.join()
     wait_for_threads(0)
 
 
