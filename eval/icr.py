@@ -3,10 +3,10 @@
     RANKPIPE_DATA=FOLDER python eval/icr.py --dl19-run RUN --output eval/results/icr
 
 The first 20 candidates of BM25, 100 words of each, are re-ranked by SmolLM2-135M-Instruct: by attention, uncalibrated and
-calibrated, of all heads and of heads that were found on 100 train claims of scifact; and, on 50 of the same queries, by
-generation: pointwise, likelihood, setwise, listwise. Another 100 train claims (`choice`) decide which heads are taken and
-how much the first stage counts beside them; that one setting serves all data sets. `bias` reads the candidates in random
-orders, for how much the ranking depends on the order.
+calibrated, of all heads and of heads that were found on 100 train claims of scifact, in the whole network or, to be fast,
+in its first layers only (--early); and, on 50 of the same queries, by generation: pointwise, likelihood, setwise, listwise.
+Another 100 train claims (`choice`) decide which heads are taken and how much the first stage counts beside them; that one
+setting serves all data sets. `bias` reads the candidates in random orders, for how much the ranking depends on the order.
 
 A finished cell (one kind of work on one data set) is a small file in --output and is not run again; --cells and
 --datasets choose some. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
@@ -56,8 +56,12 @@ HEADS = {
     "qr": "method: qr\nheads: 16",
     "core": "method: core\nheads: 8\ntemperature: 0.001",
     "logistic": "method: logistic",
+    "qr-early": "method: qr\nheads: 1\nlayers: [0, {early}]",
+    "logistic-early": "method: logistic\nlayers: [0, {early}]",
 }
 """How heads are found, and how many: 16 and 8 are those of the papers."""
+EARLY = ("qr-early", "logistic-early")
+"""Of HEADS, those that need the first layers only."""
 VARIANTS = ("raw", "calibrated", *HEADS)
 WEIGHTS = tuple(round(step / 20, 2) for step in range(20))
 """Of the first stage, tried on `choice`."""
@@ -111,7 +115,7 @@ def _heads(method: str, options: Any, say: Any) -> Path:
     folder: Path = options.output / "heads" / method
     recipe = (
         f"train: attention-heads\nmodel: {options.model}\ncandidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
-        f"queries: {options.queries}\nheld_out: 0.0\n{HEADS[method]}\n"
+        f"queries: {options.queries}\nheld_out: 0.0\n{HEADS[method].format(early=options.early)}\n"
     )
     path = folder.with_suffix(".yaml")
     if not (folder / "heads.json").exists() or not path.exists() or path.read_text() != recipe:
@@ -214,6 +218,7 @@ def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]
         "weight": best,
         "by_weight": weights,
         "heads": max(HEADS, key=lambda name: max(weights[name].values())),
+        "early": max(EARLY, key=lambda name: max(weights[name].values())),
         "seconds": round(time.perf_counter() - started, 1),
         "versions": versions(),
         "machine": machine(),
@@ -303,11 +308,14 @@ def _shuffled(seed: int) -> Callable[[int, int], NDArray[np.int64]]:
 def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Iterator[str]:
     by = {(one["kind"], one["dataset"]): one for one in cells}
     names = [name for kind, name in by if kind == "attention"]
-    taken = choice["heads"]
-    weight = choice["weight"][taken]
+    chosen = [
+        f"{what} `{taken}`, the first stage's weight beside them {choice['weight'][taken]:g} "
+        f"({MEASURE} {max(choice['by_weight'][taken].values()):.4f})"
+        for what, taken in (("heads", choice["heads"]), ("of the first layers", choice["early"]))
+    ]
     yield (
-        f"Chosen on {choice['queries']} other train claims of {choice['dataset']}: heads `{taken}`, the first stage's weight beside "
-        f"them {weight:g} ({MEASURE} {choice['first']:.4f} before, {choice['by_weight'][taken][f'{weight:g}']:.4f} after).\n"
+        f"Chosen on {choice['queries']} other train claims of {choice['dataset']}, the first stage's {MEASURE} being "
+        f"{choice['first']:.4f}: {'; '.join(chosen)}.\n"
     )
     yield f"| {MEASURE} | {' | '.join(names)} |\n|---|{'---:|' * len(names)}"
     for variant in ("first", *VARIANTS, *(f"{one}, mixed" for one in VARIANTS)):
@@ -321,7 +329,8 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
         yield f"| {variant}{weight} | {' | '.join(shown)} |"
     yield "\np: paired t-test against the first stage.\n\nOn the queries that generation was asked for too:\n"
     yield f"| {MEASURE} | {' | '.join(names)} | mean |\n|---|{'---:|' * (len(names) + 1)}"
-    rows = ["first", "calibrated", choice["heads"], f"{choice['heads']}, mixed", *GENERATIVE]
+    taken = dict.fromkeys((choice["heads"], choice["early"]))
+    rows = ["first", "calibrated", *(row for one in taken for row in (one, f"{one}, mixed")), *GENERATIVE]
     for row in rows:
         shown, seconds = [], []
         for name in names:
@@ -360,6 +369,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--queries", type=int, default=100, help="of a data set, at most, read by attention")
     parser.add_argument("--generated", type=int, default=50, help="of these, asked for by generation")
     parser.add_argument("--shuffled", type=int, default=20, help="read in random orders")
+    parser.add_argument("--early", type=int, default=7, help="highest of the first layers that heads are found in")
     parser.add_argument("--dtype", default="float32", help="of the network")
     parser.add_argument("--dl19-run", type=Path, help="BM25's run file of TREC DL 2019; without it, that is left out")
     parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the table")

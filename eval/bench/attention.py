@@ -5,8 +5,9 @@
 On SmolLM2-135M-Instruct and BM25's candidates of scifact queries. `eager` is how attention is read otherwise: one pass of
 the whole prompt for the query and one for the query without content, eager attention, of which a hook on every layer
 takes the rows it needs, so that one layer's attention stands in memory at a time. Both give the same scores, which is
-checked. `few heads` is our stage with heads that a file lists (--heads), which needs no layer above them. Listwise
-generation (RankGPT: windows of 20, 10 apart) re-ranks the same candidates with the same model.
+checked. With heads that a file lists (--heads) our stage needs no layer above them. Listwise generation (RankGPT: windows
+of 20, 10 apart) re-ranks the same candidates with the same model; its answers are kept in the store, so every turn asks
+about queries that differ in a number at their end.
 
 Everything is timed in turns, in one process; ratios of medians are printed. The memory of the attention of one layer is
 what a fresh process grows by while it is computed, of random numbers of the model's shapes.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -28,7 +30,7 @@ import torch
 from interleaved import interleaved
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from rankpipe import BM25, Dataset, Pipeline, Run, Runtime
+from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime
 from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
 from rankpipe.models.attention_rows import attend, reading
 from rankpipe.models.attention_scores import document_scores
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = Pipeline(stages=(BM25(k=100),), corpus=dataset.corpus).run(queries)
     runtime = Runtime(dtype="float32")
     ours = AttentionScorer(MODEL, AttentionSettings(), runtime)
-    few = AttentionScorer(MODEL, AttentionSettings(heads=options.heads), runtime) if options.heads else None
+    few = {name: AttentionScorer(MODEL, AttentionSettings(heads=file), runtime) for name, file in _named(options.heads)}
     eager = _Eager(ours)
     for tokens in options.tokens:
         listed, query = _of_length(ours, first, tokens)
@@ -59,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "eager": lambda listed=listed, query=query: eager.scores(listed, query),
             "ours": lambda listed=listed, query=query: _scores(ours, listed, query),
         }
-        if few is not None:
-            works["few heads"] = lambda listed=listed, query=query: _scores(few, listed, query)
+        for name, scorer in few.items():
+            works[name] = lambda scorer=scorer, listed=listed, query=query: _scores(scorer, listed, query)
         gap = np.abs(works["eager"]() - works["ours"]()).max()
         seconds = {name: median(values) for name, values in interleaved(works, options.repeats).items()}
         heads, groups, width = 9, 3, 64  # of SmolLM2-135M
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         print(f"{len(listed.ids) + len(suffix):,} tokens, {len(listed.begins)} documents; scores differ by {gap:.1e}")
         for name in works:
-            print(f"  {name:10} {seconds[name]:7.2f} s, {seconds['eager'] / seconds[name]:5.2f} times as fast as eager")
+            print(f"  {name:24} {seconds[name]:7.2f} s, {seconds['eager'] / seconds[name]:5.2f} times as fast as eager")
         print(
             f"  attention of a layer takes {memory['eager'] / 2**20:.0f} MiB in eager, {memory['ours'] / 2**20:.0f} MiB in "
             f"ours: {memory['ours'] / memory['eager']:.3f}"
@@ -117,23 +119,37 @@ def _of_length(scorer: AttentionScorer, first: Run, tokens: int) -> tuple[Listed
     documents = first.documents[first.offsets[0] : first.offsets[1]]
     texts, _ = read_texts(first.corpus, documents, ("title", "text"), WORDS)
     query = first.queries.texts[0]
-    count = next(
+    fitting = next(
         (n for n in range(2, len(texts)) if scorer.tokens(scorer.listed(texts[:n]), query) >= tokens), len(texts)
     )
-    return scorer.listed(texts[:count]), query
+    return scorer.listed(texts[:fitting]), query
 
 
 def _against_generation(first: Run, depth: int, options: Any, runtime: Runtime) -> None:
     common = {"model": MODEL, "depth": depth, "max_words": WORDS, "rest": "drop"}
     stages = {"listwise generation": Listwise(**common, constrained=False), "attention": Attention(**common)}
-    if options.heads:
-        stages["attention, few heads"] = Attention(**common, heads=options.heads)
+    stages |= {f"attention, {name}": Attention(**common, heads=file) for name, file in _named(options.heads)}
     pipelines = {name: Pipeline(stages=(stage,), runtime=runtime) for name, stage in stages.items()}
-    works = {name: lambda one=one: one.rerank(first, progress=False) for name, one in pipelines.items()}
+    turns = {name: count() for name in pipelines}
+    works = {
+        name: lambda name=name, one=one: one.rerank(_numbered(first, next(turns[name])), progress=False)
+        for name, one in pipelines.items()
+    }
     seconds = {name: median(values) / len(first) for name, values in interleaved(works, options.repeats).items()}
     print(f"{depth} candidates of {WORDS} words, seconds a query ({len(first)} queries)")
     for name, value in seconds.items():
-        print(f"  {name:22} {value:7.2f} s, {seconds['listwise generation'] / value:5.2f} times as fast as generation")
+        print(f"  {name:32} {value:7.2f} s, {seconds['listwise generation'] / value:5.2f} times as fast as generation")
+
+
+def _named(files: Sequence[str]) -> list[tuple[str, str]]:
+    """Files of heads, each under the name of the folder that it was written to."""
+    return [(f"heads {Path(file).resolve().parent.name}", file) for file in files]
+
+
+def _numbered(run: Run, number: int) -> Run:
+    """The same candidates of queries that end in a number."""
+    texts = [f"{text} {number}" for text in run.queries.texts]
+    return run.with_queries(Queries.of(dict(zip(run.queries.ids, texts, strict=True))))
 
 
 def _in_a_process(kind: str, prefix: int, suffix: int, heads: int, groups: int, width: int) -> int:
@@ -176,11 +192,11 @@ def _status(name: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", nargs="+", type=int, default=[2000, 4000], help="of prompts, about")
+    parser.add_argument("--tokens", nargs="*", type=int, default=[2000, 4000], help="of prompts, about")
     parser.add_argument("--depths", nargs="*", type=int, default=[20, 40], help="candidates, against generation")
     parser.add_argument("--queries", type=int, default=3, help="against generation")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--heads", help="file of heads of this model")
+    parser.add_argument("--heads", nargs="*", default=[], help="files of heads of this model")
     return parser
 
 

@@ -22,7 +22,7 @@ def test_every_cell_runs_and_a_finished_one_is_not_run_again(
     model = tiny_causal_lm(tmp_path / "model", positions=2048)
     words = [
         *("--datasets", garden, "--choice", garden, "--model", model, "--queries", "4"),
-        *("--generated", "2", "--shuffled", "2", "--output", tmp_path / "results"),
+        *("--generated", "2", "--shuffled", "2", "--early", "0", "--output", tmp_path / "results"),
     ]
     command = [sys.executable, str(SCRIPT), *map(str, words)]
     first = subprocess.run(command, capture_output=True, text=True)
@@ -31,12 +31,13 @@ def test_every_cell_runs_and_a_finished_one_is_not_run_again(
     cells = {path.stem: json.loads(path.read_text()) for path in files}
     assert cells.keys() == set(CELLS)
     read = cells["attention"]["by_query"]
-    assert {name for name in read if "mixed" not in name} == {"first", "raw", "calibrated", "qr", "core", "logistic"}
+    heads = {"qr", "core", "logistic", "qr-early", "logistic-early"}
+    assert {name for name in read if "mixed" not in name} == {"first", "raw", "calibrated", *heads}
     for values in (*read.values(), *(cells[kind]["by_query"][kind] for kind in CELLS[2:])):
         assert all(0 <= value <= 1 for value in values.values())
     assert len(read["first"]) == 4
     assert all(cells[kind]["by_query"]["first"].items() <= read["first"].items() for kind in CELLS[2:])
-    assert [len(orders) for orders in cells["bias"]["by_order"].values()] == [4] * 5
+    assert [len(orders) for orders in cells["bias"]["by_order"].values()] == [4] * 7
     [choice] = (json.loads(path.read_text()) for path in (tmp_path / "results" / "choice").glob("*.json"))
     for name, weight in choice["weight"].items():
         assert choice["by_weight"][name][f"{weight:g}"] == max(choice["by_weight"][name].values())
