@@ -20,7 +20,7 @@ from rankpipe.machine import free_memory
 from rankpipe.models.attention_rows import AttentionReader, Prefix
 from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, parsed_heads, read_heads
 from rankpipe.models.causal_lm import ChatTokens, Ids, open_causal_lm
-from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.prompt import SEPARATOR, filled, load_prompt
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve, weights_digest
@@ -114,7 +114,7 @@ class AttentionScorer:
     @property
     def dtype(self) -> str:
         """Precision of the network, as text."""
-        return str(self._dtype).removeprefix("torch.")
+        return dtype_name(self._dtype)
 
     def key(self) -> dict[str, Any]:
         """What makes the scores."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, each_on_a_core, padded, query_batches
-from rankpipe.models.network import device_of, dtype_of, open_states, thread_limit
+from rankpipe.models.network import device_of, dtype_name, dtype_of, open_states, thread_limit
 from rankpipe.models.pooling import DenseLayer, normalised, pool
 from rankpipe.models.recipe import (
     PoolingMode,
@@ -117,7 +117,7 @@ class BiEncoder:
     @property
     def dtype(self) -> str:
         """Precision of the network, as text."""
-        return str(self._dtype).removeprefix("torch.")
+        return dtype_name(self._dtype)
 
     @property
     def normalises(self) -> bool:

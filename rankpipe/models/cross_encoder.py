@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rankpipe.errors import ModelError, RankpipeError, UsageError
 from rankpipe.models.adapter_folder import CONFIG, find_adapter
 from rankpipe.models.batching import BATCH_TOKENS, each_on_a_core
-from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.pair_network import open_pair_network
 from rankpipe.models.pair_recipe import PairSettings, read_pair_recipe
 from rankpipe.models.pair_texts import JoinedTexts, Pieces, Texts, WrittenTexts, taken_apart
@@ -77,7 +77,7 @@ class CrossEncoderScorer:
     @property
     def dtype(self) -> str:
         """Precision of the network, as text."""
-        return str(self._dtype).removeprefix("torch.")
+        return dtype_name(self._dtype)
 
     def key(self) -> dict[str, Any]:
         """What makes the scores of pairs."""

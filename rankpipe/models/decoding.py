@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from rankpipe.errors import ModelError, RankpipeError
 from rankpipe.models.language_model import Writing
+from rankpipe.models.network import dtype_name
 
 Ids = NDArray[np.int64]
 LIKELY = 1024
@@ -222,7 +223,7 @@ class CausalNetwork:
             options["logits_to_keep"] = count
         logits = self._network(**given, **options).logits[:, -count:].float()
         if bool(logits.isnan().any()):
-            precision = str(self._dtype).removeprefix("torch.")
+            precision = dtype_name(self._dtype)
             hint = "its weights are damaged" if self._dtype == torch.float32 else "choose dtype float32"
             raise RankpipeError(f"the network gave logits that are not finite, in {precision}; {hint}")
         return logits

@@ -24,7 +24,7 @@ from rankpipe.models.batching import each_on_a_core, rising_batches
 from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
 from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Ids
 from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind
-from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
@@ -69,7 +69,7 @@ class LocalLanguageModel:
     @property
     def dtype(self) -> str:
         """Precision of the network, as text."""
-        return str(self._dtype).removeprefix("torch.")
+        return dtype_name(self._dtype)
 
     def key(self) -> dict[str, Any]:
         """Digest and precision."""

@@ -63,6 +63,11 @@ def dtype_of(runtime: Runtime, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """A precision as settings and manifests write it: float32, bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def open_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """The network of a folder, with its own weights only, ready to compute hidden states.
 

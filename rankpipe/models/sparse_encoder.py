@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rankpipe.errors import RankpipeError
 from rankpipe.models.batching import BATCH_TOKENS, batches, distinct, each_on_a_core, padded, query_batches
-from rankpipe.models.network import device_of, dtype_of, open_masked_lm, thread_limit
+from rankpipe.models.network import device_of, dtype_name, dtype_of, open_masked_lm, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Runtime
@@ -82,7 +82,7 @@ class SparseEncoder:
     @property
     def dtype(self) -> str:
         """Precision of the network, as text."""
-        return str(self._dtype).removeprefix("torch.")
+        return dtype_name(self._dtype)
 
     @cached_property
     def vocabulary(self) -> list[str]:

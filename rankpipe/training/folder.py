@@ -26,7 +26,7 @@ from rankpipe.errors import UsageError
 from rankpipe.evaluation.manifest import qrels_digest, queries_digest, versions
 from rankpipe.machine import machine, most_memory
 from rankpipe.models.adapters.attached import Attached
-from rankpipe.models.network import device_of, dtype_of, thread_limit
+from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.references import model_digest
 from rankpipe.models.runtime import Runtime
 from rankpipe.store import check_replaceable, replacing_folder, unfinished
@@ -141,7 +141,7 @@ class Command:
         recipe, dataset, runtime, output = self.recipe, self.dataset, self.runtime, self.output
         gathered = perf_counter() - self.started
         means = self.means
-        dtype = str(means.dtype).removeprefix("torch.")
+        dtype = dtype_name(means.dtype)
         made_by: dict[str, Any] = {
             "recipe": recipe.described(),
             "digests": _digests(recipe, dataset, base),
