@@ -416,4 +416,5 @@ def _joined(parts: Sequence[Queries]) -> Queries:
         fields={name: tuple(text for part in parts for text in part.fields[name]) for name in first.fields},
         terms=None if first.terms is None else chained("terms"),
         vectors=None if first.vectors is None else np.concatenate([part.vectors for part in parts]),  # type: ignore[arg-type]
+        made_by=first.made_by,
     )

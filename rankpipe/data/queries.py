@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ class Queries:
     terms     weighted index terms, where a feedback model made them: a retriever of terms takes these before texts
     vectors   (Q, D) float32, where a stage made them
     parent    (Q,) int64: row of the query that this one was made from, where one query became several
+    made_by   under "terms" and "vectors", settings of the stage that made them, which whoever takes them has to share;
+              nothing of those that were given
     """
 
     ids: tuple[str, ...]
@@ -37,6 +40,7 @@ class Queries:
     terms: tuple[Mapping[str, float], ...] | None = None
     vectors: NDArray[np.float32] | None = None
     parent: NDArray[np.int64] | None = None
+    made_by: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -121,11 +125,29 @@ class Queries:
             terms=None if self.terms is None else pick(self.terms),
             vectors=None if self.vectors is None else self.vectors[list(picked)],
             parent=self.parent if whole else None,
+            made_by=self.made_by,
         )
 
     def rewritten(self, texts: Sequence[str]) -> Queries:
         """The same queries with new texts; what the user wrote stays in `original`; terms and vectors are dropped."""
-        return replace(self, texts=tuple(texts), terms=None, vectors=None)
+        return replace(self, texts=tuple(texts), terms=None, vectors=None, made_by={})
+
+    def with_terms(self, terms: Sequence[Mapping[str, float]], made_by: Mapping[str, Any]) -> Queries:
+        """The same queries with weighted index terms, and the settings that whoever takes them has to share."""
+        return replace(self, terms=tuple(terms), made_by={**self.made_by, "terms": made_by})
+
+    def with_vectors(self, vectors: NDArray[np.float32], made_by: Mapping[str, Any]) -> Queries:
+        """The same queries with vectors (Q, D), and the settings that whoever takes them has to share."""
+        return replace(self, vectors=vectors, made_by={**self.made_by, "vectors": made_by})
+
+    def check_taken(self, what: Literal["terms", "vectors"], by: str, settings: Mapping[str, Any]) -> None:
+        """Raise UsageError where terms or vectors were made with other settings than those of the stage that takes them."""
+        made_by = self.made_by.get(what, settings)
+        if name := next((name for name in settings if made_by[name] != settings[name]), None):
+            raise UsageError(
+                f"'{by}' takes {what} that the queries were given with '{name}: {made_by[name]}', and here it is "
+                f"'{name}: {settings[name]}'; give both stages the same, or put 'original' between them"
+            )
 
 
 def _all_sound(texts: tuple[str, ...]) -> bool:

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +38,7 @@ class Answers:
         key = {"format": FORMAT, **writer.key(), "writing": asdict(writing)}
         self.file = home() / "answers" / f"{key_digest(key)}.sqlite"
         self.counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._writes, self._counts = threading.Lock(), threading.Lock()
 
     def of(self, chats: Sequence[Chat], advance: Callable[[int], None] = lambda _: None) -> list[list[Answer]]:
         """Answers to chats, of each as many as `writing` says. Equal chats are asked once.
@@ -47,33 +47,48 @@ class Answers:
 
         Raises what the writer raises, after what was answered so far is kept; StoreError where that cannot be.
         """
-        with self._lock, _opened(self.file) as connection:
-            return self._of(connection, chats, advance)
-
-    def _of(
-        self, connection: sqlite3.Connection, chats: Sequence[Chat], advance: Callable[[int], None]
-    ) -> list[list[Answer]]:
         keys = [_key(chat) for chat in chats]
-        known = _kept(connection, list(dict.fromkeys(keys)))
-        missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in known}
-        self.counts.update(asked=len(chats), written=len(missing))
-        advance(sum(key in known for key in keys))
-        wanted = list(missing)
-        often = Counter(keys)
+        wanted, often = dict(zip(keys, chats, strict=True)), Counter(keys)
+        known: dict[str, list[Answer]] = {}
+
+        def take(found: Mapping[str, list[Answer]]) -> None:
+            known.update(found)
+            advance(sum(often[key] for key in found))
+
+        with _opened(self.file) as connection:
+            take(_kept(connection, list(wanted)))
+            self._count(asked=len(chats), written=0)
+            if len(known) < len(wanted):
+                with self._writes:
+                    take(_kept(connection, [key for key in wanted if key not in known]))  # of another thread, meanwhile
+                    self._write(connection, {key: chat for key, chat in wanted.items() if key not in known}, take)
+        return [known[key] for key in keys]
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        missing: Mapping[str, Chat],
+        take: Callable[[Mapping[str, list[Answer]]], None],
+    ) -> None:
+        """Have chats answered and keep each one's answers as they come; then `take` is given them."""
+        keys = list(missing)
 
         def keep(place: int, answers: list[Answer]) -> None:
-            known[wanted[place]] = answers
             content = json.dumps([list(one) for one in answers])  # ASCII: a lone surrogate is kept as it is
             with connection:
-                connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (wanted[place], content))
-            self.counts.update(
+                connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (keys[place], content))
+            self._count(
                 prompt_tokens=sum(one.prompt_tokens for one in answers), tokens=sum(one.tokens for one in answers)
             )
-            advance(often[wanted[place]])
+            take({keys[place]: answers})
 
-        if missing:
+        if keys:
+            self._count(written=len(keys))
             self._writer.write(list(missing.values()), self._writing, keep)
-        return [known[key] for key in keys]
+
+    def _count(self, **more: int) -> None:
+        with self._counts:
+            self.counts.update(more)
 
 
 def _key(chat: Chat) -> str:

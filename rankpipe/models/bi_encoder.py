@@ -139,6 +139,15 @@ class BiEncoder:
             "dtype": self.dtype,
         }
 
+    def space(self) -> dict[str, Any]:
+        """What vectors have to have in common to be compared."""
+        return {
+            "model": self.digest,
+            "pooling": list(self.recipe.pooling),
+            "dimensions": self.dimensions,
+            "normalise": self.normalises,
+        }
+
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(N, D) vectors of queries, the query prompt before each; those that are too long are cut."""
         read = self._reader.read(texts, self.recipe.query_prompt)

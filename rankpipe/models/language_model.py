@@ -53,12 +53,14 @@ class Answer(NamedTuple):
     ended          whether the model, or a text of `stop`, ended it; False where it was cut at `longest` tokens
     prompt_tokens  of the chat; 0 where they are not known
     tokens         of the answer; 0 where they are not known
+    read           False where the chat is longer than the model can read: there is no answer, then
     """
 
     text: str
     ended: bool
     prompt_tokens: int = 0
     tokens: int = 0
+    read: bool = True
 
 
 Answered = Callable[[int, list[Answer]], None]

@@ -11,6 +11,7 @@ rounding.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -61,9 +62,7 @@ class LocalLanguageModel:
         self._frames = {"": ChatTokens(folder)}
         tokenizer = self._frames[""].tokenizer
         network = open_causal_lm(folder, self._device, self._dtype, tokenizer)
-        stated = network.config.get_text_config().eos_token_id
-        ends = {tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])}
-        self._ends = frozenset(int(one) for one in ends if one is not None)
+        self._ends = _ends(network, tokenizer)
         self._network = CausalNetwork(network, self._dtype, padding=min(self._ends, default=0))
 
     @property
@@ -128,17 +127,29 @@ class LocalLanguageModel:
     def write(
         self, chats: Sequence[Chat], writing: Writing, answered: Answered = lambda _, __: None
     ) -> list[list[Answer]]:
-        """(C, count) answers. Raises UsageError where a chat with its answer is longer than the network can read."""
+        """(C, count) answers; a chat that is, with its answer, longer than the network can read has unread ones.
+
+        Raises UsageError where the answer alone may be longer.
+        """
+        if self.context is not None and writing.longest >= self.context:
+            raise UsageError(
+                f"an answer may have {writing.longest} tokens, and model {str(self._folder)!r} reads at most "
+                f"{self.context} with the prompt"
+            )
         prompts = [np.concatenate([self._prompt(chat), self._answer(chat)]) for chat in chats]
-        for chat, prompt in zip(chats, prompts, strict=True):
-            if self.context is not None and len(prompt) + writing.longest > self.context:
-                raise UsageError(
-                    f"a prompt has {len(prompt)} tokens and its answer up to {writing.longest}, and model "
-                    f"{str(self._folder)!r} reads at most {self.context}: {chat.user[-60:]!r}"
-                )
+        room = (self.context or math.inf) - writing.longest
+        read = [row for row, prompt in enumerate(prompts) if len(prompt) <= room]
+        made = {
+            row: [Answer("", ended=False, prompt_tokens=len(prompt), read=False)] * writing.count
+            for row, prompt in enumerate(prompts)
+            if len(prompt) > room
+        }
+        for row, answers in made.items():
+            answered(row, answers)
         text = self._frame("").text
 
-        def answer(rows: list[int]) -> list[list[Answer]]:
+        def answer(places: list[int]) -> list[list[Answer]]:
+            rows = [read[place] for place in places]
             choosers = [
                 [Drawing(writing, self._ends, rng, lambda ids: text(np.array(ids, np.int64))) for rng in drawn]
                 for drawn in (_generators(chats[row], writing) for row in rows)
@@ -149,9 +160,14 @@ class LocalLanguageModel:
                 for row, group in zip(rows, choosers, strict=True)
             ]
 
-        most = max(1, min(WRITTEN // writing.count, -(-len(prompts) // self._threads)))  # and a batch for every core
-        sizes = [(len(prompt) + writing.longest) * writing.count for prompt in prompts]
-        return self._each(answer, sizes, _silent, answered, most=most)
+        def told(place: int, answers: list[Answer]) -> None:
+            made[read[place]] = answers
+            answered(read[place], answers)
+
+        most = max(1, min(WRITTEN // writing.count, -(-len(read) // self._threads)))  # and a batch for every core
+        sizes = [(len(prompts[row]) + writing.longest) * writing.count for row in read]
+        self._each(answer, sizes, _silent, told, most=most)
+        return [made[row] for row in range(len(chats))]
 
     def arrange(
         self, chats: Sequence[Chat], texts: Sequence[Sequence[str]], separator: str, advance: Advance = _silent
@@ -244,6 +260,14 @@ class LocalLanguageModel:
                     answered(row, one)
                 advance(len(rows))
         return [made[row] for row in range(len(sizes))]
+
+
+def _ends(network: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: those of the tokenizer and of both configurations. A turn may end otherwise than a text."""
+    settings = (network.config.get_text_config(), network.generation_config)
+    stated = [tokenizer.eos_token_id, *(getattr(one, "eos_token_id", None) for one in settings)]
+    ends = chain.from_iterable(one if isinstance(one, list) else [one] for one in stated)
+    return frozenset(int(one) for one in ends if one is not None)
 
 
 def _lengths(prompts: Sequence[Ids]) -> list[int]:

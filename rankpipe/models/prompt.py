@@ -67,6 +67,14 @@ class Prompt:
                         f"prompt {self.file}: its section '{section}' has {{{place}}} {count} times, and needs it {often}"
                     )
 
+    def have_only(self, *places: str) -> None:
+        """Raise UsageError where what is asked has another place, for which there is no text."""
+        if other := next((place for place in PLACE.findall(self.user) if place not in places), None):
+            known = " and ".join(f"{{{place}}}" for place in places)
+            raise UsageError(
+                f"prompt {self.file}: there is no text here for {{{other}}} in its section 'user', only {known}"
+            )
+
     def listed(self, documents: Sequence[str]) -> list[str]:
         """Documents as the prompt writes them. Raises UsageError for more than there are letters, where it has them."""
         if "{letter}" in self.document and len(documents) > len(LETTERS):

@@ -31,7 +31,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = "*.safetensors"
 ROUTER_CONFIG = "router_config.json"
 LOADED = (
-    *("config.json", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", ROUTER_CONFIG),
+    *("config.json", "generation_config.json", "modules.json", "sentence_bert_config.json"),
+    *("config_sentence_transformers.json", ROUTER_CONFIG),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "adapter_config.json"),
     *("*.safetensors.index.json", WEIGHTS),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, model_validator
@@ -99,7 +99,13 @@ class BM25(Stage):
         queries = run.queries
         if queries.terms is None:
             return index, index.queries(queries.texts, analyzer)
+        queries.check_taken("terms", self.type_name(), self.index_settings)
         return index, index.weighted_queries(queries.terms)
+
+    @property
+    def index_settings(self) -> Mapping[str, Any]:
+        """What decides which terms the index has."""
+        return {"analyzer": self.analyzer, "fields": list(self.fields)}
 
     def _search(self, run: Run) -> Ranking:
         index, terms = self.index_and_terms(run)

@@ -79,6 +79,7 @@ class Encoding(Stage):
     def encoded_queries(self, run: Run) -> NDArray[np.float32]:
         """(Q, D) vectors of a run's queries: those that it carries, else of their texts."""
         if run.queries.vectors is not None:
+            run.queries.check_taken("vectors", self.type_name(), self.encoders()[0].space())
             return run.queries.vectors
         return self.encoders()[1].queries(run.queries.texts)
 

@@ -11,10 +11,10 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Reference, Stage
-from rankpipe.stages.rewriting import Rewriting, one_line
+from rankpipe.stages.rewriting import WORD, Rewriting, one_line
 
-LIST_MARK = re.compile(r"^\s*(?:[-*•]|\(?\d{1,2}[.):])\s*")
-"""What stands before an item of a list: a dash, a number."""
+LIST_MARK = re.compile(r"^\s*(?:[-*•](?![\d.])|\(?\d{1,2}[.):](?!\d))\s*")
+"""What stands before an item of a list: a dash, a number. That of "2.5 mg" or "-80 degrees" is none."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -32,9 +32,12 @@ class Expansion(Rewriting):
 
     def __call__(self, run: Run) -> Run:
         """The run, its queries with what the model added. Candidates stay."""
+        asked = run.queries.texts
+        added = [self._added(query, group) for query, group in zip(asked, self.answered(run), strict=True)]
+        self._count_unchanged(run, list(map(bool, added)))
         texts = [
-            self.separator.join([*[query] * self.repeat, added]) if (added := self._added(query, group)) else query
-            for query, group in zip(run.queries.texts, self.answered(run), strict=True)
+            self.separator.join([*[query] * self.repeat, more]) if more else query
+            for query, more in zip(asked, added, strict=True)
         ]
         return run.with_queries(run.queries.rewritten(texts))
 
@@ -76,9 +79,10 @@ class Keywords(Expansion):
 
     def _added(self, query: str, answers: Sequence[str]) -> str:
         taken: dict[str, str] = {}
+        own = _words(query)
         for answer in answers:
             for item in items(answer):
-                if item.lower() not in query.lower():
+                if _words(item) not in own:
                     taken.setdefault(item.lower(), item)
         return " ".join(list(taken.values())[: self.keywords])
 
@@ -94,7 +98,12 @@ class Original(Stage):
         return run.with_queries(run.queries.rewritten(run.queries.original))
 
 
+def _words(text: str) -> str:
+    """Its words in small letters, each between two blanks."""
+    return f" {' '.join(WORD.findall(text.lower()))} "
+
+
 def items(text: str) -> list[str]:
     """The items of a list in words, parted by commas, semicolons or lines, without the marks before them."""
     parts = (LIST_MARK.sub("", part).strip(" .\"'") for part in re.split(r"[,;\n]", text))
-    return [part for part in parts if part]
+    return [part for part in parts if WORD.search(part)]

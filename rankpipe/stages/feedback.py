@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
@@ -71,6 +70,7 @@ class Feedback(Stage):
     def __call__(self, run: Run) -> Run:
         """The run, its queries with weighted terms. Candidates stay."""
         index, analyzer = self._bm25.index(run.corpus)
+        run.queries.check_taken("terms", self.type_name(), self._bm25.index_settings)
         own = own_terms(run.queries, analyzer)
         enough = np.flatnonzero(run.counts >= self.least).tolist()
         shown = {row: self._places(run, row) for row in enough}
@@ -79,7 +79,7 @@ class Feedback(Stage):
         for row, places in shown.items():
             texts = np.searchsorted(read, run.documents[places]).tolist()
             own[row] = self._expanded(index, Given(own[row], counts, texts, self._shares(run, row, places)))
-        return run.with_queries(replace(run.queries, terms=tuple(own)))
+        return run.with_queries(run.queries.with_terms(own, self._bm25.index_settings))
 
     def prepare(self, corpus: Corpus) -> None:
         """Build the index if the store does not have it, and open it."""
@@ -166,8 +166,8 @@ class Rocchio(Feedback):
     Rocchio, 1971, 'Relevance Feedback in Information Retrieval', as Anserini's RocchioReranker has it: query and
     documents are counts of terms, made to have length 1, and so is the mean, cut to `terms`.
 
-    alpha, beta, gamma  factors of the query, of the first documents, and of the last ones, as many of them: 0, they are
-                        not read
+    alpha, beta, gamma  factors of the query, of the first documents, and of the last ones: as many as there are first
+                        ones, and none of these. 0: they are not read
 
     documents, least, terms, max_share, analyzer, fields  see rankpipe.stages.feedback
     """
@@ -181,13 +181,13 @@ class Rocchio(Feedback):
         if not self.gamma:
             return first
         end = int(run.offsets[row + 1])
-        return np.concatenate([first, np.arange(max(end - self.documents, int(run.offsets[row])), end)[::-1]])
+        return np.concatenate([first, np.arange(max(end - self.documents, int(first[-1]) + 1), end)[::-1]])
 
     def _expanded(self, index: InvertedIndex, given: Given) -> Mapping[str, float]:
         from rankpipe.index.feedback import added, of_unit_length
 
-        texts, size = given.texts, len(given.texts) // 2 if self.gamma else len(given.texts)
-        means = [self._mean(index, given.counts, part) for part in (texts[:size], texts[size:]) if part]
+        parts = (given.texts[: self.documents], given.texts[self.documents :])
+        means = [self._mean(index, given.counts, part) for part in parts if part]
         factors = (self.alpha, self.beta, -self.gamma)
         return added(*zip(factors, map(of_unit_length, (given.own, *means)), strict=False))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
@@ -25,7 +25,7 @@ class Hyde(Rewriting, Encoding):
     Gao, Ma, Lin and Callan, ACL 2023, arXiv 2212.10496. Passages are encoded as documents. A stage dense of the same
     model takes the vectors; texts and candidates stay. Where the encoder gives vectors of length 1, so does this.
 
-    passages  answers to each query; above 1, they are drawn: choose a temperature above 0
+    passages  answers to each query
 
     model, query_model, query_prompt, document_prompt, pooling, normalise, dimensions, similarity, max_length, window,
     stride, fields, vectors
@@ -40,6 +40,15 @@ class Hyde(Rewriting, Encoding):
     max_tokens: Annotated[int, Ge(1)] = 512
     temperature: Annotated[float, Ge(0)] = 0.7
     passages: Annotated[int, Ge(1)] = 8
+
+    @model_validator(mode="after")
+    def _draws(self) -> Hyde:
+        if self.temperature == 0 and self.passages > 1:
+            raise ValueError(
+                f"at temperature 0 the {self.passages} passages of a query are all the same; choose a higher one, or "
+                "one passage"
+            )
+        return self
 
     def __call__(self, run: Run) -> Run:
         """The run, its queries with vectors. Candidates stay."""
@@ -56,7 +65,8 @@ class Hyde(Rewriting, Encoding):
                 vectors[row] = mean_with(vectors[row], means[owners == row])
             if queries.normalises:
                 vectors = of_length_one(vectors)
-        return run.with_queries(replace(run.queries, vectors=vectors))
+        self._count_unchanged(run, [bool(group) for group in answers])
+        return run.with_queries(run.queries.with_vectors(vectors, documents.space()))
 
     def prepare(self, corpus: Corpus) -> None:
         """Open both models."""

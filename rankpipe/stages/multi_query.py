@@ -53,6 +53,7 @@ class MultiQuery(Rewriting):
             list(self._others(query, answers))[: self.queries]
             for query, answers in zip(run.queries.texts, self.answered(run), strict=True)
         ]
+        self._count_unchanged(run, list(map(bool, wordings)))
         runs = [self._found(run)]
         for place in range(self.queries):  # always as many, so that a query's scores depend on no other query
             texts = [texts[place] if place < len(texts) else "" for texts in wordings]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Le
@@ -80,7 +80,7 @@ class Rewriting(Stage):
     def answered(self, run: Run) -> list[list[str]]:
         """For every query the answers that are not refused; none for one without text."""
         opened = self._opened_once()
-        said = [row for row, text in enumerate(run.queries.texts) if text and not text.isspace()]
+        said = [row for row, text in enumerate(run.queries.texts) if _said(text)]
         chats = [self._chat(opened.prompt, run.queries.texts[row]) for row in said]
         with counted(len(chats), "queries") as advance:
             answers = opened.answers.of(chats, advance)
@@ -88,11 +88,15 @@ class Rewriting(Stage):
         counts: Counter[str] = Counter(queries=len(said))
         for row, group in zip(said, answers, strict=True):
             problems = [refusal(answer) or copied(answer, opened.prompt) for answer in group]
-            counts.update(f"refused_{problem}" for problem in problems if problem)
+            counts.update(f"refused_{problem.replace(' ', '_')}" for problem in problems if problem)
             kept[row] = [one.text for one, problem in zip(group, problems, strict=True) if not problem]
-            counts["unchanged"] += not kept[row]
         opened.counts.setdefault(run.corpus.digest, Counter()).update(counts)
         return kept
+
+    def _count_unchanged(self, run: Run, changed: Sequence[bool]) -> None:
+        """Count the queries with text that what was answered has changed nothing of."""
+        stay = sum(_said(text) and not one for text, one in zip(run.queries.texts, changed, strict=True))
+        self._opened_once().counts.setdefault(run.corpus.digest, Counter()).update(unchanged=stay)
 
     def _chat(self, prompt: Prompt, query: str) -> Chat:
         values = {"query": query, **self._values}
@@ -120,6 +124,7 @@ class Rewriting(Stage):
     def _open(self) -> Open:
         prompt = load_prompt(self.prompt)
         prompt.need(("query", *self._values))
+        prompt.have_only("query", *self._values)
         writer = open_writer(self.writer, self.endpoint, f"stage '{self.type_name()}'")
         writing = Writing(
             longest=self.max_tokens,
@@ -145,7 +150,9 @@ def open_writer(reference: str, endpoint: Endpoint | None, who: str) -> Writer:
 
 
 def refusal(answer: Answer) -> str | None:
-    """Why an answer is of no use: "unreadable", "empty", "runaway"; None for one that is."""
+    """Why an answer is of no use: "prompt too long", "unreadable", "empty", "runaway"; None for one that is."""
+    if not answer.read:
+        return "prompt too long"
     if REPLACEMENT in answer.text or text_problem(answer.text):
         return "unreadable"
     words = WORD.findall(answer.text.lower())
@@ -157,7 +164,11 @@ def refusal(answer: Answer) -> str | None:
 
 def copied(answer: Answer, prompt: Prompt) -> str | None:
     """Say "copied" of an answer that the prompt itself has, such as an example; None of another."""
-    return "copied" if one_line(answer.text) in one_line(prompt.user) else None
+    return "copied" if one_line(answer.text) in one_line(f"{prompt.system} {prompt.user}") else None
+
+
+def _said(text: str) -> bool:
+    return bool(text) and not text.isspace()
 
 
 def one_line(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -55,7 +54,7 @@ class VectorFeedback(Encoding):
                 vectors[row] = self._moved(vectors[row], documents[begin:end].astype(np.float32))
             if self.encoders()[1].normalises:
                 vectors[rows] = of_length_one(vectors[rows])
-        return run.with_queries(replace(run.queries, vectors=vectors))
+        return run.with_queries(run.queries.with_vectors(vectors, self.encoders()[0].space()))
 
     def prepare(self, corpus: Corpus) -> None:
         """Open the encoder, and the vectors that the store has."""

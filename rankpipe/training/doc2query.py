@@ -114,6 +114,7 @@ class Expansion:
         self._corpus, self._settings = corpus, settings
         self._prompt = load_prompt(settings.prompt)
         self._prompt.need(("document",))
+        self._prompt.have_only("document")
         self._keep = keep and Filter(keep.pipeline.on(corpus), keep.depth)
         if self._keep:
             self._keep.pipeline.check()
@@ -122,7 +123,7 @@ class Expansion:
             self._keep.pipeline.prepare()
         self._answers = Answers(self._writer, settings.writing())
         names = ["documents", "expanded", "unchanged", "without_text", "cut", "answers", "queries", "repeated"]
-        names += ["too_long", "refused_empty", "refused_runaway", "refused_unreadable"]
+        names += ["too_long", "refused_prompt_too_long", "refused_empty", "refused_runaway", "refused_unreadable"]
         self.counts = Counter(dict.fromkeys([*names, "not_found"] if keep else names, 0))
 
     def records(self, limit: int | None = None, advance: Callable[[int], None] = lambda _: None) -> Iterator[Record]:
@@ -189,7 +190,7 @@ class Expansion:
             query = as_query(answer.text)
             words = tuple(WORD.findall(query.lower()))
             if problem := refusal(answer._replace(text=query)):
-                self.counts[f"refused_{problem}"] += 1
+                self.counts[f"refused_{problem.replace(' ', '_')}"] += 1
             elif not answer.ended:
                 self.counts["too_long"] += 1
             elif words in kept:

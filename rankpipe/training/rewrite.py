@@ -13,7 +13,9 @@ from rankpipe.stage import Reference
 from rankpipe.training.recipe import INNER
 
 PROMPT, PROMPT_ALONE = "car", "car-query"
-"""Shipped prompts: with a document, and of the query alone."""
+"""Shipped prompts: with a document, and of the query alone. The rewrite goes on from the beginning of their answer."""
+WHOLE, WHOLE_ALONE = "car-whole", "car-query-whole"
+"""The same for a server, which may begin an answer anew: the rewrite is the whole answer."""
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -25,7 +27,8 @@ class Rewrite:
 
     writer      folder, GGUF file, hub name, alias or package: reference of the model; with `endpoint`, its name there
     endpoint    server of OpenAI's interface that has the model; None: it runs in this process
-    prompt      file of the prompt, or name of a shipped one; None: car, and where there is no context car-query
+    prompt      file of the prompt, or name of a shipped one; None: car, and where there is no context car-query; with
+                `endpoint` car-whole and car-query-whole
     mode        replace: a rewrite takes the place of its query; augment: it stands beside it
     context     what the model sees. relevant: the document with the highest grade, the first one in the corpus of equal
                 ones; random: one that is not relevant to the query, drawn by `seed`; none: nothing but the query
@@ -48,4 +51,5 @@ class Rewrite:
     @property
     def prompt_file(self) -> str:
         """File or name of the prompt."""
-        return self.prompt or (PROMPT_ALONE if self.context == "none" else PROMPT)
+        with_document, alone = (PROMPT, PROMPT_ALONE) if self.endpoint is None else (WHOLE, WHOLE_ALONE)
+        return self.prompt or (alone if self.context == "none" else with_document)

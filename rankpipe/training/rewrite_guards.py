@@ -14,7 +14,10 @@ LONGER, MORE_WORDS = 3, 16
 """A rewrite has at most LONGER times the words of its query, and MORE_WORDS more."""
 COPIED = 0.6
 """Share of a rewrite's words of content, its query's own left out, that may be copied."""
-REASONS = ("unreadable", "empty", "runaway", "too long", "the same", "query of another split", "copied", "rank fell")
+REASONS = (
+    *("prompt too long", "unreadable", "empty", "runaway", "cut", "too long", "the same"),
+    *("query of another split", "copied", "rank fell"),
+)
 """Why a query stays as it is, in the order in which this is looked at."""
 WORD = re.compile(r"\w+")
 QUESTION_WORDS = frozenset(
@@ -85,6 +88,8 @@ def read_answer(
     problem, said = refusal(answer), ""
     if problem != "unreadable":
         said = tidied(answer.text)
+    if not (problem or answer.ended or SENTENCE_END.search(answer.text)):
+        problem = "cut"  # in the middle of its only sentence
     rewrite = one_line(f"{opening} {said}") if said else ""
     return rewrite, problem or _why_refused(rewrite, query, document, elsewhere)
 

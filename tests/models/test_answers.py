@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,3 +139,26 @@ def test_a_store_that_cannot_be_written_is_an_error(store: Path) -> None:
     store.write_text("a file")
     with pytest.raises(StoreError, match="answers cannot be kept there"):
         Answers(Shouting(), WRITING).of(CHATS)
+
+
+def test_what_is_known_does_not_wait_for_what_is_being_written() -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    class Slow(Shouting):
+        def write(self, chats: Sequence[Chat], writing: Writing, answered: Answered = lambda _, __: None) -> list:
+            begun.set()
+            assert over.wait(60)
+            return super().write(chats, writing, answered)
+
+    Answers(Shouting(), WRITING).of([Chat("one")])
+    answers = Answers(Slow(), WRITING)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(answers.of, [Chat("two")])
+        assert begun.wait(60)
+        second = threads.submit(answers.of, [Chat("two"), Chat("one")])  # waits for the first, which asks for the same
+        assert texts(answers.of([Chat("one")])) == [["ONE 0", "ONE 1"]]
+        assert not first.done()
+        over.set()
+        assert texts(first.result(60)) == [["TWO 0", "TWO 1"]]
+        assert texts(second.result(60)) == [["TWO 0", "TWO 1"], ["ONE 0", "ONE 1"]]
+    assert answers.counts == {"asked": 4, "written": 1, "prompt_tokens": 8, "tokens": 4}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rankpipe.models.completions import EXCERPT, answer, excerpt, message
+from rankpipe.models.completions import EXCERPT, answer, answer_seed, excerpt, message
 from rankpipe.models.language_model import Answer, Chat, Writing
 
 
@@ -108,3 +108,10 @@ def test_an_excerpt_is_one_short_line_without_commands_to_a_terminal() -> None:
     assert excerpt("a \x1b[2J\r\n\tb\ufffd") == "a [2J b\ufffd"
     assert excerpt("x" * EXCERPT) == "x" * EXCERPT
     assert excerpt("x" * (EXCERPT + 1)) == "x" * EXCERPT + "..."
+
+
+def test_answers_of_neighbouring_seeds_have_no_seed_in_common() -> None:
+    seeds = [answer_seed(seed, number) for seed in range(8) for number in range(8)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert [answer_seed(seed, 0) for seed in (0, 7, 2**31 - 1)] == [0, 7, 2**31 - 1]

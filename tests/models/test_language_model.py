@@ -1,5 +1,6 @@
 """A causal language model in this process, against transformers and against plain computations without a cache."""
 
+import json
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -18,6 +19,7 @@ from rankpipe.models.causal_lm import ChatTokens
 from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, nucleus
 from rankpipe.models.language_model import Answer, Chat, LanguageModel, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
+from rankpipe.models.references import model_digest
 from rankpipe.models.runtime import Runtime
 
 Write = Callable[..., Path]
@@ -340,17 +342,35 @@ def test_an_answer_ends_at_a_text(tmp_path: Path, tiny_causal_lm: Write) -> None
     assert cut.tokens < whole.tokens
 
 
-def test_a_chat_that_leaves_no_room_for_its_answer_is_refused(
+def test_a_chat_that_leaves_no_room_for_its_answer_is_not_read_and_the_others_are(
     tmp_path: Path, tiny_causal_lm: Write, refused: Refused
 ) -> None:
     folder = tiny_causal_lm(tmp_path, positions=64)
     model = opened(folder)
     length = int(model.lengths([CHATS[0]])[0])
-    assert len(model.write([CHATS[0]], Writing(longest=64 - length))) == 1
-    assert refused(lambda: model.write([CHATS[0]], Writing(longest=65 - length))) == (
-        f"a prompt has {length} tokens and its answer up to {65 - length}, and model {str(folder)!r} reads at most 64: "
-        "'Which fruit is sweet?'"
+    [[alone]] = model.write([CHATS[0]], Writing(longest=64 - length))
+    longer = Chat(f"{CHATS[0].user} {CHATS[0].user}")
+    told: dict[int, list[Answer]] = {}
+    written = model.write([longer, CHATS[0]], Writing(longest=64 - length), told.__setitem__)
+    assert written == [told[0], told[1]]
+    assert written[0] == [Answer("", ended=False, prompt_tokens=int(model.lengths([longer])[0]), read=False)]
+    assert written[1] == [alone]
+    assert alone.read
+    assert refused(lambda: model.write([CHATS[0]], Writing(longest=64))) == (
+        f"an answer may have 64 tokens, and model {str(folder)!r} reads at most 64 with the prompt"
     )
+
+
+def test_an_answer_ends_where_the_generation_settings_say(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    first = int(all_logits(network(folder), written(folder, CHATS[0]))[-1].argmax())
+    before = model_digest(folder)
+    [[answer]] = opened(folder).write([CHATS[0]], Writing(longest=3))
+    assert (answer.tokens, answer.ended) == (3, False)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, first]}))
+    assert model_digest(folder) != before  # so that no answer that was kept is taken for one of this model
+    [[answer]] = opened(folder).write([CHATS[0]], Writing(longest=3))
+    assert (answer.text, answer.tokens, answer.ended) == ("", 0, True)
 
 
 def drawing(rng: np.random.Generator | None = None, *, ends: tuple[int, ...] = (2,), **settings: Any) -> Drawing:

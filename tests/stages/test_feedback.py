@@ -11,6 +11,7 @@ from rankpipe.data import Corpus, Queries
 from rankpipe.errors import UsageError
 from rankpipe.run import Run
 from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.expansion import Original
 from rankpipe.stages.feedback import RM3, Bo1, Feedback, Rocchio
 
 CORPUS = Corpus.from_texts(
@@ -90,6 +91,31 @@ def test_rocchio_moves_a_query_away_from_its_last_documents() -> None:
     assert found == pytest.approx({"apple": 2 / 5**0.5 - 0.25, "unknown": 1 / 5**0.5}, rel=1e-6)
     gone = terms(Rocchio(documents=1, alpha=1.0, beta=0.0, gamma=1.0, **SETTINGS))[0]
     assert gone == pytest.approx({"unknown": 1 / 5**0.5}, rel=1e-6)
+
+
+def test_the_last_documents_are_none_of_the_first_ones() -> None:
+    # behind the first three stands one document, of "apple" alone; behind the first four there is none
+    few = terms(Rocchio(documents=3, alpha=1.0, beta=0.0, gamma=0.25, **SETTINGS))[0]
+    assert few == pytest.approx({"apple": 2 / 5**0.5 - 0.25, "unknown": 1 / 5**0.5}, rel=1e-6)
+    none = terms(Rocchio(documents=4, alpha=1.0, beta=0.5, gamma=0.25, **SETTINGS))[0]
+    assert none == terms(Rocchio(documents=4, alpha=1.0, beta=0.5, **SETTINGS))[0]
+
+
+def test_terms_of_another_index_are_refused() -> None:
+    run = RM3(**SETTINGS)(a_run())
+    message = (
+        "'{}' takes terms that the queries were given with '{}', and here it is '{}'; give both stages the same, or put "
+        "'original' between them"
+    )
+    for stage in (BM25(fields=("text",)), RM3(fields=("text",))):
+        with pytest.raises(UsageError) as error:
+            stage(run)
+        assert str(error.value) == message.format(stage.type_name(), "analyzer: whitespace", "analyzer: english")
+    with pytest.raises(UsageError) as error:
+        BM25(analyzer="whitespace", fields=("title", "text"))(run)
+    assert str(error.value) == message.format("bm25", "fields: ['text']", "fields: ['title', 'text']")
+    assert BM25(fields=("text",))(Original()(run)).counts[0]
+    assert BM25(analyzer="whitespace", fields=("text",))(run).counts[0]
 
 
 def test_bo1_adds_weights_to_those_of_the_query() -> None:

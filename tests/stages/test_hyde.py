@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the extras 'dense' and 'llm'")
 
 from rankpipe.data import Corpus, Queries
+from rankpipe.errors import UsageError
 from rankpipe.run import Run
 from rankpipe.stages.dense import Dense
 from rankpipe.stages.hyde import Hyde
@@ -39,6 +40,7 @@ def test_a_query_gets_the_mean_of_its_vector_and_its_passages(
     assert result.vectors[2].tolist() == queries.queries(["the car"])[0].tolist()
     assert result.texts == QUERIES.texts
     assert stage.counted(CORPUS)["refused_empty"] == 6  # three answers, asked for twice
+    assert stage.counted(CORPUS)["unchanged"] == 1
     found = Dense(model=encoder, k=3, similarity="dot", normalise=False)(stage(run))
     assert found.counts.tolist() == [3, 0, 3]
 
@@ -51,3 +53,20 @@ def test_vectors_have_length_one_where_the_encoder_gives_such(
     vectors = stage(Run.empty(QUERIES, CORPUS)).queries.vectors
     assert vectors is not None
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 0, 1], abs=1e-6)
+
+
+def test_passages_that_would_all_be_the_same_are_refused() -> None:
+    with pytest.raises(ValueError, match="at temperature 0 the 8 passages of a query are all the same"):
+        Hyde(model="any", writer="any", temperature=0.0)
+    assert Hyde(model="any", writer="any", temperature=0.0, passages=1).passages == 1
+
+
+def test_vectors_of_another_encoder_are_refused(tiny_encoder: Callable[..., Path], model: Any, tmp_path: Path) -> None:
+    one, other = (str(tiny_encoder(tmp_path / name, seed=seed)) for name, seed in (("one", 1), ("other", 2)))
+    run = Hyde(model=one, writer="any", endpoint=model.endpoint, passages=1)(Run.empty(QUERIES, CORPUS))
+    assert Dense(model=one, k=3)(run).counts.tolist() == [3, 0, 3]
+    for stage, name in ((Dense(model=other, k=3), "model"), (Dense(model=one, k=3, dimensions=8), "dimensions")):
+        with pytest.raises(UsageError) as error:
+            stage(run)
+        assert str(error.value).startswith(f"'dense' takes vectors that the queries were given with '{name}: ")
+        assert str(error.value).endswith("; give both stages the same, or put 'original' between them")

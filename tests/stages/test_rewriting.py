@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,30 @@ def test_keywords_that_the_query_has_are_left_out_and_none_leave_it_as_it_is(mod
     model.answer = lambda _: "apple, Car"
     assert texts(Keywords(writer="any", endpoint=model.endpoint, repeat=1)) == ("apple Car", "car apple", " ")
     model.answer = lambda _: "Apple"
-    assert texts(Keywords(writer="other", endpoint=model.endpoint))[0] == "apple"
+    stage = Keywords(writer="other", endpoint=model.endpoint)
+    assert texts(stage) == ("apple", "car car Apple", " ")
+    assert stage.counted(CORPUS)["unchanged"] == 1
+    model.answer = lambda _: "vascular, protein, heart disease, disease and"
+    run = Run.empty(Queries.of("cardiovascular disease and lipoprotein levels"), CORPUS)
+    stage = Keywords(writer="parts of words", endpoint=model.endpoint, repeat=1)
+    assert texts(stage, run)[0].endswith(" levels vascular protein heart disease")
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ("- apple", "apple"),
+        ("*apple", "apple"),
+        ("(3) apple", "apple"),
+        ("2:apple", "apple"),
+        ("2.5 mg prednisone", "2.5 mg prednisone"),
+        ("10:30 rule", "10:30 rule"),
+        ("-80 degree storage", "-80 degree storage"),
+        ("3. 2.5 mg", "2.5 mg"),
+    ],
+)
+def test_a_number_of_the_text_is_no_mark_of_a_list(text: str, item: str) -> None:
+    assert items(text) == [item]
 
 
 def test_original_gives_back_what_the_user_wrote(model: Any) -> None:
@@ -194,6 +218,36 @@ def test_a_prompt_without_a_place_for_the_query_is_refused(model: Any, tmp_path:
     file.write_text("--- user\n{nothing}\n--- what\n")
     with pytest.raises(DataError):
         texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
+    file.write_text("--- user\n{query} {document}")
+    with pytest.raises(UsageError) as caught:
+        texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
+    assert str(caught.value) == (
+        f"prompt {file}: there is no text here for {{document}} in its section 'user', only {{query}}"
+    )
+
+
+def test_an_example_of_the_system_prompt_is_one_of_the_prompt(model: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("--- system\nSuch as: a fruit that is sweet\n--- user\n{query}")
+    model.answer = lambda _: "a fruit that is sweet"
+    stage = Query2doc(writer="any", endpoint=model.endpoint, prompt=str(file))
+    assert texts(stage) == QUERIES.texts
+    assert (stage.counted(CORPUS)["refused_copied"], stage.counted(CORPUS)["unchanged"]) == (2, 2)
+
+
+def test_a_query_that_the_model_cannot_read_stays_and_the_others_are_answered(
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path]
+) -> None:
+    pytest.importorskip("torch", reason="needs the extra 'llm'")
+    file = tmp_path / "mine.txt"
+    file.write_text("--- user\n{query}")
+    writer = str(tiny_causal_lm(tmp_path / "model", positions=64))
+    stage = Query2doc(writer=writer, prompt=str(file), max_tokens=20, temperature=2.0)
+    run = Run.empty(Queries.of({"long": "apple " * 60, "short": "apple"}), CORPUS)
+    assert texts(stage, run) == run.queries.texts
+    counted = stage.counted(CORPUS)
+    assert (counted["queries"], counted["refused_prompt_too_long"], counted["unchanged"]) == (2, 1, 2)
+    assert (counted["refused_unreadable"], counted["tokens"]) == (1, 20)  # a network of random weights writes bytes
 
 
 # -- multi-query ----------------------------------------------------------------------------------------------------------
@@ -216,6 +270,13 @@ def test_wordings_are_searched_and_fused_by_their_ranks(model: Any) -> None:
     assert list(result.to_dict()["q2"]) == [one.doc_id for one in branch(EMPTY)["q2"]]
     assert result.to_dict()["q3"] == {}
     assert stage.counted(CORPUS)["refused_empty"] == 1
+
+
+def test_an_answer_without_another_wording_leaves_the_query_alone(model: Any) -> None:
+    model.answer = lambda user: "1. Apple\n2. apple" if user.endswith("apple") else "road"
+    stage = MultiQuery(writer="any", endpoint=model.endpoint, stages=(BM25(k=4),))
+    stage(EMPTY)
+    assert (stage.counted(CORPUS)["queries"], stage.counted(CORPUS)["unchanged"]) == (2, 1)
 
 
 def test_the_scores_of_a_query_depend_on_no_other_query(model: Any) -> None:

@@ -251,7 +251,7 @@ def test_queries_are_rewritten_where_the_recipe_says_so(tmp_path: Path) -> None:
     endpoint = Endpoint(url="http://localhost:8000/v1")
     assert recipe.rewrite == Rewrite(writer="smollm2", endpoint=endpoint, mode="augment")
     assert recipe.rewrite is not None
-    assert recipe.rewrite.prompt_file == "car"
+    assert recipe.rewrite.prompt_file == "car-whole"
     assert recipe.described()["rewrite"] == {
         "writer": "smollm2",
         "endpoint": recipe.described()["rewrite"]["endpoint"],
@@ -269,7 +269,9 @@ def test_queries_are_rewritten_where_the_recipe_says_so(tmp_path: Path) -> None:
     assert isinstance(recipe, BiEncoderRecipe)
     assert recipe.rewrite is not None
     assert recipe.rewrite.prompt_file == str(tmp_path / "own.txt")  # beside the recipe
+    assert Rewrite(writer="smollm2").prompt_file == "car"
     assert Rewrite(writer="smollm2", context="none").prompt_file == "car-query"
+    assert Rewrite(writer="any", context="none", endpoint=endpoint).prompt_file == "car-query-whole"
 
 
 def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
