@@ -41,6 +41,7 @@ from trained import (
     over_seeds,
     spread,
     train,
+    weights_of,
     write,
     write_all,
     write_cell,
@@ -65,7 +66,7 @@ METHODS = {
 """What each says of rewriting."""
 SEEDS = {"nfcorpus": 3, "scifact": 1}
 STEPS, QUERIES = 30, 320
-"""Steps of 32 queries, and training queries: every one is trained on three times."""
+"""Steps of 32 queries, and training queries."""
 ORDER = (("original", "replace"), ("original", "augment"), ("query-only", "replace"), ("random-document", "replace"))
 """Pairs of which the second should be better."""
 EXAMPLES = 10
@@ -96,9 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: Any) -> None:
     file = options.output / slug(name) / f"{method}-{seed}.json"
     recipe = _recipe(method, seed, options)
-    prompts = {one: load_prompt(one).digest() for one in (PROMPT, PROMPT_ALONE)} if METHODS[method] else {}
+    writes = METHODS[method] is not None
     key = key_digest(
-        {"scoring": SCORING, "recipe": recipe, "queries": options.queries, "prompts": prompts, "data": digests(name)}
+        {
+            "scoring": SCORING,
+            "recipe": recipe,
+            "queries": options.queries,
+            "model": weights_of(options.model),
+            "writer": weights_of(options.writer) if writes else None,
+            "prompts": {one: load_prompt(one).digest() for one in (PROMPT, PROMPT_ALONE)} if writes else {},
+            "data": digests(name),
+        }
     )
     if finished(file, key) is not None:
         say(f"{file}: finished before", markup=False)
@@ -142,7 +151,7 @@ def _recipe(method: str, seed: int, options: argparse.Namespace) -> str:
 
 def _part(name: str, count: int, models: Path) -> Path:
     """A folder with a data set of which only so many training queries are judged, drawn by a seed of its own."""
-    folder = (models / slug(name) / f"data-{count}").resolve()
+    folder = (models / slug(name) / f"data-{count}-{key_digest(digests(name))[:8]}").resolve()
     if (folder / "qrels" / "train.tsv").exists():
         return folder
     dataset = Dataset.load(name)

@@ -29,7 +29,7 @@ import numpy as np
 from cells import slug
 from numpy.typing import NDArray
 from rich.console import Console
-from trained import by_query, comparison, digests, finished, mean, write, write_cell
+from trained import by_query, comparison, digests, finished, mean, weights_of, write, write_cell
 
 from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime, Stage
 from rankpipe.errors import RankpipeError
@@ -246,7 +246,7 @@ def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, A
             "weight": choice["weight"] if choice is not None and attends else None,
             "sizes": [DEPTH, WORDS, _count(kind, options), ORDERS],
             "stage": repr(GENERATIVE[kind](options.model)) if kind in GENERATIVE else None,
-            "model": options.model,
+            "model": weights_of(options.model),
             "dtype": options.dtype,
         }
     )

@@ -40,6 +40,7 @@ from trained import (
     relevant,
     spread,
     train,
+    weights_of,
     write,
     write_all,
     write_cell,
@@ -100,7 +101,7 @@ def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: A
             "scoring": SCORING,
             "recipe": recipe,
             "length": options.max_length if method == SHORT else None,
-            "begins": begun["key"] if begun else options.model,
+            "begins": begun["key"] if begun else weights_of(options.model),
             "data": [digests(one) for one in (name, *elsewhere)],
         }
     )

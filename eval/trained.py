@@ -18,6 +18,7 @@ from rankpipe.evaluation.comparison import Comparison, compare
 from rankpipe.evaluation.experiment import evaluate_on
 from rankpipe.evaluation.manifest import qrels_digest, queries_digest
 from rankpipe.evaluation.result import Result
+from rankpipe.models.references import model_digest, resolve
 from rankpipe.store import replacing
 
 LIMIT = 3600
@@ -32,6 +33,12 @@ def digests(name: str) -> dict[str, str]:
     for split in dataset.splits:
         found[split] = queries_digest(dataset.queries(split)) + qrels_digest(dataset.qrels(split))
     return found
+
+
+@cache
+def weights_of(reference: str) -> str:
+    """Digest of a model that cells begin with: under its name there may be another one tomorrow."""
+    return model_digest(resolve(reference))
 
 
 def train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
