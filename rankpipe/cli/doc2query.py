@@ -110,6 +110,7 @@ def told_in_words(counts: Mapping[str, int]) -> str:
     names = {
         "repeated": "repeated",
         "too_long": "too long",
+        "refused_prompt_too_long": "of documents too long for the model",
         "refused_empty": "empty",
         "refused_runaway": "in circles",
         "refused_unreadable": "unreadable",

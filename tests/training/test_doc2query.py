@@ -17,11 +17,14 @@ from rankpipe import BM25, Corpus, Dataset
 from rankpipe.cli.doc2query import told_of_card
 from rankpipe.data.catalogue import Card
 from rankpipe.errors import RankpipeError
+from rankpipe.models.completions import answer_seed
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.pipeline import Pipeline
 from rankpipe.training.doc2query import Doc2query, Expansion, Filter, as_query, found_again
 
 Command = Callable[..., Any]
+SEEDS = [answer_seed(0, number) for number in range(3)]
+"""Of the answers to a document."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -42,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         if answers is None:
             body, status = b"{}", 401
         else:
-            text = answers[seed % len(answers)]
+            text = answers[SEEDS.index(seed) % len(answers)]
             finish = "length" if text.endswith("...") else "stop"
             message = {"role": "assistant", "content": text}
             usage = {"prompt_tokens": 9, "completion_tokens": 4}
