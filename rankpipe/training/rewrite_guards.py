@@ -15,8 +15,8 @@ LONGER, MORE_WORDS = 3, 16
 COPIED = 0.6
 """Share of a rewrite's words of content, its query's own left out, that may be copied."""
 REASONS = (
-    *("prompt too long", "unreadable", "empty", "runaway", "cut", "too long", "the same"),
-    *("query of another split", "copied", "rank fell"),
+    *("prompt too long", "unreadable", "empty", "runaway", "too long", "the same"),
+    *("query of another split", "copied", "cut", "rank fell"),
 )
 """Why a query stays as it is, in the order in which this is looked at."""
 WORD = re.compile(r"\w+")
@@ -88,10 +88,10 @@ def read_answer(
     problem, said = refusal(answer), ""
     if problem != "unreadable":
         said = tidied(answer.text)
-    if not (problem or answer.ended or SENTENCE_END.search(answer.text)):
-        problem = "cut"  # in the middle of its only sentence
     rewrite = one_line(f"{opening} {said}") if said else ""
-    return rewrite, problem or _why_refused(rewrite, query, document, elsewhere)
+    problem = problem or _why_refused(rewrite, query, document, elsewhere)
+    in_a_sentence = not (answer.ended or SENTENCE_END.search(answer.text))
+    return rewrite, problem or ("cut" if in_a_sentence else None)
 
 
 def _why_refused(rewrite: str, query: str, document: str | None, elsewhere: Collection[str]) -> str | None:
