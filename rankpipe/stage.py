@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import field
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
 
@@ -31,11 +32,20 @@ T = TypeVar("T")
 Part = Literal["candidates", "features"]
 """What a stage may need of the run it gets, or make."""
 
+QueryPart = Literal["terms", "vectors"]
+"""What a stage may give queries beside their texts, for a retriever to take."""
+
 SETTINGS = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 """The pydantic config of every stage: no unknown settings, no text for numbers, no NaN."""
 
 BESIDE_FILE = "relative to the YAML file, where there is such a path"
 """Marks a text setting that may be a path: where the file's folder has such a path, that is what is meant."""
+
+READ = "a file that has to be there, relative to the YAML file"
+"""Marks a setting that is the path of a file: where there is none, the check of the YAML file says so."""
+
+InputFile = Annotated[Path, READ, Strict(False)]
+"""A setting that is the path of a file that is read."""
 
 Reference = Annotated[str, BESIDE_FILE, MinLen(1)]
 """A setting that names something known (an analyzer, a model) or is the path of a file or folder."""
@@ -62,6 +72,8 @@ class Stage(ABC):
     needs       parts of the run that must be there before this stage
     makes       parts that are there after it; a stage that makes candidates without needing them replaces those of
                 the run, and with them the scores that earlier stages left under their names
+    gives, takes, drops  what queries have after it beside their texts; what of it this stage reads where they have it;
+                what they have no longer
     keeps_scores  the stage leaves out candidates and changes no score
     in_turn     its parts run one after the other; otherwise they are branches of equal standing
     references  names of earlier stages whose scores it reads from run.features
@@ -71,6 +83,9 @@ class Stage(ABC):
 
     needs: ClassVar[frozenset[Part]] = frozenset()
     makes: ClassVar[frozenset[Part]] = frozenset()
+    gives: ClassVar[frozenset[QueryPart]] = frozenset()
+    takes: ClassVar[frozenset[QueryPart]] = frozenset()
+    drops: ClassVar[frozenset[QueryPart]] = frozenset()
     keeps_scores: ClassVar[bool] = False
     in_turn: ClassVar[bool] = False
 
@@ -98,6 +113,11 @@ class Stage(ABC):
     def references(self) -> tuple[str, ...]:
         """Names of earlier stages that this one reads the scores of."""
         return ()
+
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """Settings that a stage that gives queries terms must have in common with one that takes them."""
+        return {}
 
     @property
     def lowest_score(self) -> float | None:

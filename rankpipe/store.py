@@ -185,16 +185,26 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             raise
 
 
+def check_writable(path: Path, what: str = "file") -> None:
+    """Refuse a place where nothing can be written, so that no work is done in vain; folders above it may be missing.
+
+    what  the path is to be, for the error
+
+    Raises UsageError where a folder above it is a file, RankpipeError where it may not be written to.
+    """
+    above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.exists(folder))
+    if not os.path.isdir(above):
+        raise UsageError(f"{path} cannot be a {what}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RankpipeError(f"cannot write {path}: {above} may not be written to")
+
+
 def check_replaceable(path: Path, *, force: bool = False) -> None:
     """Refuse what replacing_folder would refuse, so that no work is done in vain.
 
     Raises UsageError for what is not replaced, RankpipeError where nothing can be written.
     """
-    above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.exists(folder))
-    if not os.path.isdir(above):
-        raise UsageError(f"{path} cannot be a folder: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise RankpipeError(f"cannot write {path}: {above} may not be written to")
+    check_writable(path, "folder")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):

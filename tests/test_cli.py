@@ -437,3 +437,49 @@ def test_any_title_is_shown_in_any_terminal(pets: Path, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert (done.returncode, done.stdout.splitlines()[1]) == (0, rb"   Caf\xe9 \u2615")
+
+
+# -- places --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tuned_pipeline_is_written_into_a_new_folder_and_a_wrong_place_is_told_before_the_work(
+    rankpipe: Command, garden: Path, tmp_path: Path
+) -> None:
+    pipeline = tmp_path / "both.yaml"
+    pipeline.write_text("stages: [fuse: {branches: [{bm25: {fields: [title]}}, {bm25: {fields: [text]}}]}]")
+    command = ("tune", pipeline, "-d", garden)
+    output = tmp_path / "new" / "tuned.yaml"
+    assert rankpipe(*command, "--output", output).status == 0
+    assert rankpipe("check", output).status == 0
+    (tmp_path / "file").touch()
+    done = rankpipe(*command, "--output", tmp_path / "file" / "tuned.yaml")
+    assert done == (
+        2,
+        "",
+        f"error: {tmp_path / 'file' / 'tuned.yaml'} cannot be a file: {tmp_path / 'file'} is a file\n",
+    )
+    assert rankpipe(*command, "--output", tmp_path) == (2, "", f"error: {tmp_path} is a folder; choose a file\n")
+
+
+def test_a_folder_of_results_stands_for_its_run(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
+    assert rankpipe("run", "bm25", "-d", pets, "--output", tmp_path / "out").status == 0
+    of_folder, of_file = (
+        rankpipe("evaluate", place, "-d", pets) for place in (tmp_path / "out", tmp_path / "out" / "run.trec")
+    )
+    assert of_folder.status == 0
+    assert of_folder == of_file
+
+
+def test_a_pipeline_for_a_given_run_is_checked_as_one(rankpipe: Command, tmp_path: Path) -> None:
+    path = tmp_path / "again.yaml"
+    path.write_text("stages:\n  - rescore: {model: minilm}\n  - interpolate: {with: run}\n")
+    assert rankpipe("check", path).status == 2
+    done = rankpipe("check", path, "--rerank")
+    assert done == (0, f"{path}: rescore >> interpolate: no mistakes found\n", "")
+    path.write_text("stages: [bm25]")
+    assert rankpipe("check", path, "--rerank").status == 2
+
+
+def test_a_data_set_without_documents_is_refused(rankpipe: Command, pets: Path) -> None:
+    (pets / "corpus.jsonl").write_text("")
+    assert rankpipe("run", "bm25", "-d", pets) == (2, "", f"error: {pets / 'corpus.jsonl'}: holds no documents\n")

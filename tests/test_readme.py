@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from rankpipe import Pipeline
+from rankpipe import BM25, Corpus, Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_the_yaml_example_is_the_pipeline_of_the_python_example() -> None:
     assert Pipeline.from_yaml(_blocks("yaml")[0]) == pipeline
 
 
-@pytest.mark.parametrize("page", ["datasets.md", "pipelines.md"])
+@pytest.mark.parametrize("page", ["datasets.md", "pipelines.md", "evaluation.md"])
 def test_the_python_on_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -48,3 +48,9 @@ def test_the_python_on_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -
     for block in blocks:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile(block, page, "exec"), module.__dict__)
+    if page == "pipelines.md":  # its last block is a stage of one's own
+        corpus = Corpus.from_records(
+            [{"id": "d1", "title": "plum", "text": "x x"}, {"id": "d2", "title": "pear", "text": "x"}]
+        )
+        run = (BM25() >> module.Prefer(word="pear", bonus=9.0)).on(corpus).run({"q": "x"})
+        assert [one.doc_id for one in run["q"]] == ["d2", "d1"]

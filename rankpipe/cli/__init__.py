@@ -26,6 +26,7 @@ from rankpipe.cli.common import (
     load_pipeline,
     measured,
     print_result,
+    run_file_in,
     runtime_of,
     say,
     shortened,
@@ -104,9 +105,12 @@ def check(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A pipeline file, a recipe for `train`, or a shipped one: bm25")
     ],
+    reranks: Annotated[
+        bool, typer.Option("--rerank", help="The pipeline is for `rerank`: it is given a run, under the name run.")
+    ] = False,
 ) -> None:
     """Check a pipeline file or a recipe. Every mistake at once, with its place. Loads no model."""
-    from rankpipe.pipeline.pipeline import is_shipped
+    from rankpipe.pipeline.pipeline import GIVEN_RUN, is_shipped
     from rankpipe.training.recipe_file import is_recipe, load_recipe
 
     of_recipe = is_recipe(file)
@@ -114,7 +118,9 @@ def check(
         recipe = load_recipe(file)
         print(f"{file}: {recipe.summary}: no mistakes found")
     if not of_recipe or is_shipped(file):
-        loaded = load_pipeline(file, None)
+        loaded = load_pipeline(file, None, given=GIVEN_RUN if reranks else None)
+        if reranks:
+            loaded.check_reranks()
         print(f"{file}: {' >> '.join(stage.type_name() for stage in loaded.stages)}: no mistakes found")
 
 
@@ -177,7 +183,10 @@ def index(
 @app.command()
 def rerank(
     pipeline: PipelineArgument,
-    run_file: Annotated[Path, typer.Option("--run", metavar="RUN.trec", help="The run to re-rank, plain or .gz.")],
+    run_file: Annotated[
+        Path,
+        typer.Option("--run", metavar="RUN", help="The run to re-rank, plain or .gz, or a folder that `run` wrote."),
+    ],
     dataset: DatasetOption = DEFAULT_DATASET,
     split: SplitOption = "test",
     ties: TiesOption = "doc_id",
@@ -194,7 +203,7 @@ def rerank(
 
     runtime = runtime_of(threads, device, dtype)
     loaded, data = load_both(pipeline, dataset, runtime, output, force=force, given=GIVEN_RUN)
-    given = given_run(run_file, data, split, ties=ties_of(ties))
+    given = given_run(run_file_in(run_file), data, split, ties=ties_of(ties))
     experiment = run_experiment(loaded, data, split, measures=measure, given=given)
     before = evaluate_on(given, data, split, measures=measure)
     finish(experiment, output, force=force, before=before)
@@ -202,7 +211,9 @@ def rerank(
 
 @app.command()
 def evaluate(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.trec", help="A TREC run file, plain or .gz.")],
+    run_file: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A TREC run file, plain or .gz, or a folder that `run` wrote.")
+    ],
     qrels: QrelsOption = None,
     dataset: JudgedOption = None,
     split: SplitOption = "test",
@@ -212,7 +223,7 @@ def evaluate(
     """Measure a run file against judgements. They are those of a file, or of a data set, with its quirks."""
     from rankpipe.run import Run
 
-    print_result(measured(Run.read_trec(run_file, ties=ties_of(ties)), qrels, dataset, split, measure))
+    print_result(measured(Run.read_trec(run_file_in(run_file), ties=ties_of(ties)), qrels, dataset, split, measure))
 
 
 @app.command()
@@ -238,8 +249,8 @@ def compare(
         dataset, split = common_dataset(runs)
     results = {}
     for path in runs:
-        run_file = path / "run.trec" if path.is_dir() else path
-        results[str(path)] = measured(Run.read_trec(run_file, ties=ties_of(ties)), qrels, dataset, split, measure)
+        run = Run.read_trec(run_file_in(path), ties=ties_of(ties))
+        results[str(path)] = measured(run, qrels, dataset, split, measure)
     comparison_table(compare_results(results)).show()
 
 
@@ -258,13 +269,17 @@ def tune(
     """Choose how scores are joined, on dev or train queries. Writes the choice down with the evidence."""
     from rankpipe.evaluation.tuning import Judged, settings_text
     from rankpipe.evaluation.tuning import tune as tune_pipeline
-    from rankpipe.store import replacing
+    from rankpipe.store import check_writable, replacing
 
     splits = split or ["dev"]
     if len(splits) not in (1, len(dataset)):
         raise UsageError(f"{len(splits)} splits for {len(dataset)} data sets; give one, or one for each")
-    if output is not None and output.exists() and not force:
-        raise UsageError(f"{output} exists already; choose another file, or replace it with --force")
+    if output is not None:
+        check_writable(output)
+        if output.is_dir():
+            raise UsageError(f"{output} is a folder; choose a file")
+        if output.exists() and not force:
+            raise UsageError(f"{output} exists already; choose another file, or replace it with --force")
     judged = [
         Judged(dataset=load_dataset(name), split=one)
         for name, one in zip(dataset, splits * (len(dataset) // len(splits)), strict=True)
@@ -277,6 +292,7 @@ def tune(
     if output is None:
         print(text, end="")
     else:
+        output.parent.mkdir(parents=True, exist_ok=True)
         with replacing(output) as file:
             file.write(text)
         say(f"written: {output}")

@@ -120,6 +120,11 @@ def ties_of(name: str) -> Ties:
     return name  # type: ignore[return-value]
 
 
+def run_file_in(path: Path) -> Path:
+    """The run file that a path is, or that a folder holds which `run` wrote."""
+    return path / "run.trec" if path.is_dir() else path
+
+
 def say(text: str) -> None:
     """Tell the person at the terminal, apart from the results on standard output."""
     print(text, file=sys.stderr)

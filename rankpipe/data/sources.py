@@ -83,7 +83,10 @@ class Files:
             "reader_format": READER_FORMAT,
             "sha256": file_digest(self.documents),
         }
-        return Corpus.open(artefact("corpora", key, lambda to: _build(to, DocumentReader(self.documents))))
+        corpus = Corpus.open(artefact("corpora", key, lambda to: _build(to, DocumentReader(self.documents))))
+        if not corpus.size:
+            raise DataError(f"{self.documents}: holds no documents")
+        return corpus
 
     def queries(self, split: str | None) -> Queries:
         """All queries of the file."""

@@ -91,23 +91,37 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     return PLACE.sub(lambda found: values.get(found[1], found[0]), text)
 
 
+def known_prompt(reference: str) -> str:
+    """The reference, if there is such a prompt; a validator of settings."""
+    try:
+        _found(reference)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return reference
+
+
 def load_prompt(reference: str) -> Prompt:
     """The prompt in a file, or the shipped one of that name.
 
     Raises UsageError where there is none, DataError with the line for a file that is not written as one.
     """
-    path = Path(reference).expanduser()
-    if not path.is_file():
-        named = shipped("prompts") / f"{reference}.txt"
-        if len(path.parts) != 1 or not named.is_file():
-            known = ", ".join(sorted(file.stem for file in shipped("prompts").glob("*.txt")))
-            raise UsageError(f"there is no prompt file {reference!r}, and no shipped one of that name ({known})")
-        path = named
+    path = _found(reference)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a text in UTF-8: {error}") from None
     return Prompt(**_sections(path, text), file=str(path))
+
+
+def _found(reference: str) -> Path:
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return path
+    named = shipped("prompts") / f"{reference}.txt"
+    if len(path.parts) != 1 or not named.is_file():
+        known = ", ".join(sorted(file.stem for file in shipped("prompts").glob("*.txt")))
+        raise UsageError(f"there is no prompt file {reference!r}, and no shipped one of that name ({known})")
+    return named
 
 
 def _sections(path: Path, text: str) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rankpipe.errors import PipelineError, Problem
 from rankpipe.pipeline.registry import suggestion
@@ -17,6 +18,7 @@ class Step:
 
     label       the stage's type, for messages
     known       False: the type is unknown; it may make whatever later stages need
+    gives, takes, drops, shared  see Stage
     in_turn     the parts run one after the other (a chain); otherwise they are branches of equal standing
     places      where each name that the stage refers to is written
     """
@@ -25,6 +27,10 @@ class Step:
     name: str | None = None
     needs: frozenset[str] = frozenset()
     makes: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
+    drops: frozenset[str] = frozenset()
+    shared: Mapping[str, Any] = field(default_factory=dict)
     references: tuple[str, ...] = ()
     parts: tuple[Step, ...] = ()
     known: bool = True
@@ -49,6 +55,10 @@ def steps_of(stages: Iterable[Stage]) -> tuple[Step, ...]:
             name=stage.name,
             needs=stage.needs,
             makes=stage.makes,
+            gives=stage.gives,
+            takes=stage.takes,
+            drops=stage.drops,
+            shared=stage.shared,
             references=stage.references,
             parts=steps_of(stage.parts),
             in_turn=stage.in_turn,
@@ -67,6 +77,8 @@ class Given:
 
 MAKERS = {"candidates": "a retriever such as 'bm25'", "features": "the stage 'features'"}
 """Who makes what a stage may need, for messages."""
+TAKERS = {"terms": ("weighted terms", "a 'bm25'"), "vectors": ("vectors", "a 'dense' of its model")}
+"""What queries are given, and who takes it, for messages."""
 NOTHING = Given()
 """What a pipeline is given that begins with queries alone."""
 
@@ -83,7 +95,15 @@ def order_problems(steps: Sequence[Step], given: Given = NOTHING) -> list[Proble
         return [Problem("a pipeline needs at least one stage")]
     named = [step.name for step in _walk(steps) if step.name]
     state = _State(all_names=[*given.names, *named], present=given.parts, names=given.names)
-    return [*_repeated_names(steps), *_in_turn(steps, state)]
+    found = [*_repeated_names(steps), *_in_turn(steps, state)]
+    return found + [_untaken(part, state.unread[part]) for part in sorted(state.searched)]
+
+
+def parts_after(stages: Sequence[Stage]) -> frozenset[str]:
+    """Parts of the run that are there after stages that are in order."""
+    state = _State(all_names=[])
+    list(_in_turn(steps_of(stages), state))
+    return state.present
 
 
 @dataclass
@@ -93,6 +113,9 @@ class _State:
     present   parts of the run that were made
     names     names whose scores are there
     replaced  names whose scores are gone, and the step that replaced them
+    givers    who gave what queries have beside their texts
+    unread    of these, those whose gift no step has taken
+    searched  what of it there was when a retriever that does not take it searched
     anything  a stage of unknown type went before
     """
 
@@ -100,10 +123,13 @@ class _State:
     present: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
     replaced: Mapping[str, Step] = field(default_factory=dict)
+    givers: Mapping[str, Step] = field(default_factory=dict)
+    unread: Mapping[str, Step] = field(default_factory=dict)
+    searched: frozenset[str] = frozenset()
     anything: bool = False
 
     def copy(self) -> _State:
-        return _State(self.all_names, self.present, self.names, self.replaced, self.anything)
+        return replace(self)
 
 
 def _walk(steps: Iterable[Step]) -> Iterator[Step]:
@@ -128,6 +154,8 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
     for step in steps:
         yield from _missing_parts(step, state)
         yield from _missing_names(step, state)
+        yield from _foreign_terms(step, state)
+        _take(step, state)
         if step.in_turn:
             yield from _in_turn(step.parts, state)
         elif step.parts:
@@ -136,6 +164,8 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
             state.replaced = {**state.replaced, **dict.fromkeys(state.names, step)}
             state.names = frozenset()
             state.present -= {"features"}
+            state.searched |= state.unread.keys()
+        yield from _give(step, state)
         state.present |= step.makes | step.needs  # what was missing is said once
         state.anything |= not step.known
         if step.name is not None:
@@ -147,13 +177,53 @@ def _branches(step: Step, state: _State) -> Iterator[Problem]:
     ends = [state.copy() for _ in step.parts]
     for part, end in zip(step.parts, ends, strict=True):
         yield from _in_turn([part], end)
+        for name, giver in end.unread.items():
+            if state.unread.get(name) is not giver:  # what queries were given in a branch is gone behind it
+                yield _untaken(name, giver)
         if "candidates" in step.makes - end.present and not end.anything:
             yield part.problem(f"this branch of {step} makes no candidates; a retriever such as 'bm25' does")
     if not all("features" in end.present for end in ends):
         state.present -= {"features"}
     state.names = frozenset().union(*(end.names for end in ends))
     state.replaced = {name: by for end in ends for name, by in end.replaced.items()}
+    unread = frozenset(name for name in state.unread if all(name in end.unread for end in ends))
+    state.searched = unread & frozenset().union(*(end.searched for end in ends))
+    state.unread = {name: state.unread[name] for name in unread}
     state.anything |= any(end.anything for end in ends)
+
+
+def _take(step: Step, state: _State) -> None:
+    """Note what a step reads of what queries were given; one of unknown type may read all of it."""
+    taken = step.takes if step.known else frozenset(state.unread)
+    state.unread = {part: giver for part, giver in state.unread.items() if part not in taken}
+    state.searched -= taken
+
+
+def _give(step: Step, state: _State) -> Iterator[Problem]:
+    """Note what queries have behind a step; what it drops unread was given in vain."""
+    yield from (_untaken(part, giver) for part, giver in state.unread.items() if part in step.drops)
+    left = {part: giver for part, giver in state.unread.items() if part not in step.drops}
+    state.searched -= step.drops
+    state.unread = {**left, **dict.fromkeys(step.gives, step)}
+    kept = {part: giver for part, giver in state.givers.items() if part not in step.drops}
+    state.givers = {**kept, **dict.fromkeys(step.gives, step)}
+
+
+def _untaken(part: str, giver: Step) -> Problem:
+    what, who = TAKERS[part]
+    return giver.problem(f"'{giver.label}' gives queries {what}, and no later stage takes them; put {who} behind it")
+
+
+def _foreign_terms(step: Step, state: _State) -> Iterator[Problem]:
+    giver = state.givers.get("terms")
+    if giver is None or "terms" not in step.takes:
+        return
+    for name, value in step.shared.items():
+        if giver.shared.get(name, value) != value:
+            yield step.problem(
+                f"'{step.label}' takes terms that {giver} gave with '{name}: {giver.shared[name]}', and here it is "
+                f"'{name}: {value}'; give both the same"
+            )
 
 
 def _missing_parts(step: Step, state: _State) -> Iterator[Problem]:

@@ -80,6 +80,13 @@ class Reading:
                 self.note(one.place, f"'{label}' has no setting {quoted(one.key)}{suggestion(one.key, settings)}")
                 if meant := closest(one.key, settings):
                     given.setdefault(meant, one.value)
+        for key, value in given.items():
+            if settings[key].is_read and isinstance(value, Scalar) and isinstance(value.value, str):
+                path = settings[key].value(value, self.folder)
+                if not path.is_file():
+                    self.note(
+                        value.place, f"'{label}' setting '{key}' is {as_written(value)}, and there is no file {path}"
+                    )
         return {settings[key].python_name: (settings[key], value) for key, value in given.items()}
 
     def construct(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, g
 
 from rankpipe.errors import Problem
 from rankpipe.pipeline.source import Mapping, Node, Place, Scalar, Sequence, kind_of, quoted, shortened
-from rankpipe.stage import BESIDE_FILE, Stage
+from rankpipe.stage import BESIDE_FILE, READ, Stage
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -71,6 +71,11 @@ class Setting(NamedTuple):
         """Whether it is text that may be a path (stage.Reference)."""
         return BESIDE_FILE in self.field.metadata or _mentions(self.field.annotation, BESIDE_FILE)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it is the path of a file that has to be there (stage.InputFile)."""
+        return READ in self.field.metadata or _mentions(self.field.annotation, READ)
+
     def value(self, node: Node, folder: Path | None) -> Any:
         """Python value of a node: lists become tuples. Relative paths stand in the folder, if there is one."""
         inside = _without_none(self.field.annotation)
@@ -127,7 +132,8 @@ def problems_of(error: ValidationError, label: str, given: dict[str, Node], plac
             yield place.problem(f"'{label}': {_own_words(details)}")
         elif first in given:
             found = _found(given[first], path)
-            shown = first.removesuffix("_") + "".join(f"[{step!r}]" for step in found.path)
+            steps = (f".{step}" if isinstance(step, str) else f"[{step}]" for step in found.path)
+            shown = first.removesuffix("_") + "".join(steps)
             item = wrong.setdefault((first, id(found.node)), _Wrong(shown, found.node, found.ancestors, []))
             item.expected.append((details["type"], _expected(details, found)))
         elif details["type"] == "missing":
@@ -138,7 +144,7 @@ def problems_of(error: ValidationError, label: str, given: dict[str, Node], plac
     outer = {(first, ancestor) for (first, _), item in wrong.items() for ancestor in item.ancestors}
     for key, item in wrong.items():
         if key not in outer:
-            yield item.node.place.problem(f"'{label}' setting '{item.shown}' {item.complaint()}")
+            yield item.node.place.problem(f"'{label}' setting '{item.shown}'{item.complaint()}")
 
 
 class _Found(NamedTuple):
@@ -156,17 +162,21 @@ class _Wrong(NamedTuple):
 
     def complaint(self) -> str:
         node, kinds = self.node, dict(self.expected)
+        if isinstance(node, Mapping) and kinds.keys() == {
+            "value_error"
+        }:  # it is a map, and its own check says the rest
+            return f": {'; '.join(dict.fromkeys(kinds.values()))}"
         if isinstance(node, Scalar) and isinstance(node.value, float) and math.isnan(node.value):
-            return "is not a number (nan)"
+            return " is not a number (nan)"
         if isinstance(node, Sequence) and kinds.keys() <= {"too_short", "too_long", "missing"}:
             count = len(node.items)
-            return f"has {count} value{'s' * (count != 1)}, {list(kinds.values())[-1]}"
+            return f" has {count} value{'s' * (count != 1)}, {list(kinds.values())[-1]}"
         wanted = [phrase for _, phrase in self.expected]
         joined = wanted[0]
         for phrase in dict.fromkeys(wanted[1:]):
             if phrase != wanted[0]:
                 joined += " or " + phrase.removeprefix("must be ")
-        return f"is {as_written(node)}, {joined}"
+        return f" is {as_written(node)}, {joined}"
 
 
 def as_written(node: Node) -> str:

@@ -187,7 +187,8 @@ class _Composer:
             self._stop(None, "empty; a map is wanted")
         if isinstance(root, Mapping):
             return root
-        self._report(root.place, f"a map is wanted, not {kind_of(root)}")
+        hint = "; put this list under 'stages:'" if isinstance(root, Sequence) else ""
+        self._report(root.place, f"a map is wanted, not {kind_of(root)}{hint}")
         return None
 
     def _node(self, event: Any, depth: int) -> Node:

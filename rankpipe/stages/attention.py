@@ -16,12 +16,14 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
+from rankpipe.models.attention_scores import parsed_heads
 from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage, note_explained
 from rankpipe.stages.generative import NEEDS, cut_to
+from rankpipe.stages.prompt_file import PromptFile
 
 if TYPE_CHECKING:
     from rankpipe.models.attention import AttentionScorer, Listed, ReadPrefix
@@ -62,7 +64,7 @@ class Attention(Stage):
     rest: Rest = "keep"
     max_words: Annotated[int, Gt(0)] = 300
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
-    prompt: Reference = "attention-find"
+    prompt: PromptFile = "attention-find"
     heads: Reference | Several[str] = "all"
     layers: Annotated[Several[int], Len(2, 2)] | None = None
     calibrate: bool = True
@@ -75,6 +77,8 @@ class Attention(Stage):
 
     @model_validator(mode="after")
     def _fits(self) -> Attention:
+        if not isinstance(self.heads, str):
+            parsed_heads(self.heads)
         if self.layers is not None and self.heads != "all":
             raise ValueError("'layers' are those of 'heads: all'; a list or a file of heads says its own")
         if self.stride is not None and isinstance(self.window, int) and self.stride > self.window:

@@ -17,7 +17,7 @@ from rankpipe.index.ranking import Ranking
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import tracked
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
+from rankpipe.stage import SETTINGS, Part, QueryPart, Reference, Several, Stage
 from rankpipe.store import artefact
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class BM25(Stage):
     """
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+    takes: ClassVar[frozenset[QueryPart]] = frozenset({"terms"})
 
     k: Annotated[int, Gt(0)] = 1000
     k1: Annotated[float, Ge(0)] = 0.9
@@ -73,6 +74,11 @@ class BM25(Stage):
         if self.engine != "lucene" and self.lucene_index is not None:
             raise ValueError("'lucene_index' needs 'engine: lucene'")
         return self
+
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """The analyzer, whose terms queries have to have."""
+        return {"analyzer": self.analyzer}
 
     @property
     def lowest_score(self) -> float | None:
@@ -99,13 +105,8 @@ class BM25(Stage):
         queries = run.queries
         if queries.terms is None:
             return index, index.queries(queries.texts, analyzer)
-        queries.check_taken("terms", self.type_name(), self.index_settings)
+        queries.check_taken("terms", self.type_name(), self.shared)
         return index, index.weighted_queries(queries.terms)
-
-    @property
-    def index_settings(self) -> Mapping[str, Any]:
-        """What decides which terms the index has."""
-        return {"analyzer": self.analyzer, "fields": list(self.fields)}
 
     def _search(self, run: Run) -> Ranking:
         index, terms = self.index_and_terms(run)

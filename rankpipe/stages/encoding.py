@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, MinLen
@@ -17,7 +17,7 @@ from rankpipe.errors import UsageError
 from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference, Several, Stage
+from rankpipe.stage import SETTINGS, QueryPart, Reference, Several, Stage
 
 if TYPE_CHECKING:
     from rankpipe.index.kept import Kept
@@ -47,6 +47,8 @@ class Encoding(Stage):
     fields           the fields of a document, joined by a blank, that are encoded
     vectors          precision in which vectors are stored
     """
+
+    takes: ClassVar[frozenset[QueryPart]] = frozenset({"vectors"})
 
     model: Reference
     query_model: Reference | None = None

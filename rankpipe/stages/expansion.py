@@ -10,7 +10,8 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference, Stage
+from rankpipe.stage import SETTINGS, QueryPart, Stage
+from rankpipe.stages.prompt_file import PromptFile
 from rankpipe.stages.rewriting import WORD, Rewriting, one_line
 
 LIST_MARK = re.compile(r"^\s*(?:[-*•](?![\d.])|\(?\d{1,2}[.):](?!\d))\s*")
@@ -25,6 +26,7 @@ class Expansion(Rewriting):
     separator  between them
     """
 
+    drops: ClassVar[frozenset[QueryPart]] = frozenset({"terms", "vectors"})
     keeps_scores: ClassVar[bool] = True
 
     repeat: Annotated[int, Ge(1)] = 5
@@ -56,7 +58,7 @@ class Query2doc(Expansion):
     writer, endpoint, prompt, max_tokens, temperature, top_p, seed  see rankpipe.stages.rewriting
     """
 
-    prompt: Reference = "query2doc"
+    prompt: PromptFile = "query2doc"
 
     @property
     def _stop(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class Keywords(Expansion):
     writer, endpoint, prompt, max_tokens, temperature, top_p, seed  see rankpipe.stages.rewriting
     """
 
-    prompt: Reference = "keywords"
+    prompt: PromptFile = "keywords"
     max_tokens: Annotated[int, Ge(1)] = 64
     repeat: Annotated[int, Ge(1)] = 2
     keywords: Annotated[int, Ge(1)] = 10
@@ -91,6 +93,7 @@ class Keywords(Expansion):
 class Original(Stage):
     """Give queries the texts back that the user wrote, for re-rankers behind a rewriter; weighted terms and vectors go."""
 
+    drops: ClassVar[frozenset[QueryPart]] = frozenset({"terms", "vectors"})
     keeps_scores: ClassVar[bool] = True
 
     def __call__(self, run: Run) -> Run:

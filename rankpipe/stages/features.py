@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Strict, model_validator
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
+from rankpipe.stage import SETTINGS, InputFile, Part, QueryPart, Reference, Several, Stage
 from rankpipe.stages.bm25 import BM25, known_analyzer
 from rankpipe.stages.feature_files import read_columns, read_texts
 from rankpipe.stages.normalise import normalised, of_earlier
@@ -60,13 +59,14 @@ class Features(Stage):
 
     needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates", "features"})
+    takes: ClassVar[frozenset[QueryPart]] = frozenset({"terms", "vectors"})
     keeps_scores: ClassVar[bool] = True
 
     scores: Several[str] = ()
     fields: Several[str] = ("title", "text")
     model: Reference | None = None
-    columns: Annotated[Path, Strict(False)] | None = None
-    texts: Annotated[Path, Strict(False)] | None = None
+    columns: InputFile | None = None
+    texts: InputFile | None = None
     normalise: Literal["min-max", "z-score", "none"] = "min-max"
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
@@ -83,6 +83,11 @@ class Features(Stage):
     def references(self) -> tuple[str, ...]:
         """The earlier stages' names."""
         return tuple(self.scores)
+
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """The analyzer, whose terms queries have to have."""
+        return {"analyzer": self.analyzer}
 
     def __call__(self, run: Run) -> Run:
         """The run with the columns. Raises UsageError for a name without scores, a document without its columns."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, MinLen
@@ -19,7 +19,7 @@ from rankpipe.errors import UsageError
 from rankpipe.index import analysis
 from rankpipe.index.analysis import Analyzer
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
+from rankpipe.stage import SETTINGS, Part, QueryPart, Reference, Several, Stage
 from rankpipe.stages.bm25 import BM25, known_analyzer
 
 if TYPE_CHECKING:
@@ -52,10 +52,12 @@ class Feedback(Stage):
                single one says nothing of what relevant documents have in common
     terms      terms that are taken from them
     max_share  largest share of the corpus' documents that may have such a term
-    analyzer, fields  as the stage bm25 has them, and as the one that follows must have them
+    analyzer, fields  as the stage bm25 has them; the one that follows must have the same analyzer
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+    gives: ClassVar[frozenset[QueryPart]] = frozenset({"terms"})
+    takes: ClassVar[frozenset[QueryPart]] = frozenset({"terms"})
     keeps_scores: ClassVar[bool] = True
     plain: ClassVar[bool] = False
     """Whether only terms of letters and digits are taken."""
@@ -67,10 +69,15 @@ class Feedback(Stage):
     analyzer: Annotated[Reference, AfterValidator(known_analyzer)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
 
+    @property
+    def shared(self) -> Mapping[str, Any]:
+        """The analyzer, which the retriever that takes the terms must have, too."""
+        return self._bm25.shared
+
     def __call__(self, run: Run) -> Run:
         """The run, its queries with weighted terms. Candidates stay."""
         index, analyzer = self._bm25.index(run.corpus)
-        run.queries.check_taken("terms", self.type_name(), self._bm25.index_settings)
+        run.queries.check_taken("terms", self.type_name(), self.shared)
         own = own_terms(run.queries, analyzer)
         enough = np.flatnonzero(run.counts >= self.least).tolist()
         shown = {row: self._places(run, row) for row in enough}
@@ -79,7 +86,7 @@ class Feedback(Stage):
         for row, places in shown.items():
             texts = np.searchsorted(read, run.documents[places]).tolist()
             own[row] = self._expanded(index, Given(own[row], counts, texts, self._shares(run, row, places)))
-        return run.with_queries(run.queries.with_terms(own, self._bm25.index_settings))
+        return run.with_queries(run.queries.with_terms(own, self.shared))
 
     def prepare(self, corpus: Corpus) -> None:
         """Build the index if the store does not have it, and open it."""

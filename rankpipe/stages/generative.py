@@ -20,6 +20,7 @@ from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
+from rankpipe.stages.prompt_file import PromptFile
 
 NEEDS = ("torch", "transformers")
 """What the extra 'llm' brings, as far as a model that is no GGUF file needs it."""
@@ -52,7 +53,7 @@ class Generative(Stage):
     places: ClassVar[Mapping[str, Sequence[str]]]
 
     model: Reference
-    prompt: Reference
+    prompt: PromptFile
     depth: Annotated[int, Gt(0)] = 100
     rest: Rest = "keep"
     max_words: Annotated[int, Gt(0)] = 300

@@ -12,8 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference
+from rankpipe.stage import SETTINGS, QueryPart
 from rankpipe.stages.encoding import Encoding
+from rankpipe.stages.prompt_file import PromptFile
 from rankpipe.stages.rewriting import Rewriting, one_line
 from rankpipe.stages.vector_feedback import mean_with, of_length_one
 
@@ -34,9 +35,10 @@ class Hyde(Rewriting, Encoding):
               of the language model, see rankpipe.stages.rewriting
     """
 
+    gives: ClassVar[frozenset[QueryPart]] = frozenset({"vectors"})
     keeps_scores: ClassVar[bool] = True
 
-    prompt: Reference = "hyde"
+    prompt: PromptFile = "hyde"
     max_tokens: Annotated[int, Ge(1)] = 512
     temperature: Annotated[float, Ge(0)] = 0.7
     passages: Annotated[int, Ge(1)] = 8

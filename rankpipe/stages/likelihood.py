@@ -11,8 +11,9 @@ from pydantic.dataclasses import dataclass
 from rankpipe.errors import UsageError
 from rankpipe.progress import counted
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference
+from rankpipe.stage import SETTINGS
 from rankpipe.stages.generative import Generative, Opened, asked
+from rankpipe.stages.prompt_file import PromptFile
 
 QUERY = "{query}"
 
@@ -32,7 +33,7 @@ class Likelihood(Generative):
 
     places: ClassVar = {"user": ("document",), "answer": ("query",)}
 
-    prompt: Reference = "likelihood"
+    prompt: PromptFile = "likelihood"
 
     def _open(self) -> Opened:
         opened = super()._open()

@@ -21,8 +21,9 @@ from rankpipe.models.prompt import load_prompt
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference
+from rankpipe.stage import SETTINGS
 from rankpipe.stages.generative import Generative, Opened, asked, by_rank
+from rankpipe.stages.prompt_file import PromptFile
 
 SEPARATOR = " > "
 RANKING = re.compile(r"\[[0-9]+\](?: > \[[0-9]+\])*")
@@ -50,7 +51,7 @@ class Listwise(Generative):
 
     places: ClassVar = {"user": ("query", "documents"), "document": ("document", "number")}
 
-    prompt: Reference = "listwise"
+    prompt: PromptFile = "listwise"
     window: Annotated[int, Ge(2)] = 20
     step: Annotated[int, Ge(1)] | None = None
     constrained: bool = True

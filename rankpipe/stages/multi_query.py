@@ -12,10 +12,11 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.models.language_model import Answer
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Chain, Part, Reference, Several, Stage, apply
+from rankpipe.stage import SETTINGS, Chain, Part, Several, Stage, apply
 from rankpipe.stages.expansion import LIST_MARK
 from rankpipe.stages.fuse import Fuse, Method
 from rankpipe.stages.normalise import Normalisation
+from rankpipe.stages.prompt_file import PromptFile
 from rankpipe.stages.rewriting import Rewriting, one_line, refusal
 
 
@@ -40,7 +41,7 @@ class MultiQuery(Rewriting):
     k: Annotated[int, Ge(1)] | None = None
     smoothing: Annotated[float, Ge(0)] = 60
     normalise: Normalisation = "min-max"
-    prompt: Reference = "multi-query"
+    prompt: PromptFile = "multi-query"
 
     @property
     def parts(self) -> tuple[Stage, ...]:

@@ -12,8 +12,9 @@ from pydantic.dataclasses import dataclass
 from rankpipe.models.language_model import behind
 from rankpipe.progress import counted
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference, Several
+from rankpipe.stage import SETTINGS, Several
 from rankpipe.stages.generative import Generative, asked
+from rankpipe.stages.prompt_file import PromptFile
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -32,7 +33,7 @@ class Pointwise(Generative):
 
     places: ClassVar = {"user": ("query", "document")}
 
-    prompt: Reference = "pointwise"
+    prompt: PromptFile = "pointwise"
     scores: Literal["logit", "probability"] = "logit"
     answers: Annotated[Several[str], Len(2, 2)] = ("yes", "no")
 

@@ -22,6 +22,7 @@ from rankpipe.progress import counted
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Reference, Stage
 from rankpipe.stages.generative import NEEDS
+from rankpipe.stages.prompt_file import PromptFile
 
 RUNAWAY_WORDS, RUNAWAY_SHARE = 30, 0.25
 """An answer of so many words, of which a smaller share than this are different ones, turns in circles."""
@@ -57,7 +58,7 @@ class Rewriting(Stage):
 
     writer: Reference
     endpoint: Endpoint | None = None
-    prompt: Reference
+    prompt: PromptFile
     max_tokens: Annotated[int, Gt(0)] = 128
     temperature: Annotated[float, Ge(0)] = 0.0
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0

@@ -15,9 +15,10 @@ from rankpipe.models.language_model import behind
 from rankpipe.models.prompt import LETTERS
 from rankpipe.progress import counted
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Reference
+from rankpipe.stage import SETTINGS
 from rankpipe.stages.generative import Generative, asked, by_rank
 from rankpipe.stages.heap import first_in_order, most_groups, side_by_side
+from rankpipe.stages.prompt_file import PromptFile
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -37,7 +38,7 @@ class Setwise(Generative):
 
     places: ClassVar = {"user": ("query", "documents"), "document": ("document", "letter")}
 
-    prompt: Reference = "setwise"
+    prompt: PromptFile = "setwise"
     k: Annotated[int, Gt(0)] = 10
     children: Annotated[int, Ge(1), Le(len(LETTERS) - 1)] = 3
 

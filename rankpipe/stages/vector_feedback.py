@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part
+from rankpipe.stage import SETTINGS, Part, QueryPart
 from rankpipe.stages.encoding import Encoding
 
 
@@ -34,6 +34,7 @@ class VectorFeedback(Encoding):
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+    gives: ClassVar[frozenset[QueryPart]] = frozenset({"vectors"})
     keeps_scores: ClassVar[bool] = True
 
     method: Literal["rocchio", "average"] = "rocchio"

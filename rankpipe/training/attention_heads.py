@@ -258,7 +258,7 @@ def _weights(
         scores = contrastive_scores(_examples(tasks, features, "raw"), recipe.temperature)
     else:
         scores = retrieval_scores(_examples(tasks, features, "filtered"))
-    best = np.argsort(-np.where(taken, scores, -np.inf), kind="stable")[: min(recipe.heads, int(taken.sum()))]
+    best = np.argsort(-np.where(taken, scores, -np.inf), kind="stable")[: min(recipe.kept, int(taken.sum()))]
     weights[best] = 1.0
     return scores, weights, {}
 

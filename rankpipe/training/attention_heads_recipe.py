@@ -9,7 +9,11 @@ from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.stage import SETTINGS, Reference, Several
+from rankpipe.stages.prompt_file import PromptFile
 from rankpipe.training.recipe import INNER, FromModel
+
+KEPT = {"qr": 16, "core": 8}
+"""Heads, by the method that finds them."""
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -36,7 +40,8 @@ class AttentionHeadsRecipe(FromModel):
                  2506.09944); core: the share of the relevant document in a softmax over the attention to it and to the
                  others (Tran et al., arXiv 2510.02219); logistic: weights of a sparse logistic regression on pairs of a
                  relevant and another document, some of them negative
-    heads        that are kept, the best ones; logistic decides for itself
+    heads        that are kept, the best ones; None: 16 by qr and 8 by core, as the papers have it; logistic decides for
+                 itself
     layers       first and last layer, from 0, that heads are taken from; None: all. Layers above the highest head are
                  not computed when the heads are used
     temperature  core: of the softmax; the authors take .001 for some models and .1 for others
@@ -51,14 +56,19 @@ class AttentionHeadsRecipe(FromModel):
     queries: Annotated[int, Ge(4)] = 128
     held_out: Annotated[float, Ge(0), Lt(1)] = 0.25
     method: Literal["qr", "core", "logistic"] = "qr"
-    heads: Annotated[int, Ge(1)] = 16
+    heads: Annotated[int, Ge(1)] | None = None
     layers: Annotated[Several[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
     temperature: Annotated[float, Gt(0)] = 0.001
-    prompt: Reference = "attention-find"
+    prompt: PromptFile = "attention-find"
     max_words: Annotated[int, Gt(0)] = 300
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     filter_sigma: Annotated[float, Ge(0)] | None = 2.0
     order: Literal["random", "reverse"] = "random"
+
+    @property
+    def kept(self) -> int:
+        """Heads that are kept, where the method does not decide for itself."""
+        return self.heads or KEPT[self.method]
 
     @property
     def summary(self) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, MinLen
-from pydantic import Strict, model_validator
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.stage import SETTINGS, Several
+from rankpipe.stage import SETTINGS, InputFile, Several
 from rankpipe.training.recipe import AnyPhase, Phase
 
 
@@ -22,7 +21,7 @@ class FromLog(AnyPhase):
     positions  that are learnt from; what was shown below them is left out
     """
 
-    log: Annotated[Path, Strict(False)]
+    log: InputFile
     bad: Literal["refuse", "leave-out"] = "refuse"
     positions: Annotated[int, Ge(1)] = 10
 

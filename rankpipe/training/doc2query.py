@@ -29,6 +29,7 @@ from rankpipe.pipeline import Pipeline
 from rankpipe.stage import SETTINGS, Reference
 from rankpipe.stages.expansion import LIST_MARK
 from rankpipe.stages.generative import cut_to
+from rankpipe.stages.prompt_file import PromptFile
 from rankpipe.stages.rewriting import WORD, one_line, open_writer, refusal
 
 FIELD = "queries"
@@ -56,7 +57,7 @@ class Doc2query:
 
     writer: Reference = "smollm2"
     endpoint: Endpoint | None = None
-    prompt: Reference = "doc2query"
+    prompt: PromptFile = "doc2query"
     queries: Annotated[int, Ge(1)] = 5
     max_words: Annotated[int, Gt(0)] = 200
     max_tokens: Annotated[int, Gt(0)] = 64

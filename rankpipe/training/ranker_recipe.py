@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.stage import SETTINGS, Reference, Several
+from rankpipe.stage import SETTINGS, Part, Reference, Several
 from rankpipe.training.click_phases import ClickMethod, FromLog
 from rankpipe.training.recipe import INNER, AnyPhase, Phase, Recipe, check_depth
 
@@ -129,6 +129,7 @@ class RankerRecipe(Recipe):
         "lambdamart": LambdaMart,
         "lambdamart-clicks": LambdaMartClicks,
     }
+    learns_from: ClassVar[Part] = "features"
 
     hidden: Several[Annotated[int, Ge(1), Le(4096)]] = ()
     candidates: FeatureCandidates | None = None

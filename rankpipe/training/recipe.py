@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.manifest import plain
 from rankpipe.evaluation.measures import read_measures
-from rankpipe.stage import SETTINGS, Reference, Several
+from rankpipe.stage import SETTINGS, Part, Reference, Several
 
 INNER = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Of settings inside a setting: not strict as a whole, so that a map becomes them; numbers are marked as Strict."""
@@ -130,6 +130,8 @@ class Phase(AnyPhase):
 class AnyRecipe:
     """What every training is told.
 
+    learns_from  what the pipeline has to leave that `candidates` names
+
     split  of the data set, whose judgements are trained on
     seed   of all that is drawn
 
@@ -138,6 +140,7 @@ class AnyRecipe:
 
     name: ClassVar[str]
     phase_kinds: ClassVar[Mapping[str, type[AnyPhase]]] = {}
+    learns_from: ClassVar[Part] = "candidates"
 
     description: str | None = None
     split: str = "train"

@@ -8,12 +8,13 @@ from typing import Any
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
 from rankpipe.pipeline import Pipeline
-from rankpipe.pipeline.order import NOTHING
+from rankpipe.pipeline.order import MAKERS, NOTHING, parts_after
 from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.pipeline.reading import Reading
 from rankpipe.pipeline.registry import closest, suggestion
 from rankpipe.pipeline.settings import as_written, settings_of
 from rankpipe.pipeline.source import Entry, Mapping, Node, Scalar, Sequence, quoted, read_source
+from rankpipe.stage import Part
 from rankpipe.training.recipe import AnyPhase, AnyRecipe
 from rankpipe.training.recipes import RECIPES
 
@@ -83,7 +84,7 @@ class _RecipeReading(Reading):
             values[name] = self._phases(cls, node) if name == "phases" else setting.value(node, self.folder)
         if "candidates" in given:
             candidates = given["candidates"][1]
-            self._check_pipeline(candidates)
+            self._check_pipeline(candidates, leaves=cls.learns_from)
             if isinstance(candidates, Mapping) and (guard := candidates.get("guard")) is not None:
                 self._check_pipeline(guard.value, reranks=True)
         if values.get("phases") == ():
@@ -148,17 +149,23 @@ class _RecipeReading(Reading):
             return f"'{extra}' stands beside '{first}'; as one of its settings it is indented further"
         return f"{quoted(extra)} stands beside {quoted(first)}; each phase is an item of its own, begun by '- '"
 
-    def _check_pipeline(self, setting: Node, *, reranks: bool = False) -> None:
-        """Note what is wrong with the pipeline that a setting names, in its own file."""
+    def _check_pipeline(self, setting: Node, *, reranks: bool = False, leaves: Part = "candidates") -> None:
+        """Note what is wrong with the pipeline that a setting names, in its own file; where it leaves no such part, here."""
         entry = setting.get("pipeline") if isinstance(setting, Mapping) else None
         if entry is None or not isinstance(entry.value, Scalar) or not isinstance(entry.value.value, str):
             return
         name = entry.value.value
         beside = self.folder / name if self.folder is not None else Path(name)
+        file = beside if beside.is_file() else Path(name)
+        if file.suffix in (".yaml", ".yml") and not file.is_file():
+            self.note(entry.value.place, f"there is no pipeline file {name!r} beside this one or here")
+            return
         try:
-            pipeline = Pipeline.load(beside if beside.is_file() else name, given=GIVEN_RUN if reranks else NOTHING)
+            pipeline = Pipeline.load(file, given=GIVEN_RUN if reranks else NOTHING)
             if reranks:
                 pipeline.check_reranks()
+            elif leaves not in parts_after(pipeline.stages):
+                self.note(entry.value.place, f"pipeline {name!r} leaves no {leaves}; put {MAKERS[leaves]} into it")
         except PipelineError as error:
             self.problems += error.problems
         except UsageError as error:

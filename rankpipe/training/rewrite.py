@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.stage import Reference
+from rankpipe.stages.prompt_file import PromptFile
 from rankpipe.training.recipe import INNER
 
 PROMPT, PROMPT_ALONE = "car", "car-query"
@@ -40,7 +41,7 @@ class Rewrite:
 
     writer: Reference
     endpoint: Endpoint | None = None
-    prompt: Reference | None = None
+    prompt: PromptFile | None = None
     mode: Literal["replace", "augment"] = "replace"
     context: Literal["relevant", "random", "none"] = "relevant"
     select: Literal["ambiguous", "all"] = "ambiguous"

@@ -197,7 +197,7 @@ def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatc
     ("text", "message"),
     [
         ("", "x.yaml: empty; a map is wanted"),
-        ("- seek", "x.yaml:1:1: a map is wanted, not a list"),
+        ("- seek", "x.yaml:1:1: a map is wanted, not a list; put this list under 'stages:'"),
         ("{}", "x.yaml:1:1: a pipeline needs 'stages', a list of stages"),
         ("stages:", "x.yaml:1:8: 'stages' is nothing, must be a list of stages"),
         ("stages: []", "x.yaml:1:9: a pipeline needs at least one stage"),
@@ -261,7 +261,7 @@ def test_what_is_wrong_with_a_file(text: str, message: str) -> None:
         ('seek: {k: "a\\nb"}', "3:13: 'seek' setting 'k' is 'a\\nb', must be a whole number"),
         (f"seek: {{k: {'x' * 99}}}", f"3:13: 'seek' setting 'k' is '{'x' * 57}...', must be a whole number"),
         ("seek: {boost: [1]}", "3:17: 'seek' setting 'boost' is a list, must be a map"),
-        ("seek: {boost: {a: x}}", "3:21: 'seek' setting 'boost['a']' is 'x', must be a number"),
+        ("seek: {boost: {a: x}}", "3:21: 'seek' setting 'boost.a' is 'x', must be a number"),
         ("cross-read: {model: x, rest: kep}", "3:32: 'cross-read' setting 'rest' is 'kep', must be 'keep' or 'drop'"),
         ("cross-read: {model: x, adapter: 5}", "3:35: 'cross-read' setting 'adapter' is 5, must be a path"),
         ("cross-read: {model: x, depth: 0}", "3:33: 'cross-read' setting 'depth' is 0, must be above 0 or 'all'"),

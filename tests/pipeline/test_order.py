@@ -6,7 +6,7 @@ import pytest
 from rankpipe import Cut
 from rankpipe.errors import PipelineError
 from rankpipe.pipeline.checks import load_text
-from rankpipe.pipeline.order import check_stages
+from rankpipe.pipeline.order import check_stages, parts_after
 from rankpipe.pipeline.registry import load_stage
 from rankpipe.stage import Chain, Stage
 
@@ -138,3 +138,53 @@ def test_a_name_is_given_once_in_a_whole_pipeline() -> None:
     assert mistakes_of_file("stages:\n- seek:\n  name: a\n- cross-read: {model: m}\n  name: a\n") == [
         "x.yaml:4:3: the name 'a' is taken by 'seek' on line 2; names are given once"
     ]
+
+
+# -- what queries are given beside their texts -----------------------------------------------------------------------------
+
+UNTAKEN = "'rm3' gives queries weighted terms, and no later stage takes them; put a 'bm25' behind it"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stages: [bm25, rm3, bm25]",
+        "stages: [bm25, rm3]",  # whoever calls may read them
+        "stages: [bm25, rm3, {dense: {model: m}}, bm25]",
+        "stages: [bm25, rm3, bm25, original, bm25: {analyzer: whitespace}]",
+        "stages: [bm25, rm3, fuse: {branches: [{dense: {model: m}}, bm25]}]",
+        "stages: [bm25, rm3, features]",
+        "stages: [fuse: {branches: [[bm25, rm3, bm25], {bm25: {analyzer: whitespace}}]}]",
+        "stages: [{dense: {model: m}}, {vector-feedback: {model: m}}, {dense: {model: m}}]",
+    ],
+)
+def test_terms_and_vectors_that_somebody_may_take_are_right(text: str) -> None:
+    assert load_text(text).stages
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [bm25, rm3, dense: {model: m}]", f"1:16: {UNTAKEN}"),
+        ("stages: [bm25, rm3, original, bm25]", f"1:16: {UNTAKEN}"),
+        ("stages: [fuse: {branches: [[bm25, rm3], bm25]}, bm25]", f"1:35: {UNTAKEN}"),
+        (
+            "stages: [{dense: {model: m}}, {vector-feedback: {model: m}}, bm25]",
+            "1:32: 'vector-feedback' gives queries vectors, and no later stage takes them; put a 'dense' of its model behind it",
+        ),
+        (
+            "stages:\n  - bm25\n  - rm3: {analyzer: whitespace}\n  - bm25",
+            "4:5: 'bm25' takes terms that 'rm3' on line 3 gave with 'analyzer: whitespace', and here it is "
+            "'analyzer: english'; give both the same",
+        ),
+    ],
+)
+def test_terms_and_vectors_that_nobody_takes_are_told(text: str, said: str) -> None:
+    with pytest.raises(PipelineError) as error:
+        load_text(text)
+    assert str(error.value) == said
+
+
+def test_parts_that_stages_leave() -> None:
+    assert parts_after(load_text("stages: [bm25, features]").stages) == {"candidates", "features"}
+    assert parts_after(load_text("stages: [bm25, features, bm25]").stages) == {"candidates"}

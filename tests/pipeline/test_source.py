@@ -80,7 +80,7 @@ def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
         ("", "x.yaml: empty; a map is wanted"),
         ("# nothing\n", "x.yaml: empty; a map is wanted"),
         ("---\n", "x.yaml: empty; a map is wanted"),
-        ("- bm25\n", "x.yaml:1:1: a map is wanted, not a list"),
+        ("- bm25\n", "x.yaml:1:1: a map is wanted, not a list; put this list under 'stages:'"),
         ("\nbm25", "x.yaml:2:1: a map is wanted, not text"),
         ("12", "x.yaml:1:1: a map is wanted, not a number"),
         ("true", "x.yaml:1:1: a map is wanted, not true or false"),

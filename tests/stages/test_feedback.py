@@ -111,9 +111,6 @@ def test_terms_of_another_index_are_refused() -> None:
         with pytest.raises(UsageError) as error:
             stage(run)
         assert str(error.value) == message.format(stage.type_name(), "analyzer: whitespace", "analyzer: english")
-    with pytest.raises(UsageError) as error:
-        BM25(analyzer="whitespace", fields=("title", "text"))(run)
-    assert str(error.value) == message.format("bm25", "fields: ['text']", "fields: ['title', 'text']")
     assert BM25(fields=("text",))(Original()(run)).counts[0]
     assert BM25(analyzer="whitespace", fields=("text",))(run).counts[0]
 

@@ -93,6 +93,12 @@ def test_the_stage_reads_the_file(model: Path, garden: Path, tmp_path: Path) -> 
     assert runs[0] == runs[1]
 
 
+def test_so_many_heads_are_kept_as_the_papers_have() -> None:
+    recipes = [recipe_of(Path("any"), method=method, heads=None) for method in ("qr", "core")]
+    assert [one.kept for one in recipes] == [16, 8]
+    assert recipe_of(Path("any"), method="core").kept == 3
+
+
 def test_a_second_method_takes_what_the_first_has_read(model: Path, garden: Path, tmp_path: Path) -> None:
     found(recipe_of(model, method="qr"), garden, tmp_path / "qr")
     [kept] = all_found("attention-heads")

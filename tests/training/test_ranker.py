@@ -295,15 +295,15 @@ def test_columns_that_are_left_out_are_not_seen(train: Callable[..., dict[str, A
 
 
 def test_a_pipeline_without_features_is_refused(train: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(PipelineError) as error:
         train(GRADES.replace("features.yaml", "bm25"))
-    assert str(error.value) == "pipeline 'bm25' leaves no features; it has to end with the stage 'features'"
+    assert str(error.value).endswith(":2:24: pipeline 'bm25' leaves no features; put the stage 'features' into it")
 
 
 def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
-        "train: ranker\ncandidates: {pipeline: bm25, depth: 5}\nhidden: [0]\n"
+        "train: ranker\ncandidates: {pipeline: features, depth: 5}\nhidden: [0]\n"
         "phases:\n  - clicks: {log: x.jsonl, method: known, steps: 3, learning_rate: 0.1}\n"
     )
     with pytest.raises(PipelineError) as error:
@@ -311,6 +311,7 @@ def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> No
     assert [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()] == [
         "3:10: 'ranker' setting 'hidden[0]' is 0, must be at least 1",
         "5:5: 'clicks': 'propensities' and 'method: known' need each other",
+        f"5:19: 'clicks' setting 'log' is 'x.jsonl', and there is no file {tmp_path / 'x.jsonl'}",
     ]
 
 

@@ -96,7 +96,7 @@ seed: -1
         "2:1: 'cross-encoder' has no setting 'modle'; did you mean 'model'?",
         "3:24: there is no pipeline file 'bm52', and rankpipe ships none of that name; it ships "
         + ", ".join(sorted(file.stem for file in shipped("pipelines").glob("*.yaml"))),
-        "3:37: 'cross-encoder' setting 'candidates['depht']' is 100, which is no setting there",
+        "3:37: 'cross-encoder' setting 'candidates.depht' is 100, which is no setting there",
         "4:13: 'cross-encoder' setting 'max_length' is 2, must be at least 8",
         "6:5: 'distil': 'random' must be below 'group': at least one document is a candidate",
         "6:14: 'distil' has no setting 'querys'; did you mean 'queries'?",
@@ -108,10 +108,29 @@ seed: -1
         "9:36: 'labels' setting 'group' is 1, must be at least 2",
         "9:46: 'labels' setting 'steps' is 1e5, must be a whole number",
         "10:5: a phase is wanted (its name and settings), not 3",
-        "11:24: 'cross-encoder' setting 'development['queries']' is 0, must be at least 1",
-        "11:36: 'cross-encoder' setting 'development['measure']' is 'ndgc@10', there is no measure 'ndgc@10'; "
+        "11:24: 'cross-encoder' setting 'development.queries' is 0, must be at least 1",
+        "11:36: 'cross-encoder' setting 'development.measure' is 'ndgc@10', there is no measure 'ndgc@10'; "
         "did you mean 'nDCG@10'?",
         "12:7: 'cross-encoder' setting 'seed' is -1, must be at least 0",
+    ]
+
+
+def test_what_a_recipe_names_has_to_be_there(mistakes: Callable[[str], list[str]], tmp_path: Path) -> None:
+    assert mistakes(
+        "train: ranker\ncandidates: {pipeline: bm25}\nphases:\n  - clicks: {steps: 3, log: no.jsonl, learning_rate: 1.0}\n"
+    ) == [
+        "2:24: pipeline 'bm25' leaves no features; put the stage 'features' into it",
+        f"4:29: 'clicks' setting 'log' is 'no.jsonl', and there is no file {tmp_path / 'no.jsonl'}",
+    ]
+    assert mistakes(
+        "train: cross-encoder\nmodel: minilm\ncandidates: {pipeline: no.yaml}\n"
+        "phases: [labels: {steps: 3, learning_rate: 1.0e-5}]\nrewrite: {writer: smollm2, prompt: no-prompt}\n"
+        "subset: {kind: fixed, ratio: 0.1, replacement: true}\n"
+    ) == [
+        "3:24: there is no pipeline file 'no.yaml' beside this one or here",
+        "5:36: 'cross-encoder' setting 'rewrite.prompt' is 'no-prompt', there is no prompt file 'no-prompt', and no shipped "
+        f"one of that name ({', '.join(sorted(file.stem for file in shipped('prompts').glob('*.txt')))})",
+        "6:9: 'cross-encoder' setting 'subset': 'replacement' is of 'kind: rs2'; a fixed part is drawn once",
     ]
 
 
@@ -296,26 +315,26 @@ def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("whole", "line", "instead", "said"),
     [
-        (STAR, "margin: 0.1", "margin: high", "3:41: 'bi-encoder' setting 'candidates['guard']['margin']' is 'high', must be a number"),
+        (STAR, "margin: 0.1", "margin: high", "3:41: 'bi-encoder' setting 'candidates.guard.margin' is 'high', must be a number"),
         (STAR, "margin: 0.1", "pipeline: bm25", "'bm25' replaces the candidates"),
         (STAR, "margin: 0.1", "pipeline: nowhere", "there is no pipeline file 'nowhere'"),
         (STAR, "hard: 2, random: 1", "hard: 0, in_batch: false", "no document is a negative"),
         (STAR, "hard: 2, random: 1", "hard: 0, weighting: alpha", "'weighting: alpha' is of 'loss: ranknet' with 'hard' above 0"),
         (STAR, "hard: 2, random: 1", "loss: softmax, weighting: alpha", "'weighting: alpha' is of 'loss: ranknet' with 'hard' above 0"),
         (STAR, "kind: rs2, ratio: 0.25", "kind: fixed, ratio: 0.25, replacement: true", "'replacement' is of 'kind: rs2'"),
-        (STAR, "ratio: 0.25", "ratio: 1.5", "'bi-encoder' setting 'subset['ratio']' is 1.5, must be at most 1"),
+        (STAR, "ratio: 0.25", "ratio: 1.5", "'bi-encoder' setting 'subset.ratio' is 1.5, must be at most 1"),
         (STAR, "  - distil: {", "  - labels: {", "6:5: no phase is called 'labels'; there are: clicks, contrastive, distil"),
         (STAR, "phases:", "development: {depth: 60}\nphases:", "'development' takes 60 candidates of a query, and there are 50"),
         (STAR, "hard: 2, random: 1", "alpha: 0.2", "'alpha' is of 'weighting: alpha'"),
         (STAR, "hard: 2, random: 1", "hard: 0", "'guard' is of hard negatives, and no phase draws any"),
         (CAR, "writer: smollm2, ", "", "3:10: 'bi-encoder' setting 'rewrite' is a map, must have 'writer'"),
-        (CAR, "mode: augment", "moed: augment", "3:80: 'bi-encoder' setting 'rewrite['moed']' is 'augment', which is no setting there"),
-        (CAR, "mode: augment", "mode: beside", "3:80: 'bi-encoder' setting 'rewrite['mode']' is 'beside', must be 'replace' or 'augment'"),
-        (CAR, "mode: augment", "context: null", "'rewrite['context']' is nothing, must be 'relevant', 'random' or 'none'"),
-        (CAR, "mode: augment", "select: some", "'rewrite['select']' is 'some', must be 'ambiguous' or 'all'"),
-        (CAR, "mode: augment", "window: 0", "'bi-encoder' setting 'rewrite['window']' is 0, must be at least 1"),
-        (CAR, "mode: augment", "max_tokens: few", "'bi-encoder' setting 'rewrite['max_tokens']' is 'few', must be a whole number"),
-        (CAR, "http://localhost:8000/v1/", "localhost", "'rewrite['endpoint']['url']' is 'localhost', not the address of a server, such as http://localhost:8000/v1"),
+        (CAR, "mode: augment", "moed: augment", "3:80: 'bi-encoder' setting 'rewrite.moed' is 'augment', which is no setting there"),
+        (CAR, "mode: augment", "mode: beside", "3:80: 'bi-encoder' setting 'rewrite.mode' is 'beside', must be 'replace' or 'augment'"),
+        (CAR, "mode: augment", "context: null", "'rewrite.context' is nothing, must be 'relevant', 'random' or 'none'"),
+        (CAR, "mode: augment", "select: some", "'rewrite.select' is 'some', must be 'ambiguous' or 'all'"),
+        (CAR, "mode: augment", "window: 0", "'bi-encoder' setting 'rewrite.window' is 0, must be at least 1"),
+        (CAR, "mode: augment", "max_tokens: few", "'bi-encoder' setting 'rewrite.max_tokens' is 'few', must be a whole number"),
+        (CAR, "http://localhost:8000/v1/", "localhost", "'rewrite.endpoint.url' is 'localhost', not the address of a server, such as http://localhost:8000/v1"),
         (CAR, "contrastive: {", "distil: {", "1:1: 'bi-encoder': 'rewrite' is of queries that are judged, and no phase is 'contrastive'"),
         (ADORE, "gain: ndcg", "gain: null, cutoff: 10", "'cutoff' is of a 'gain'; without one, every pair weighs the same"),
         (ADORE, "model: minilm", "model: minilm\ndevelopment: {depth: 60}", "'development' has no 'depth' here"),

@@ -197,7 +197,7 @@ def _check_method(given: Any) -> Any:
         if found.settings is None:
             found.builder()
     except UsageError as error:
-        raise ValueError(f"but {error}") from None
+        raise ValueError(str(error)) from None
     return given
 
 

@@ -78,34 +78,34 @@ def test_a_method_that_is_nothing_for_ranking_says_why() -> None:
     [
         (
             "{method: dorra}",
-            "1:10: 'recipe' setting 'adapter' is a map, but no adapter method is called 'dorra'; did you mean 'dora' or 'dylora' or 'sora'?",
+            "1:10: 'recipe' setting 'adapter': no adapter method is called 'dorra'; did you mean 'dora' or 'dylora' or 'sora'?",
         ),
         ("{r: 4}", "1:10: 'recipe' setting 'adapter' is a map, must have 'method'"),
         ("lora", "1:10: 'recipe' setting 'adapter' is 'lora', must be a map"),
-        ("{method: lora, r: 0}", "1:28: 'recipe' setting 'adapter['r']' is 0, must be at least 1"),
-        ("{method: lora, rank: 4}", "1:31: 'recipe' setting 'adapter['rank']' is 4, which is no setting there"),
-        ("{method: lora, dropout: 1}", "1:34: 'recipe' setting 'adapter['dropout']' is 1, must be below 1"),
-        ("{method: sora, r: 2.5}", "1:28: 'recipe' setting 'adapter['r']' is 2.5, must be a whole number"),
+        ("{method: lora, r: 0}", "1:28: 'recipe' setting 'adapter.r' is 0, must be at least 1"),
+        ("{method: lora, rank: 4}", "1:31: 'recipe' setting 'adapter.rank' is 4, which is no setting there"),
+        ("{method: lora, dropout: 1}", "1:34: 'recipe' setting 'adapter.dropout' is 1, must be below 1"),
+        ("{method: sora, r: 2.5}", "1:28: 'recipe' setting 'adapter.r' is 2.5, must be a whole number"),
         (
             "{method: lora, targets: []}",
-            "1:34: 'recipe' setting 'adapter['targets']' is a list, must be 'auto' or must have at least 1",
+            "1:34: 'recipe' setting 'adapter.targets' is a list, must be 'auto' or must have at least 1",
         ),
         (
             "{method: adadfq}",
-            "1:10: 'recipe' setting 'adapter' is a map, but adapter method 'adadfq' cannot be chosen: calibrates "
+            "1:10: 'recipe' setting 'adapter': adapter method 'adadfq' cannot be chosen: calibrates "
             "quantisation on generated images, and a ranker has texts to calibrate on",
         ),
         (
             "{method: dylora, rank: 20}",
-            "1:10: 'recipe' setting 'adapter' is a map, rank is 20, must be at most r, which is 16",
+            "1:10: 'recipe' setting 'adapter': rank is 20, must be at most r, which is 16",
         ),
         (
             "{method: adalora, start: 0.5, end: 0.5}",
-            "1:10: 'recipe' setting 'adapter' is a map, end is 0.5, must be above start, which is 0.5",
+            "1:10: 'recipe' setting 'adapter': end is 0.5, must be above start, which is 0.5",
         ),
         (
             "{method: adalora, init_r: 16}",
-            "1:10: 'recipe' setting 'adapter' is a map, init_r is 16, must be above r, which is 16",
+            "1:10: 'recipe' setting 'adapter': init_r is 16, must be above r, which is 16",
         ),
     ],
 )
