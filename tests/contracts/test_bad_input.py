@@ -95,7 +95,7 @@ BM25_AND_CUT = "stages:\n  - bm25\n  - cut: {k: 5}\n"
         ),
         pytest.param("stages: []\n", "1:9: a pipeline needs at least one stage", id="an empty pipeline"),
         pytest.param("{}\n", "1:1: a pipeline needs 'stages', a list of stages", id="no stages"),
-        pytest.param("- bm25\n", "1:1: a map is wanted, not a list", id="a list"),
+        pytest.param("- bm25\n", "1:1: a map is wanted, not a list; put this list under 'stages:'", id="a list"),
         pytest.param("bm25\n", "1:1: a map is wanted, not text", id="text"),
         pytest.param("", " empty; a map is wanted", id="an empty file"),
         pytest.param(

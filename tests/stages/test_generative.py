@@ -189,8 +189,12 @@ def test_a_prompt_without_its_places_is_refused(
 
 
 def test_a_prompt_that_is_not_there_is_refused() -> None:
-    assert refused(Pointwise(model="m", prompt="pointwize")).startswith(
-        "there is no prompt file 'pointwize', and no shipped one of that name ("
+    with pytest.raises(ValidationError, match="there is no prompt file 'pointwize', and no shipped one of that name"):
+        Pointwise(model="m", prompt="pointwize")
+    with pytest.raises(PipelineError) as error:
+        load_text("stages: [bm25, pointwise: {model: m, prompt: pointwize}]")
+    assert str(error.value).startswith(
+        "1:46: 'pointwise' setting 'prompt' is 'pointwize', there is no prompt file 'pointwize', and no shipped one of "
     )
 
 
