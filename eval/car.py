@@ -209,12 +209,15 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         columns = [(group, measure) for group in groups for measure in MEASURES]
         yield f"## {name}\n"
         yield "Test queries: " + ", ".join(f"{len(ids)} {group}" for group, ids in groups.items()) + ".\n"
-        yield "| method | seeds | " + " | ".join(f"{group} {measure}" for group, measure in columns) + " | minutes |"
-        yield "|---|---:|" + "---:|" * (len(columns) + 1)
+        headings = [f"{group} {measure}" for group, measure in columns]
+        yield f"| method | seeds | {' | '.join(headings)} | steps | minutes |"
+        yield "|---|---:|" + "---:|" * (len(columns) + 2)
         for method, rows in of.items():
             values = [spread([_mean(one, groups[group], measure) for one in rows]) for group, measure in columns]
             minutes = fmean(one["seconds"]["training"] for one in rows) / 60
-            yield f"| {method} | {len(rows)} | " + " | ".join(values) + f" | {minutes:.0f} |"
+            kept = ", ".join(str(_kept_step(one["curve"])) for one in rows)
+            yield f"| {method} | {len(rows)} | {' | '.join(values)} | {kept} | {minutes:.0f} |"
+        yield "\nSteps: after which the network of each seed was the best on development queries, and is measured; 0: as it was."
         yield "\nDifference of means over seeds, p of the paired t-test over queries:\n"
         for before, after in ORDER:
             if before in of and after in of:
@@ -225,6 +228,11 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 ]
                 yield f"- {before} → {after}: " + ", ".join(told)
         yield from _rewrites(of)
+
+
+def _kept_step(curve: Sequence[Mapping[str, Any]]) -> int:
+    """The step of the best measurement, the first of equal ones."""
+    return max(curve, key=lambda point: (point[MEASURES[0]], -point["step"]))["step"]
 
 
 def _rewrites(of: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
