@@ -90,8 +90,8 @@ def read_answer(
         said = tidied(answer.text)
     rewrite = one_line(f"{opening} {said}") if said else ""
     problem = problem or _why_refused(rewrite, query, document, elsewhere)
-    in_a_sentence = not (answer.ended or SENTENCE_END.search(answer.text))
-    return rewrite, problem or ("cut" if in_a_sentence else None)
+    whole = answer.ended or SENTENCE_END.search(answer.text) or "\n" in answer.text.strip()
+    return rewrite, problem or (None if whole else "cut")
 
 
 def _why_refused(rewrite: str, query: str, document: str | None, elsewhere: Collection[str]) -> str | None:

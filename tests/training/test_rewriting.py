@@ -209,6 +209,8 @@ def test_a_rewrite_may_begin_with_the_query() -> None:
     cut, ended = Answer(" their dance in front of", ended=False), Answer(" their dance. And in front of", ended=False)
     assert read_answer(cut, "bees and", "bees", None, ()) == ("bees and their dance in front of", "cut")
     assert read_answer(ended, "bees and", "bees", None, ()) == ("bees and their dance", None)
+    line = Answer(" their dance in front\nof the hive and", ended=False)
+    assert read_answer(line, "bees and", "bees", None, ()) == ("bees and their dance in front", None)
     unread = Answer("", ended=False, read=False)
     assert read_answer(unread, "bees and", "bees", None, ()) == ("", "prompt too long")
     assert read_answer(answer("\ufffd"), "bees and", "bees", None, ()) == ("", "unreadable")
