@@ -97,7 +97,7 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
         {
             "scoring": SCORING,
             "stages": [described(stage) for stage in pipeline.stages],
-            "opened": facts(pipeline, counted=False),
+            "opened": _opened(pipeline),
             "queries": queries.ids,
             "data": digests(name),
         }
@@ -122,6 +122,12 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
     }
     write_cell(file, content)
     return content
+
+
+def _opened(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """What stages tell of what they opened; not what is known only once the documents' vectors are in the store."""
+    told = facts(pipeline, counted=False)
+    return {label: {name: one for name, one in of.items() if name != "truncated_share"} for label, of in told.items()}
 
 
 def _examples(stage: Rewriting, dataset: Dataset, queries: Queries) -> list[list[Any]]:
