@@ -348,6 +348,7 @@ def test_settings_that_do_not_fit_are_refused_with_their_place(tmp_path: Path, t
   - clicks: {log: x.jsonl, limt: 5, positions: 0, steps: 3, learning_rate: 0.1}
   - clicks: {steps: 3, learning_rate: 0.1}"""
     path = write_recipe(tmp_path, tmp_path, phases, train=train)
+    (path.parent / "x.jsonl").touch()
     with pytest.raises(PipelineError) as error:
         load_recipe(path)
     assert [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()] == [
