@@ -30,7 +30,7 @@ import torch
 from interleaved import interleaved
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime
+from rankpipe import BM25, Dataset, Pipeline, Run, Runtime
 from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
 from rankpipe.models.attention_rows import attend, reading
 from rankpipe.models.attention_scores import document_scores
@@ -148,8 +148,7 @@ def _named(files: Sequence[str]) -> list[tuple[str, str]]:
 
 def _numbered(run: Run, number: int) -> Run:
     """The same candidates of queries that end in a number."""
-    texts = [f"{text} {number}" for text in run.queries.texts]
-    return run.with_queries(Queries.of(dict(zip(run.queries.ids, texts, strict=True))))
+    return run.with_queries(run.queries.rewritten([f"{text} {number}" for text in run.queries.texts]))
 
 
 def _in_a_process(kind: str, prefix: int, suffix: int, heads: int, groups: int, width: int) -> int:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from annotated_types import Ge, Gt, Le
 from pydantic.dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Reference, Stage
+from rankpipe.stages.encoding import said
 from rankpipe.stages.generative import NEEDS
 from rankpipe.stages.prompt_file import PromptFile
 
@@ -81,13 +83,13 @@ class Rewriting(Stage):
     def answered(self, run: Run) -> list[list[str]]:
         """For every query the answers that are not refused; none for one without text."""
         opened = self._opened_once()
-        said = [row for row, text in enumerate(run.queries.texts) if _said(text)]
-        chats = [self._chat(opened.prompt, run.queries.texts[row]) for row in said]
+        rows = np.flatnonzero(said(run.queries.texts)).tolist()
+        chats = [self._chat(opened.prompt, run.queries.texts[row]) for row in rows]
         with counted(len(chats), "queries") as advance:
             answers = opened.answers.of(chats, advance)
         kept: list[list[str]] = [[] for _ in run.queries.ids]
-        counts: Counter[str] = Counter(queries=len(said))
-        for row, group in zip(said, answers, strict=True):
+        counts: Counter[str] = Counter(queries=len(rows))
+        for row, group in zip(rows, answers, strict=True):
             problems = [refusal(answer) or copied(answer, opened.prompt) for answer in group]
             counts.update(f"refused_{problem.replace(' ', '_')}" for problem in problems if problem)
             kept[row] = [one.text for one, problem in zip(group, problems, strict=True) if not problem]
@@ -96,7 +98,7 @@ class Rewriting(Stage):
 
     def _count_unchanged(self, run: Run, changed: Sequence[bool]) -> None:
         """Count the queries with text that what was answered has changed nothing of."""
-        stay = sum(_said(text) and not one for text, one in zip(run.queries.texts, changed, strict=True))
+        stay = int(np.count_nonzero(said(run.queries.texts) & ~np.array(changed, bool)))
         self._opened_once().counts.setdefault(run.corpus.digest, Counter()).update(unchanged=stay)
 
     def _chat(self, prompt: Prompt, query: str) -> Chat:
@@ -166,10 +168,6 @@ def refusal(answer: Answer) -> str | None:
 def copied(answer: Answer, prompt: Prompt) -> str | None:
     """Say "copied" of an answer that the prompt itself has, such as an example; None of another."""
     return "copied" if one_line(answer.text) in one_line(f"{prompt.system} {prompt.user}") else None
-
-
-def _said(text: str) -> bool:
-    return bool(text) and not text.isspace()
 
 
 def one_line(text: str) -> str:
