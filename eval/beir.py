@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cells import Task, cell, check_names, slug, tables
+from cells import DTYPE, Task, cell, check_names, slug, tables
 from rich.console import Console
 
 from rankpipe.errors import RankpipeError
@@ -42,7 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for dataset in options.datasets:
         for pipeline in options.pipelines:
             file = options.output / slug(Path(pipeline).stem) / f"{slug(dataset)}.json"
-            task = Task(pipeline=pipeline, dataset=dataset, split=options.split, measures=measures, file=file)
+            task = Task(
+                pipeline=pipeline,
+                dataset=dataset,
+                split=options.split,
+                measures=measures,
+                file=file,
+                dtype=options.dtype,
+            )
             finished.append(cell(task, force=options.force, progress=progress))
     command = shlex.join(["python", "eval/beir.py", *(sys.argv[1:] if arguments is None else arguments)])
     heading = f"# Pipelines by data sets, split {options.split}\n\n```sh\n{command}\n```\n\n"
@@ -58,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS), help="as rankpipe run --dataset takes them")
     parser.add_argument("--split", default="test")
     parser.add_argument("--measures", nargs="+", default=list(DEFAULT_MEASURES))
+    parser.add_argument("--dtype", default=DTYPE, help="of networks: float32, bfloat16, int8")
     parser.add_argument("--output", type=Path, required=True, help="folder of the cells and the tables")
     parser.add_argument("--force", action="store_true", help="run finished cells again")
     return parser

@@ -15,19 +15,25 @@ from typing import Any
 
 from rich.console import Console
 
-from rankpipe import Dataset, Pipeline, Run
+from rankpipe import Dataset, Pipeline, Run, Runtime
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.evaluation.experiment import Experiment, evaluate_on, given_run, run_experiment
 from rankpipe.evaluation.manifest import described, facts, qrels_digest, queries_digest, versions
 from rankpipe.evaluation.result import Result
 from rankpipe.evaluation.tables import Cell, results_csv, results_json, results_table
 from rankpipe.machine import machine
+from rankpipe.models.adapter_folder import find_adapter
+from rankpipe.models.references import model_digest, resolve
+from rankpipe.models.runtime import Dtype
 from rankpipe.pipeline.order import NOTHING
 from rankpipe.pipeline.pipeline import GIVEN_RUN
+from rankpipe.stage import walk
 from rankpipe.store import file_digest, key_digest, replacing
 
 SCORING = 1
 """Raised whenever the same pipeline may score otherwise than before: then no finished cell counts any more."""
+DTYPE: Dtype = "float32"
+"""Precision of networks unless another is asked for: what every machine computes alike."""
 DIGITS = 6
 """Decimals of a single query's value in a cell's file."""
 
@@ -37,6 +43,7 @@ class Task:
     """One cell that is wanted, and its file.
 
     given  a run file that the pipeline re-ranks, in place of searching; its name then stands beside the data set's
+    dtype  precision of the networks, so that the same figures come out on any machine
     """
 
     pipeline: str
@@ -45,6 +52,7 @@ class Task:
     measures: tuple[str, ...]
     file: Path
     given: Path | None = None
+    dtype: Dtype = DTYPE
 
     @property
     def name(self) -> str:
@@ -77,7 +85,8 @@ def cell(task: Task, *, force: bool, progress: Console) -> Cell:
     try:
         dataset = Dataset.load(task.dataset)
         given = GIVEN_RUN if task.given else NOTHING
-        pipeline = Pipeline.load(task.pipeline, corpus=dataset.corpus, given=given)
+        runtime = Runtime(dtype=task.dtype)
+        pipeline = Pipeline.load(task.pipeline, corpus=dataset.corpus, runtime=runtime, given=given)
         key = _key(task, pipeline, dataset)
         content = None if force else _finished(task.file, key)
         if content is None:
@@ -118,8 +127,8 @@ def _given(task: Task, dataset: Dataset) -> Run:
 
 
 def _key(task: Task, pipeline: Pipeline, dataset: Dataset) -> dict[str, Any]:
-    """All that a cell's values depend on. What a path in the pipeline leads to is not looked at: --force then."""
-    card = dataset.card
+    """All that a cell's values depend on. What other paths in the pipeline lead to is not looked at: --force then."""
+    card, models = dataset.card, _models(pipeline)
     return {
         "scoring": SCORING,
         "stages": key_digest({"stages": [described(stage) for stage in pipeline.stages]}),
@@ -130,7 +139,18 @@ def _key(task: Task, pipeline: Pipeline, dataset: Dataset) -> dict[str, Any]:
         "relevance_cut": card.relevance_cut,
         "self_match_removed": card.self_match,
         **({"given": file_digest(task.given)} if task.given else {}),
+        **({"models": models, "dtype": task.dtype} if models else {}),
     }
+
+
+def _models(pipeline: Pipeline) -> dict[str, str]:
+    """Digests of the networks that stages name, adapters included."""
+    found: dict[str, str] = {}
+    for stage in walk(pipeline):
+        for setting, find in (("model", resolve), ("adapter", find_adapter)):
+            if (reference := getattr(stage, setting, None)) is not None:
+                found[reference] = model_digest(find(reference))
+    return found
 
 
 def _finished(file: Path, key: dict[str, Any]) -> dict[str, Any] | None:
@@ -157,7 +177,11 @@ def _content(experiment: Experiment, key: dict[str, Any]) -> dict[str, Any]:
         "prepare_seconds": round(experiment.prepare_seconds, 3),
         "finished": experiment.finished.isoformat(timespec="seconds"),
         "opened": facts(experiment.pipeline),
-        "runtime": {"threads": experiment.pipeline.runtime.thread_count, "device": experiment.pipeline.runtime.device},
+        "runtime": {
+            "threads": experiment.pipeline.runtime.thread_count,
+            "device": experiment.pipeline.runtime.device,
+            "dtype": experiment.pipeline.runtime.dtype,
+        },
         "versions": versions(),
         "machine": machine(),
         "per_query": {

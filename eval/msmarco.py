@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cells import Task, cell, check_names, given_cell, slug, tables
+from cells import DTYPE, Task, cell, check_names, given_cell, slug, tables
 from rich.console import Console
 
 from rankpipe.errors import RankpipeError, UsageError
@@ -58,7 +58,14 @@ def _searched(options: argparse.Namespace) -> Iterator[tuple[Path, list[Cell], t
         folder = options.output / slug(dataset)
         folder.mkdir(exist_ok=True)
         tasks = [
-            Task(pipeline=one, dataset=dataset, split=split, measures=measures, file=folder / f"{Path(one).stem}.json")
+            Task(
+                pipeline=one,
+                dataset=dataset,
+                split=split,
+                measures=measures,
+                file=folder / f"{Path(one).stem}.json",
+                dtype=options.dtype,
+            )
             for one in options.pipelines
         ]
         yield folder, [cell(task, force=options.force, progress=progress) for task in tasks], measures
@@ -90,6 +97,7 @@ def _reranked(options: argparse.Namespace) -> Iterator[tuple[Path, list[Cell], t
                 measures=DEFAULT_MEASURES,
                 file=options.output / slug(Path(one).stem) / f"{name}.json",
                 given=run,
+                dtype=options.dtype,
             )
             finished.append(cell(task, force=options.force, progress=progress))
     yield options.output, finished, DEFAULT_MEASURES
@@ -101,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("search", "search the full collection"), ("rerank", "re-rank given runs")):
         command = commands.add_parser(name, help=text)
         command.add_argument("--pipelines", nargs="*" if name == "rerank" else "+", default=[])
+        command.add_argument("--dtype", default=DTYPE, help="of networks: float32, bfloat16, int8")
         command.add_argument("--output", type=Path, required=True, help="folder of the cells and the tables")
         command.add_argument("--force", action="store_true", help="run finished cells again")
         if name == "rerank":

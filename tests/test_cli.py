@@ -113,8 +113,12 @@ def test_rerank_ranks_the_candidates_of_a_run_anew_and_measures_both(
 def test_rerank_takes_no_retriever_and_no_unknown_order_of_ties(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
     (tmp_path / "given.trec").write_text("q1 Q0 d1 1 1 x\n")
     rerank = ("rerank", "bm25", "--run", tmp_path / "given.trec", "--dataset", pets)
-    message = "error: 'bm25' replaces the candidates of a run; re-ranking begins with a re-ranker\n"
-    assert rankpipe(*rerank) == (2, "", message)
+    done = rankpipe(*rerank)
+    message = "'bm25' replaces the candidates of the given run, which then count for nothing; re-ranking begins with a re-ranker"
+    assert (done.status, done.out) == (2, "")
+    assert done.err.endswith(f"bm25.yaml:3:5: {message}\n")
+    (tmp_path / "cut.yaml").write_text("stages: [cut: {k: 1}]")
+    rerank = ("rerank", tmp_path / "cut.yaml", *rerank[2:])
     assert rankpipe(*rerank, "--ties", "none") == (2, "", "error: --ties is 'none', must be doc_id or rank\n")
 
 
@@ -476,8 +480,11 @@ def test_a_pipeline_for_a_given_run_is_checked_as_one(rankpipe: Command, tmp_pat
     assert rankpipe("check", path).status == 2
     done = rankpipe("check", path, "--rerank")
     assert done == (0, f"{path}: rescore >> interpolate: no mistakes found\n", "")
-    path.write_text("stages: [bm25]")
-    assert rankpipe("check", path, "--rerank").status == 2
+    path.write_text("stages:\n  - cut: {k: 5}\n  - fuse: {branches: [bm25, bm25: {k1: 2}]}\n")
+    done = rankpipe("check", path, "--rerank")
+    message = "'bm25' replaces the candidates of the given run, which then count for nothing"
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith(f"{path}:3:23: {message}; ")
 
 
 def test_a_data_set_without_documents_is_refused(rankpipe: Command, pets: Path) -> None:

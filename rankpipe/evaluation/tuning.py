@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from rankpipe.data import Dataset
@@ -20,7 +21,7 @@ from rankpipe.evaluation.measures import read_measures
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
 from rankpipe.stage import apply
-from rankpipe.stages.fuse import Fuse, Method
+from rankpipe.stages.fuse import BY_SCORES, Fuse, Method
 from rankpipe.stages.interpolate import Interpolate
 from rankpipe.stages.normalise import Normalisation
 
@@ -31,7 +32,7 @@ STEP = 0.1
 """Distance between the weights that are tried for two branches; more branches get coarser steps."""
 SHARES = tuple(round(step / 20, 2) for step in range(1, 20))
 """Of the earlier scores, that are tried for interpolate."""
-SMOOTHINGS = (10.0, 20.0, 40.0, 60.0, 100.0)
+SMOOTHINGS = (60.0, 40.0, 100.0, 20.0, 10.0)
 """Of reciprocal rank fusion. Cormack, Clarke and Büttcher found 60, and little difference around it."""
 SHOWN = 5
 """Other settings that are kept as evidence beside the chosen one."""
@@ -61,7 +62,7 @@ class Tried:
 class Tuning:
     """The pipeline with the chosen setting, and the evidence.
 
-    tried   all settings, the best first; equal ones in the order they were tried, the plainer before
+    tried   all settings, the best first; among equals the pipeline's own, then the plainer
     before  what the pipeline's own setting gave
     single  what is joined, by name, and what each gave by itself: the value on each data set
     """
@@ -112,14 +113,15 @@ def tune(
     for one in judged:
         notify(f"{one}: running what {stage.type_name()} joins over {len(one.dataset.queries(one.split))} queries")
         rankings.append(_rankings(pipeline, place, stage, one))
-    settings = list(dict.fromkeys(_settings(stage)))
+    settings = list(dict.fromkeys((stage, *_settings(stage))))
     notify(f"trying {len(settings)} settings of {stage.type_name()}")
 
     def measured(stage: Joining) -> Tried:
         values = tuple(_value(of_one.joined(stage), one, measure) for of_one, one in zip(rankings, judged, strict=True))
         return Tried(stage=stage, mean=_mean(values), values=values)
 
-    tried = sorted(map(measured, settings), key=lambda one: -one.mean)
+    before, *others = map(measured, settings)
+    tried = sorted((before, *others), key=lambda one: -one.mean)
     single = {
         name: tuple(_value(of_one.alone[name], one, measure) for of_one, one in zip(rankings, judged, strict=True))
         for name in rankings[0].alone
@@ -130,7 +132,7 @@ def tune(
         measure=measure,
         judged=tuple(judged),
         tried=tuple(tried),
-        before=measured(stage),
+        before=before,
         single=single,
     )
 
@@ -142,7 +144,7 @@ def settings_text(stage: Joining) -> str:
     parts = [stage.method]
     if stage.method == "reciprocal-rank":
         parts.append(f"smoothing {stage.smoothing:g}")
-    if stage.method in ("convex", "comb-sum", "comb-mnz"):
+    if stage.method in BY_SCORES:
         parts.append(stage.normalise)
     if stage.weights is not None:
         parts.append("weights " + " ".join(f"{weight:g}" for weight in stage.weights))
@@ -224,9 +226,8 @@ def _ways_to_fuse(fuse: Fuse) -> Iterator[Fuse]:
 def _weights(branches: int) -> Iterator[tuple[float, ...]]:
     """Weights above 0 that sum to 1, in equal steps."""
     parts = round(1 / STEP) if branches == 2 else max(branches + 2, 6)
-    for shares in itertools.product(range(1, parts), repeat=branches):
-        if sum(shares) == parts:
-            yield tuple(round(share / parts, 6) for share in shares)
+    for cuts in itertools.combinations(range(1, parts), branches - 1):
+        yield tuple(round((end - begin) / parts, 6) for begin, end in pairwise((0, *cuts, parts)))
 
 
 def _value(run: Run, judged: Judged, measure: str) -> float:

@@ -57,7 +57,10 @@ def build(server: LuceneServer, folder: Path, documents: Iterable[tuple[list[str
 
 
 class LuceneIndex:
-    """An index that Lucene holds open; any number of threads may search it, one after the other."""
+    """An index that Lucene holds open; any number of threads may search it, one after the other.
+
+    documents  that it has
+    """
 
     def __init__(self, index: Path | str, corpus: Corpus, analyzer: str, server: LuceneServer) -> None:
         """Open an index now: a folder, or the name of one of Pyserini's. Its documents must be those of the corpus."""
@@ -66,7 +69,8 @@ class LuceneIndex:
         self._analyzer = analyzer
         self._server = server
         named = not os.path.exists(index)  # then it may have to be downloaded first
-        server.ask(f"opening {index}", patient=named, do="open", index=str(index), analyzer=analyzer)
+        answer = server.ask(f"opening {index}", patient=named, do="open", index=str(index), analyzer=analyzer)
+        self.documents = int(answer.get("documents", 0))
 
     def search(self, texts: Sequence[str], k: int, *, k1: float = 0.9, b: float = 0.4, threads: int = 1) -> Ranking:
         """The k best documents of each text: those that have one of its terms, by Lucene's score.

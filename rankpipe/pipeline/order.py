@@ -95,7 +95,15 @@ def order_problems(steps: Sequence[Step], given: Given = NOTHING) -> list[Proble
         return [Problem("a pipeline needs at least one stage")]
     named = [step.name for step in _walk(steps) if step.name]
     state = _State(all_names=[*given.names, *named], present=given.parts, names=given.names)
+    state.heard = "candidates" in given.parts
     found = [*_repeated_names(steps), *_in_turn(steps, state)]
+    if "candidates" in given.parts and not (state.heard or state.anything) and state.deaf is not None:
+        found.append(
+            state.deaf.problem(
+                f"'{state.deaf.label}' replaces the candidates of the given run, which then count for nothing; "
+                "re-ranking begins with a re-ranker"
+            )
+        )
     return found + [_untaken(part, state.unread[part]) for part in sorted(state.searched)]
 
 
@@ -116,6 +124,9 @@ class _State:
     givers    who gave what queries have beside their texts
     unread    of these, those whose gift no step has taken
     searched  what of it there was when a retriever that does not take it searched
+    heard     the candidates depend on those of the run that the pipeline was given
+    asked     so does what queries ask for
+    deaf      the step that put others in their place
     anything  a stage of unknown type went before
     """
 
@@ -126,6 +137,9 @@ class _State:
     givers: Mapping[str, Step] = field(default_factory=dict)
     unread: Mapping[str, Step] = field(default_factory=dict)
     searched: frozenset[str] = frozenset()
+    heard: bool = False
+    asked: bool = False
+    deaf: Step | None = None
     anything: bool = False
 
     def copy(self) -> _State:
@@ -165,6 +179,9 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
             state.names = frozenset()
             state.present -= {"features"}
             state.searched |= state.unread.keys()
+            state.heard, state.deaf = state.asked, step
+        if step.gives and "candidates" in step.needs:
+            state.asked |= state.heard
         yield from _give(step, state)
         state.present |= step.makes | step.needs  # what was missing is said once
         state.anything |= not step.known
@@ -189,6 +206,8 @@ def _branches(step: Step, state: _State) -> Iterator[Problem]:
     unread = frozenset(name for name in state.unread if all(name in end.unread for end in ends))
     state.searched = unread & frozenset().union(*(end.searched for end in ends))
     state.unread = {name: state.unread[name] for name in unread}
+    state.heard = any(end.heard for end in ends)
+    state.deaf = next((end.deaf for end in ends if end.deaf), None)
     state.anything |= any(end.anything for end in ends)
 
 

@@ -86,13 +86,8 @@ class Pipeline(Chain):
         check_stages(self.stages)
 
     def check_reranks(self) -> None:
-        """Raise PipelineError as check does, UsageError if the first stage would replace the candidates of a run."""
+        """Raise PipelineError as check does, and if a given run's candidates would count for nothing."""
         check_stages(self.stages, GIVEN_RUN)
-        first = self.stages[0]
-        if "candidates" in first.makes - first.needs and not first.parts:
-            raise UsageError(
-                f"'{first.type_name()}' replaces the candidates of a run; re-ranking begins with a re-ranker"
-            )
 
     def prepare(self, corpus: Corpus | None = None) -> None:
         """Build or open every index and model, so that the first query does not wait for them."""
@@ -125,7 +120,7 @@ class Pipeline(Chain):
     def rerank(self, run: Run, *, batch_size: int | None = None, progress: bool | None = None) -> Run:
         """Rank the candidates of a given run anew; its scores can be referred to by the name "run".
 
-        Raises UsageError for a pipeline whose first stage would replace the candidates.
+        Raises PipelineError for a pipeline in whose answers the run's candidates count for nothing.
         """
         self.check_reranks()
         self.prepare(run.corpus)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
-from rankpipe.errors import UsageError
+from rankpipe.errors import DataError, UsageError
 from rankpipe.index.analysis import Analyzer, open_analyzer
 from rankpipe.index.layout import VERSION
 from rankpipe.index.ranking import Ranking
@@ -52,7 +52,7 @@ class BM25(Stage):
     fields    the fields of a document, joined by a blank, that are indexed
     engine    "rankpipe", or for comparison "rank-bm25", the package of that name, or "lucene", through Pyserini
     lucene_index  for engine "lucene", an index there is already: its folder, or the name of one of Pyserini's.
-                  analyzer is then that of the queries, and fields has no meaning
+                  analyzer is then that of the queries, and fields are those that the index was made of
     """
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
@@ -73,6 +73,8 @@ class BM25(Stage):
             raise ValueError(f"engine 'lucene' has the analyzers {known}, not '{self.analyzer}'")
         if self.engine != "lucene" and self.lucene_index is not None:
             raise ValueError("'lucene_index' needs 'engine: lucene'")
+        if self.lucene_index is not None and self.fields != ("title", "text"):
+            raise ValueError("'fields' are those of the index that rankpipe builds; 'lucene_index' has its own")
         return self
 
     @property
@@ -90,6 +92,12 @@ class BM25(Stage):
         search = {"rankpipe": self._search, "rank-bm25": self._search_rank_bm25, "lucene": self._search_lucene}
         found = search[self.engine](run)
         return Run(run.queries, run.corpus, found.offsets, found.documents, found.scores)
+
+    def facts(self, corpus: Corpus) -> Mapping[str, Any]:
+        """How many documents an index has that was there already."""
+        if self.lucene_index is None:
+            return {}
+        return {"index_documents": self._lucene(corpus).documents, "corpus_documents": corpus.size}
 
     def prepare(self, corpus: Corpus) -> None:
         """Build the index if the store does not have it, open it, and load the compiled loops by a first search."""
@@ -128,8 +136,11 @@ class BM25(Stage):
 
     def _search_lucene(self, run: Run) -> Ranking:
         self._refuse_weighted_terms(run)
-        engine = self.open_once(run.corpus.digest, lambda: self._build_or_open_lucene(run.corpus))
+        engine = self._lucene(run.corpus)
         return engine.search(run.queries.texts, self.k, k1=self.k1, b=self.b, threads=current_runtime().thread_count)
+
+    def _lucene(self, corpus: Corpus) -> LuceneIndex:
+        return self.open_once(corpus.digest, lambda: self._build_or_open_lucene(corpus))
 
     def _refuse_weighted_terms(self, run: Run) -> None:
         if run.queries.terms is not None:
@@ -158,7 +169,11 @@ class BM25(Stage):
                 for rows in tracked(corpus.blocks(lucene.DOCUMENTS), corpus.size, "documents")
             )
             folder = artefact("lucene", key, lambda folder: lucene.build(server, folder, blocks, self.analyzer))
-        return lucene.LuceneIndex(folder, corpus, self.analyzer, server)
+        index = lucene.LuceneIndex(folder, corpus, self.analyzer, server)
+        if self.lucene_index is not None and not index.documents and corpus.size:
+            server.close()
+            raise DataError(f"{folder}: the index has no documents, and the corpus has {corpus.size:,}")
+        return index
 
     def _texts(self, corpus: Corpus) -> Iterator[str]:
         for rows in tracked(corpus.blocks(), corpus.size, "documents"):

@@ -19,6 +19,8 @@ from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Several, Stage, apply
 from rankpipe.stages.normalise import Normalisation, floors, normalised
 
+BY_SCORES = ("convex", "comb-sum", "comb-mnz")
+"""Methods that fuse by scores; the others go by ranks."""
 Method = Literal["reciprocal-rank", "inverse-square-rank", "borda", "convex", "comb-sum", "comb-mnz"]
 
 
@@ -64,6 +66,13 @@ class Fuse(Stage):
                 )
         if self.weights is not None and not any(self.weights):
             raise ValueError("'weights' are all 0; at least one must be above 0")
+        if self.normalise != "min-max" and self.method not in BY_SCORES:
+            raise ValueError(
+                f"'normalise: {self.normalise}' is of the methods that go by scores ({', '.join(BY_SCORES)}), and "
+                f"'method' is '{self.method}'"
+            )
+        if self.smoothing != 60 and self.method != "reciprocal-rank":
+            raise ValueError(f"'smoothing' is of 'method: reciprocal-rank', and 'method' is '{self.method}'")
         if self.normalise == "theoretical-minimum":
             self._minima()
         elif self.minimum is not None:
@@ -111,7 +120,7 @@ class Fuse(Stage):
 
     def _fused(self, runs: list[Run], union: United) -> NDArray[np.float64]:
         weights = np.array(self.weights or [1.0] * len(runs))
-        if self.method in ("convex", "comb-sum", "comb-mnz"):
+        if self.method in BY_SCORES:
             values = np.full((len(runs), len(union.documents)), np.nan)
             missing = np.empty((len(runs), len(union.offsets) - 1))
             minima = self._minima()

@@ -162,9 +162,7 @@ class _RecipeReading(Reading):
             return
         try:
             pipeline = Pipeline.load(file, given=GIVEN_RUN if reranks else NOTHING)
-            if reranks:
-                pipeline.check_reranks()
-            elif leaves not in parts_after(pipeline.stages):
+            if not reranks and leaves not in parts_after(pipeline.stages):
                 self.note(entry.value.place, f"pipeline {name!r} leaves no {leaves}; put {MAKERS[leaves]} into it")
         except PipelineError as error:
             self.problems += error.problems

@@ -69,6 +69,24 @@ def test_a_finished_cell_is_run_again_only_when_something_changed_or_it_is_force
     assert capsys.readouterr().err.splitlines() == ["tiny, one: running", "tiny, two: running"]
 
 
+def test_a_cell_of_a_network_depends_on_its_weights_and_on_their_precision(
+    beir, arguments, tmp_path, capsys, tiny_encoder
+):
+    tiny_encoder(tmp_path / "model")
+    (tmp_path / "two.yaml").write_text("stages: [bm25, rescore: {model: model}]\n")
+    beir.main(arguments)
+    cell = json.loads((tmp_path / "out" / "two" / "tiny.json").read_text())
+    assert (cell["runtime"]["dtype"], cell["opened"]["rescore"]["dtype"]) == ("float32", "float32")
+    capsys.readouterr()
+    again, finished = "tiny, two: running", "tiny, two: finished before"
+    for options, said in (([], finished), (["--dtype", "bfloat16"], again), ([], again)):
+        beir.main([*arguments, *options])
+        assert capsys.readouterr().err.splitlines() == ["tiny, one: finished before", said]
+    tiny_encoder(tmp_path / "model", seed=1)
+    beir.main(arguments)
+    assert capsys.readouterr().err.splitlines() == ["tiny, one: finished before", again]
+
+
 def test_a_cell_that_fails_is_shown_the_others_are_finished_and_the_status_is_1(beir, arguments, tmp_path, capsys):
     (tmp_path / "one.yaml").write_text("stages: [bm52: {k: 1}]\n")
     assert beir.main(arguments) == 1

@@ -42,6 +42,23 @@ def test_the_chosen_setting_is_the_best_of_all_that_were_tried() -> None:
     assert evaluate(run, data.qrels("dev"), "RR@10")["RR@10"] == tuning.tried[0].mean
 
 
+def test_the_own_setting_stays_where_none_is_better() -> None:
+    own = Fuse([BM25(fields=("title",)), BM25(fields=("title",))], smoothing=70)
+    tuning = tune(Pipeline(stages=(own,)), [Judged(dataset=dataset(), split="dev")])
+    assert len({one.mean for one in tuning.tried}) == 1
+    assert (tuning.tried[0], tuning.pipeline.stages) == (tuning.before, (own,))
+    assert settings_text(tuning.tried[1].stage) == "reciprocal-rank, smoothing 60"
+
+
+def test_many_branches_get_weights_in_coarser_steps() -> None:
+    branches = [BM25(fields=("title",), k1=number) for number in range(9)]
+    tuning = tune(Pipeline(stages=(Fuse(branches),)), [Judged(dataset=dataset(), split="dev")])
+    weighted = [one.stage.weights for one in tuning.tried if isinstance(one.stage, Fuse) and one.stage.weights]
+    assert [sum(weights) for weights in weighted] == pytest.approx([1] * len(weighted), abs=1e-5)
+    assert set(map(len, weighted)) == {9}
+    assert len(set(weighted)) == 45  # ways to give the two elevenths that are left to nine branches
+
+
 def test_the_rest_of_the_pipeline_stays_as_it_was() -> None:
     tuned = tune(pipeline(), [Judged(dataset=dataset(), split="dev")]).pipeline
     assert tuned.stages[1] == Cut(k=3)

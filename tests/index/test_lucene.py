@@ -319,6 +319,8 @@ def test_analyzers_that_lucene_does_not_have_are_refused_before_anything_runs() 
 def test_an_index_of_lucene_is_for_its_engine() -> None:
     with pytest.raises(ValidationError, match="'lucene_index' needs 'engine: lucene'"):
         BM25(lucene_index="somewhere")
+    with pytest.raises(ValidationError, match="'lucene_index' has its own"):
+        BM25(engine="lucene", lucene_index="somewhere", fields=("title",))
 
 
 def test_an_index_beside_the_yaml_file_is_found(tmp_path: Path) -> None:
@@ -445,6 +447,21 @@ def test_a_stage_builds_its_index_once_and_opens_one_there_is(lucene: LuceneServ
     assert [doc_id for doc_id, _ in searched(BM25(engine="lucene", k=2)(part))["b"]] == ["fig", "plum"]
     with pytest.raises(DataError, match="the index has document 'pear', which the corpus does not; open it with"):
         BM25(engine="lucene", lucene_index=str(folder))(part)
+
+
+@pytest.mark.slow
+def test_an_index_says_how_many_documents_it_has_and_one_of_none_is_refused(
+    lucene: LuceneServer, store: Path, tmp_path: Path
+) -> None:
+    for name in ("one", "none"):
+        (tmp_path / name).mkdir()
+    build(lucene, tmp_path / "one", [(["fig", "pear"], ["fig", ""])], "english")
+    stage = BM25(engine="lucene", lucene_index=str(tmp_path / "one"))
+    assert stage.facts(FRUIT) == {"index_documents": 1, "corpus_documents": 3}
+    build(lucene, tmp_path / "none", [(["fig"], [""])], "english")
+    with pytest.raises(DataError) as refused:
+        BM25(engine="lucene", lucene_index=str(tmp_path / "none")).prepare(FRUIT)
+    assert str(refused.value) == f"{tmp_path / 'none'}: the index has no documents, and the corpus has 3"
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rankpipe import BM25, Corpus, Cut, Interpolate, Pipeline, Queries, Run
-from rankpipe.errors import PipelineError, UsageError
+from rankpipe import BM25, RM3, Chain, Corpus, Cut, Fuse, Interpolate, Pipeline, Queries, Run, Stage
+from rankpipe.errors import PipelineError
 from rankpipe.pipeline.pipeline import GIVEN_RUN
 
 CORPUS = Corpus.from_texts(["apples", "pears", "cars"])
@@ -37,10 +37,28 @@ def test_a_run_of_no_queries_stays_one() -> None:
     assert len(Pipeline(stages=(Cut(k=2),), corpus=CORPUS).rerank(empty)) == 0
 
 
-def test_a_pipeline_that_begins_with_a_retriever_is_refused() -> None:
-    with pytest.raises(UsageError) as raised:
-        BM25().on(CORPUS).rerank(GIVEN)
-    assert str(raised.value) == "'bm25' replaces the candidates of a run; re-ranking begins with a re-ranker"
+DEAF = (
+    "'bm25' replaces the candidates of the given run, which then count for nothing; re-ranking begins with a re-ranker"
+)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [(BM25(),), (Cut(k=2), BM25()), (Fuse([BM25(), BM25(k1=0.5)]),), (Cut(k=2), Chain(stages=(BM25(), Cut(k=1))))],
+)
+def test_a_pipeline_that_replaces_the_candidates_is_refused(stages: tuple[Stage, ...]) -> None:
+    with pytest.raises(PipelineError) as raised:
+        Pipeline(stages=stages, corpus=CORPUS).rerank(GIVEN)
+    assert str(raised.value) == DEAF
+
+
+def test_a_retriever_may_stand_beside_the_candidates_or_search_for_what_they_taught() -> None:
+    beside = Pipeline(stages=(Fuse([Cut(k=1), BM25(k=1)]),), corpus=CORPUS).rerank(GIVEN)
+    assert {query_id: set(ranked) for query_id, ranked in beside.to_dict().items()} == {"a": {"d2", "d1"}, "b": {"d3"}}
+    taught = Pipeline(stages=(RM3(documents=1, terms=2, max_share=1), BM25()), corpus=CORPUS).rerank(GIVEN)
+    assert set(taught.to_dict()["a"]) == {"d1", "d2"}  # pears stand in the first candidate
+    with pytest.raises(PipelineError, match="'bm25' replaces the candidates of the given run"):
+        Pipeline(stages=(BM25(), RM3(), BM25()), corpus=CORPUS).rerank(GIVEN)
 
 
 def test_a_file_that_begins_with_a_re_ranker_is_right_only_where_a_run_is_given() -> None:

@@ -14,7 +14,7 @@ from rankpipe.data import Corpus, Queries
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Stage
-from rankpipe.stages.fuse import Fuse, Method, weighted_sum
+from rankpipe.stages.fuse import BY_SCORES, Fuse, Method, weighted_sum
 from rankpipe.stages.normalise import Normalisation
 
 Ranking = Mapping[str, float]
@@ -145,8 +145,14 @@ def test_scores_at_the_theoretical_minimum_are_nothing() -> None:
     assert fused({"a": 0, "b": 0}, method="convex", normalise="theoretical-minimum", minimum=[0]) == {"b": 0, "a": 0}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("normalise", NORMALISATIONS)
+@pytest.mark.parametrize(
+    ("method", "normalise"),
+    [
+        (method, normalise)
+        for method in METHODS
+        for normalise in (NORMALISATIONS if method in BY_SCORES else ("min-max",))
+    ],
+)
 def test_branches_without_candidates_have_no_say(method: Method, normalise: Normalisation) -> None:
     minimum = [0, 0] if normalise == "theoretical-minimum" else None
     scores = fused({"a": 3, "b": 2, "c": 1}, {}, method=method, normalise=normalise, minimum=minimum)
@@ -262,12 +268,24 @@ def test_branches_are_the_parts() -> None:
         ({"weights": [0, 0]}, "'weights' are all 0; at least one must be above 0"),
         ({"weights": [1, -1]}, "greater than or equal to 0"),
         ({"weights": [1, math.nan]}, "finite number"),
-        ({"minimum": [0], "normalise": "theoretical-minimum"}, "'minimum' has 1 value for 2 branches"),
         (
-            {"normalise": "theoretical-minimum"},
+            {"minimum": [0], "method": "convex", "normalise": "theoretical-minimum"},
+            "'minimum' has 1 value for 2 branches",
+        ),
+        (
+            {"method": "convex", "normalise": "theoretical-minimum"},
             "'normalise: theoretical-minimum' needs 'minimum': branch 1 knows no lowest score",
         ),
         ({"minimum": [0, 0]}, "'minimum' is for 'normalise: theoretical-minimum' only"),
+        (
+            {"normalise": "z-score"},
+            "'normalise: z-score' is of the methods that go by scores (convex, comb-sum, comb-mnz), and 'method' is "
+            "'reciprocal-rank'",
+        ),
+        (
+            {"method": "convex", "smoothing": 10},
+            "'smoothing' is of 'method: reciprocal-rank', and 'method' is 'convex'",
+        ),
         ({"k": 0}, "greater than or equal to 1"),
         ({"smoothing": -1}, "greater than or equal to 0"),
         ({"method": "rrf"}, "Input should be 'reciprocal-rank'"),
@@ -356,7 +374,7 @@ def by_dictionaries(
 def test_scores_are_those_of_a_plain_implementation(
     branches: list[Ranked], weights: list[int], method: Method, data: st.DataObject
 ) -> None:
-    how = data.draw(st.sampled_from(NORMALISATIONS))
+    how = data.draw(st.sampled_from(NORMALISATIONS if method in BY_SCORES else ("min-max",)))
     weights = weights[: len(branches)] if any(weights[: len(branches)]) else [1] * len(branches)
     minimum = [-5] * len(branches) if how == "theoretical-minimum" else None
     stages = [Given(ranked={q: dict(r) for q, r in one.items()}) for one in branches]
@@ -376,7 +394,7 @@ def order(run: Run) -> list[list[str]]:
 def test_branches_may_stand_in_any_order_with_their_weights(
     branches: list[Ranked], places: list[int], method: Method, how: Normalisation
 ) -> None:
-    weights = [0.5, 0.3, 0.15, 0.05]
+    weights, how = [0.5, 0.3, 0.15, 0.05], how if method in BY_SCORES else "min-max"
     stages = [Given(ranked={q: dict(r) for q, r in one.items()}) for one in branches]
     places = [place for place in places if place < len(stages)]
     one = Fuse(stages, method=method, weights=weights[: len(stages)], normalise=how)(EMPTY)
@@ -392,7 +410,7 @@ def test_only_the_proportion_of_the_weights_decides_the_order(
     branches: list[Ranked], method: Method, how: Normalisation
 ) -> None:
     stages = [Given(ranked={q: dict(r) for q, r in one.items()}) for one in branches]
-    weights = [3, 2, 5, 1][: len(stages)]
+    weights, how = [3, 2, 5, 1][: len(stages)], how if method in BY_SCORES else "min-max"
     once = Fuse(stages, method=method, weights=weights, normalise=how)(EMPTY)
     eightfold = Fuse(stages, method=method, weights=[8 * weight for weight in weights], normalise=how)(EMPTY)
     assert order(once) == order(eightfold)
