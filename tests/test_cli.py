@@ -258,7 +258,10 @@ def test_datasets_lists_the_catalogue_and_the_folders_at_hand(
     assert (done.status, done.err) == (0, "")
     assert lines[0] == ["name", "documents", "splits", "where"]
     assert ["pets", str(pets)] in lines
-    assert {"beir/scifact", "msmarco-passage/dev/small", "python-docs"} <= {line[0] for line in lines}
+    where = {line[0]: line[-1] for line in lines}
+    assert where["beir/scifact"] == "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/scifact.zip"
+    assert where["msmarco-passage/dev/small"] == "msmarco-passage/dev/small"  # after "ir_datasets:"
+    assert where["python-docs"] == "bundled"
 
 
 def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
@@ -271,7 +274,8 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
     assert done.status == 0
     assert done.err == f"note: {broken}/corpus.jsonl:1: not UTF-8: invalid start byte at byte 1 of the line\n"
     lines = [line.split() for line in done.out.splitlines()]
-    assert [line[-1] for line in lines if "scifact" in line[0]] == ["beir/scifact", str(broken)]
+    assert [line[0] for line in lines if "scifact" in line[0]] == ["beir/scifact", "scifact"]
+    assert [line[-1] for line in lines if line[0] == "scifact"] == [str(broken)]
 
 
 def test_stages_lists_names_and_settings(rankpipe: Command) -> None:

@@ -23,7 +23,8 @@ def datasets() -> None:
         elif own in found and _is_that_of_card(name, found[own]):
             where = str(found.pop(own))
         else:
-            where = f"ir_datasets: {card.ir_datasets}" if card.ir_datasets else card.source or ""
+            by_ir_datasets = card.ir_datasets and not card.has_archive
+            where = f"ir_datasets: {card.ir_datasets}" if by_ir_datasets else card.source or ""
         rows.append((name, f"{card.documents:,}" if card.documents else "", " ".join(card.splits), where))
     rows += [(name, "", "", str(folder)) for name, folder in sorted(found.items())]
     names, documents, splits, _ = (max(map(len, column)) for column in zip(*rows, strict=True))

@@ -70,6 +70,11 @@ class Card:
     self_match: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_archive(self) -> bool:
+        """Whether `source` is a zip archive with a checksum: such are in BEIR layout, and fetched by us."""
+        return self.md5 is not None and self.source is not None and self.source.endswith(".zip")
+
     def differences(self, counts: Counts) -> list[str]:
         """How a folder's counts differ from this card's, a phrase each; splits that the folder lacks are no difference."""
         if self.documents is None:

@@ -43,8 +43,8 @@ class Dataset:
     def load(cls, name: str | Path) -> Dataset:
         """Find a data set: a folder in BEIR layout or a JSONL file of documents, a name, or an id of ir_datasets.
 
-        A name is looked for in the folders of RANKPIPE_DATA, then among what is bundled, then among the archives that
-        cards name with their checksum (fetched when something of them is asked for), then in ir_datasets. A folder
+        A name is looked for in the folders of RANKPIPE_DATA, then among what is bundled, then among the zip archives
+        that cards name with their checksum (fetched when something of them is asked for), then in ir_datasets. A folder
         there answers to its own name; to a name of the catalogue only if its counts are those of the card, and then it
         gets the card whichever of the two names was used. Any other folder has the default card.
 
@@ -145,7 +145,7 @@ def _find(name: str) -> Dataset:
     if name == PYTHON_DOCS and card:
         return Dataset(name, card, PythonDocs(shipped("datasets") / PYTHON_DOCS), tuple(notes))
     advice = "; ".join([*notes, _advice(card)])
-    if card and card.md5 and (split is None or split in card.splits):
+    if card and card.has_archive and (split is None or split in card.splits):
         return Dataset(name, card, Archive(card, split, advice), tuple(notes))
     found = irds.find(name if split or not card else card.ir_datasets or name, advice)
     if not found:

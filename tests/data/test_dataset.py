@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rankpipe.data import Corpus, Dataset
+from rankpipe.data import Corpus, Dataset, catalogue
 from rankpipe.data.catalogue import Card
-from rankpipe.data.sources import Files
+from rankpipe.data.irds import IrDatasets
+from rankpipe.data.sources import Archive, Files
 from rankpipe.errors import DataError, UsageError
 
 DOCUMENTS = [
@@ -146,7 +147,8 @@ def test_a_folder_with_other_counts_does_not_answer_to_a_name_of_the_catalogue(
     slice_of_it = like_msmarco_dl19(tmp_path / "trec-dl-2019")
     monkeypatch.setenv("RANKPIPE_DATA", str(tmp_path))
     for name in ("msmarco-passage/trec-dl-2019", "msmarco-passage/trec-dl-2019/judged"):
-        dataset = Dataset.load(name)  # that of ir_datasets, which is not downloaded before it is read
+        dataset = Dataset.load(name)
+        assert isinstance(dataset._source, IrDatasets)  # which downloads nothing before it is read
         assert dataset.notes == (
             f"{slice_of_it} is not the '{name}' of the catalogue: 19,383 documents, not 8,841,823",
         )
@@ -221,6 +223,20 @@ def test_a_collection_that_cannot_be_fetched_says_where_it_is_described(monkeypa
         "data set 'beir/bioasq' is not here; bring it as a folder in BEIR layout (its source: http://bioasq.org), by "
         "its path or inside a folder that RANKPIPE_DATA names"
     )
+
+
+def test_zip_archives_are_fetched_by_us_and_what_is_packed_otherwise_by_ir_datasets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RANKPIPE_DATA", raising=False)
+    cards = {name: catalogue.card(name) for name in catalogue.names()}
+    sources = {name: type(Dataset.load(name)._source) for name, card in cards.items() if card.md5}
+    dl = [f"msmarco-passage/trec-dl-{year}{part}" for year in (2019, 2020) for part in ("", "/judged")]
+    tars = ["msmarco-passage/dev/small", *dl]
+    assert {name for name, source in sources.items() if source is IrDatasets} == set(tars)
+    zips = {name for name in sources if name.startswith("beir/")}
+    assert {name for name, source in sources.items() if source is Archive} == zips
+    assert len(zips) == 27
 
 
 def test_both_a_plain_and_a_packed_file_are_refused(folder: Path) -> None:
