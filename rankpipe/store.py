@@ -117,12 +117,13 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
         while (there := found(kind, key)) is None:
             partial.mkdir(parents=True, exist_ok=True)
             _sweep_damaged(parent)
-            with _locked(partial) as ours:
+            with locked(partial) as ours:
                 if ours:
                     started = time.time()
                     make(partial)
-                    _write_manifest(partial, kind, key, seconds=time.time() - started)
+                    digests = _write_manifest(partial, kind, key, seconds=time.time() - started)
                     os.rename(partial, folder)
+                    _remember_large(folder, digests)
                     return folder
     return there
 
@@ -250,11 +251,54 @@ def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
     folder = path.with_name(f".unfinished-{path.name[:100]}-{key_digest(key)[:12]}")
     with _writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, wait=False) as ours:
+    with locked(folder, wait=False) as ours:
         if not ours:
             raise RankpipeError(f"another process works on {path}, in {folder}")
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a folder, waiting for it; False if the folder went while we waited, or if we do not wait.
+
+    The lock is the operating system's, so a process that is killed gives it back. Without POSIX locks there is none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    handle = _handle(folder)
+    if handle is None:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                yield False
+                return
+            print(f"waiting for another process, which builds {folder}", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield _leads_to(folder, handle)
+    finally:
+        os.close(handle)
+
+
+def _handle(folder: Path) -> int | None:
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # whoever had the lock has renamed or removed it
+        return None
+
+
+def _leads_to(folder: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(folder), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _exchange(aside: Path, path: Path) -> None:
@@ -312,32 +356,6 @@ def _reason(error: OSError, own: Path) -> str:
     of_others = isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
     said = os.strerror(error.errno) if error.errno else str(error)  # strerror of an error of pyarrow's is a long story
     return said + (f": {os.fsdecode(name)}" if of_others else "")
-
-
-@contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder, waiting for it; False if the folder was renamed while we waited, or if we do not wait.
-
-    The lock is the operating system's, so a process that is killed gives it back. Without POSIX locks there is none.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                yield False
-                return
-            print(f"waiting for another process, which builds {folder}", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield folder.exists() and folder.stat().st_ino == os.fstat(handle).st_ino
-    finally:
-        os.close(handle)
 
 
 def _open_to_others(folder: Path) -> None:

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -328,17 +329,18 @@ def test_a_memory_of_digests_that_is_damaged_is_not_believed(tmp_path: Path) -> 
         assert file_digest(path) == digest
 
 
-def test_a_large_file_just_built_is_not_hashed_again_when_it_is_opened() -> None:
+@pytest.mark.parametrize("build", [artefact, resumable])
+def test_a_large_file_just_built_is_not_hashed_again_when_it_is_opened(build: Callable[..., Path]) -> None:
     def make(folder: Path) -> None:
         (folder / "small").write_bytes(b"abc")
         with open(folder / "large", "wb") as file:
             file.truncate(ALWAYS_HASHED + 1)
 
-    folder = artefact("index", KEY, make)
+    folder = build("index", KEY, make)
     [memory] = [json.loads(path.read_text()) for path in (home() / "digests").iterdir()]
     assert memory["path"] == str((folder / "large").resolve())
     assert memory["sha256"] == json.loads((folder / "manifest.json").read_text())["files"]["large"]["sha256"]
-    assert artefact("index", KEY, make) == folder
+    assert build("index", KEY, make) == folder
 
 
 def test_a_store_that_cannot_be_written_does_not_stop_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,3 +153,11 @@ def test_two_processes_do_not_do_the_same_unfinished_work(tmp_path: Path) -> Non
             raise AssertionError("both at work")
         assert folder.exists()
     assert not folder.exists()
+
+
+def test_the_lock_of_a_folder_that_is_there_no_more_is_nobodys(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="needs POSIX locks")
+    with store.locked(tmp_path / "gone") as ours:
+        assert not ours
+    with store.locked(tmp_path) as ours, store.locked(tmp_path, wait=False) as theirs:
+        assert (ours, theirs) == (True, False)

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import re
+import shutil
 import socket
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 from rankpipe.errors import DataError, RankpipeError
 from rankpipe.progress import tracked
+from rankpipe.store import locked
 
 BLOCK = 1 << 18
 TIMEOUT = 30.0
@@ -54,35 +56,30 @@ class Limits:
 
 
 def download(url: str, path: Path, *, md5: str | None = None, limits: Limits | None = None) -> None:
-    """Fetch a file to `path`, whole and with the right digest, or not at all.
+    """Fetch a file to `path`, whole and with the right digest, or not at all; one that is there is not fetched again.
 
-    What has come is kept in `path` + ".part", also when the process is killed, and the next call goes on from there if
-    the server still has the same file (its ETag or date of change say so); otherwise it starts anew.
+    What has come is kept in the folder .partial-NAME beside it, also when the process is killed, and the next call goes
+    on from there if the server still has the same file (its ETag or date of change say so); otherwise it starts anew.
+    One process fetches a file at a time; others that want the same wait for it.
 
     Raises DownloadError for what the server refuses, a transfer that keeps breaking off, a file that is too large, and
     one whose digest is not `md5`; the wrong file is deleted, so that the next call starts anew.
     """
-    limits = limits or Limits()
     if not url.startswith(("http://", "https://")):
         raise DownloadError(f"cannot fetch {url}: only http and https are")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part, reason = _Part(path), "it was not tried"
-    for attempt in range(limits.tries):
-        if attempt:
-            time.sleep(limits.pause * 2 ** (attempt - 1))
-        try:
-            _transfer(url, part, limits)
-            break
-        except _Broken as broken:
-            reason = str(broken)
-    else:
-        had = f"; {part.size:,} bytes have come and are kept, so the next try goes on from there" if part.size else ""
-        raise DownloadError(f"cannot fetch {url}: {reason}, {limits.tries} times{had}")
-    if md5 is not None and (found := _md5(part.file)) != md5:
-        part.delete()
-        raise DownloadError(f"what {url} gave has the md5 {found}, not {md5}; it was deleted")
-    os.replace(part.file, path)
-    part.delete()
+    part = _Part(path)
+    while not path.is_file():
+        part.folder.mkdir(parents=True, exist_ok=True)
+        with locked(part.folder) as ours:
+            if not ours:
+                continue
+            try:
+                if not path.is_file():  # nobody was faster
+                    _fetch(url, part, md5, limits or Limits())
+                    os.replace(part.file, path)
+            finally:
+                if not part.size:
+                    part.delete()
 
 
 def unpack(archive: Path, folder: Path, *, largest: int = LARGEST_FILE) -> None:
@@ -107,11 +104,12 @@ class _Broken(Exception):
 
 
 class _Part:
-    """What has come of a file, and of which version of it."""
+    """What has come of a file, and of which version of it: two files in a folder that can be locked."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.with_name(path.name + ".part")
-        self._version = path.with_name(path.name + ".part-version")
+        self.folder = path.with_name(f".partial-{path.name}")
+        self.file = self.folder / "content"
+        self._version = self.folder / "version"
 
     @property
     def size(self) -> int:
@@ -123,15 +121,33 @@ class _Part:
         """ETag or date of change that the server gave with these bytes; empty if it gave none."""
         return self._version.read_text(encoding="utf-8") if self.size and self._version.exists() else ""
 
-    def begin(self, version: str) -> None:
+    def begin(self, version: str = "") -> None:
         """Empty the file and note its version."""
         self.file.write_bytes(b"")
         self._version.write_text(version, encoding="utf-8")
 
     def delete(self) -> None:
-        """Remove both files."""
-        self.file.unlink(missing_ok=True)
-        self._version.unlink(missing_ok=True)
+        """Remove the folder; whoever waits for its lock makes another one."""
+        shutil.rmtree(self.folder)
+
+
+def _fetch(url: str, part: _Part, md5: str | None, limits: Limits) -> None:
+    """Complete the part, in as many transfers as it takes, and compare its digest."""
+    reason = "it was not tried"
+    for attempt in range(limits.tries):
+        if attempt:
+            time.sleep(limits.pause * 2 ** (attempt - 1))
+        try:
+            _transfer(url, part, limits)
+            break
+        except _Broken as broken:
+            reason = str(broken)
+    else:
+        had = f"; {part.size:,} bytes have come and are kept, so the next try goes on from there" if part.size else ""
+        raise DownloadError(f"cannot fetch {url}: {reason}, {limits.tries} times{had}")
+    if md5 is not None and (found := _md5(part.file)) != md5:
+        part.begin()
+        raise DownloadError(f"what {url} gave has the md5 {found}, not {md5}; it was deleted")
 
 
 def _transfer(url: str, part: _Part, limits: Limits) -> None:
@@ -147,7 +163,7 @@ def _transfer(url: str, part: _Part, limits: Limits) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the file has not as many bytes any more
-            part.delete()
+            part.begin()
             raise _Broken("the server has another file than before") from error
         if error.code in (408, 429) or error.code >= 500:
             raise _Broken(f"the server answers {error.code} {error.reason}") from error
@@ -167,7 +183,7 @@ def _begin(url: str, part: _Part, response: Any, limits: Limits) -> int | None:
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
         if not match or int(match[1]) != part.size:
-            part.delete()
+            part.begin()
             raise _Broken("the server sent another part than it was asked for")
         total = None if match[2] == "*" else int(match[2])
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rankpipe.data.qrels import Qrels
 from rankpipe.data.queries import NoQueriesError, Queries
 from rankpipe.data.readers import READER_FORMAT, DocumentReader, judgement_line, read_qrels, read_queries
 from rankpipe.errors import DataError, UsageError
-from rankpipe.store import artefact, file_digest, home
+from rankpipe.store import artefact, file_digest, home, resumable
 
 
 class Source(Protocol):
@@ -161,7 +162,7 @@ class Archive:
         """
         key = {"url": self.card.source, "md5": self.card.md5}
         try:
-            folder = artefact("archives", key, self._fetch)
+            folder = resumable("archives", key, self._fetch)
         except DownloadError as error:
             raise DownloadError(f"{error}; {self.help_text}" if self.help_text else str(error)) from error
         own = self.card.name.rpartition("/")[2]
@@ -178,9 +179,15 @@ class Archive:
 
     def _fetch(self, folder: Path) -> None:
         archive = home() / "downloads" / f"{self.card.md5}.zip"
-        if not archive.is_file():  # it is there already if the store was full when it should have been unpacked
-            download(self.card.source or "", archive, md5=self.card.md5)
-        unpack(archive, folder)
+        download(self.card.source or "", archive, md5=self.card.md5)
+        files = folder / "files"
+        shutil.rmtree(files, ignore_errors=True)  # of a process that was killed while it unpacked
+        files.mkdir()
+        try:
+            unpack(archive, files)
+        except BaseException:  # a full store, say, is not left full
+            shutil.rmtree(files, ignore_errors=True)
+            raise
         archive.unlink()
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -27,7 +30,11 @@ QUICK = Limits(timeout=0.5, tries=3, pause=0.01)
 
 @dataclass
 class Server:
-    """What the server has and does: `cuts` bytes of each answer are sent, in turn, before the line is cut."""
+    """What the server has and does.
+
+    cuts  bytes of each answer, in turn, that are sent before the line is cut
+    gate  has to be open for an answer to go on after its first half
+    """
 
     content: bytes = CONTENT
     etag: str = '"one"'
@@ -36,6 +43,7 @@ class Server:
     cuts: list[int] = field(default_factory=list)
     stall: float = 0.0
     lie: bool = False
+    gate: threading.Event | None = None
     asked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -66,7 +74,10 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Range", f"bytes {told}-{len(server.content) - 1}/{len(server.content)}")
             self.end_headers()
             sent = server.cuts.pop(0) if server.cuts else len(body)
-            self.wfile.write(body[:sent])
+            self.wfile.write(body[: sent // 2])
+            if server.gate:
+                server.gate.wait()
+            self.wfile.write(body[sent // 2 : sent])
             if server.stall and sent < len(body):
                 self.wfile.flush()
                 time.sleep(server.stall)
@@ -137,6 +148,51 @@ def test_a_server_that_sends_another_part_than_asked_for_is_not_believed(server:
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
 
 
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from rankpipe.data.download import download
+
+download(sys.argv[1], Path(sys.argv[2]), md5=sys.argv[3])
+"""
+READ = """
+import sys
+from rankpipe.data.catalogue import Card, SplitCounts
+from rankpipe.data.sources import Archive
+
+counts = {"test": SplitCounts(queries=1, judgements=1)}
+card = Card(name="beir/tiny", source=sys.argv[1], md5=sys.argv[3], documents=2, splits=counts)
+assert len(Archive(card).corpus()) == 2
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
+@pytest.mark.parametrize("script", [DOWNLOAD, READ])
+def test_of_two_processes_one_fetches_and_the_other_waits_for_it(server: Server, tmp_path: Path, script: str) -> None:
+    server.content, server.gate = _beir_zip(), threading.Event()
+    md5 = hashlib.md5(server.content).hexdigest()
+    command = [sys.executable, "-c", script, server.url, tmp_path / "file.zip", md5]
+    with subprocess.Popen(command) as first:
+        while not server.asked:
+            assert first.poll() is None
+            time.sleep(0.01)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as second:
+            assert second.stderr is not None
+            told = second.stderr.readline()
+            server.gate.set()
+            after = second.stderr.read()
+    assert told.startswith("waiting for another process, which builds ")
+    assert (first.returncode, second.returncode, after) == (0, 0, "")
+    assert server.asked == [""]
+
+
+def test_a_file_that_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.zip").write_bytes(b"whole")
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert server.asked == []
+    assert (tmp_path / "file.zip").read_bytes() == b"whole"
+
+
 def test_a_wrong_checksum_deletes_the_file(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError) as raised:
         download(server.url, tmp_path / "file.zip", md5="0" * 32, limits=QUICK)
@@ -150,6 +206,7 @@ def test_a_file_that_is_not_there_is_said_at_once(server: Server, tmp_path: Path
         download(server.url, tmp_path / "file.zip", limits=QUICK)
     assert str(raised.value) == f"cannot fetch {server.url}: the server answers 404 Not Found"
     assert len(server.asked) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_server_in_trouble_is_asked_again(server: Server, tmp_path: Path) -> None:
