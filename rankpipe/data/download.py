@@ -152,14 +152,21 @@ def _fetch(url: str, part: _Part, md5: str | None, limits: Limits) -> None:
 
 def _transfer(url: str, part: _Part, limits: Limits) -> None:
     """One connection: append to the part what is missing of it. Raises _Broken if it should be tried again."""
+    with _answer(url, part, limits) as response:
+        total = _begin(url, part, response, limits)
+        _receive(part, response, total, limits)
+    if total is not None and part.size < total:
+        raise _Broken(f"the transfer broke off after {part.size:,} of {total:,} bytes")
+
+
+def _answer(url: str, part: _Part, limits: Limits) -> Any:
+    """The response that brings what is missing."""
     request = urllib.request.Request(url, headers={"User-Agent": "rankpipe", "Accept-Encoding": "identity"})  # noqa: S310
     if part.version:
         request.add_header("Range", f"bytes={part.size}-")
         request.add_header("If-Range", part.version)
     try:
-        with urllib.request.urlopen(request, timeout=limits.timeout) as response:  # noqa: S310 - http(s) only, see download
-            total = _begin(url, part, response, limits)
-            _receive(part, response, total, limits)
+        return urllib.request.urlopen(request, timeout=limits.timeout)  # noqa: S310 - http(s) only, see download
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the file has not as many bytes any more
@@ -172,10 +179,8 @@ def _transfer(url: str, part: _Part, limits: Limits) -> None:
         if isinstance(error.reason, socket.gaierror):  # no such host, or no network: not worth a wait
             raise DownloadError(f"cannot fetch {url}: {error.reason.strerror}") from error
         raise _Broken(str(error.reason)) from error
-    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise _Broken(str(error) or type(error).__name__) from error
-    if total is not None and part.size < total:
-        raise _Broken(f"the transfer broke off after {part.size:,} of {total:,} bytes")
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(_in_one_line(error)) from error
 
 
 def _begin(url: str, part: _Part, response: Any, limits: Limits) -> int | None:
@@ -198,12 +203,24 @@ def _begin(url: str, part: _Part, response: Any, limits: Limits) -> int | None:
 
 def _receive(part: _Part, response: Any, total: int | None, limits: Limits) -> None:
     started = part.size
-    # read1 gives what has come, so that a line that falls silent costs nothing that came before
     with open(part.file, "ab") as file:
-        for block in tracked(_blocks(response.read1), (total or 0) - started, "bytes"):
+        for block in tracked(_received(response), (total or 0) - started, "bytes"):
             file.write(block)
             if file.tell() > limits.largest:
                 raise DownloadError(f"more than {limits.largest:,} bytes have come; the transfer was stopped")
+
+
+def _received(response: Any) -> Iterator[bytes]:
+    """What comes. Raises _Broken for every fault of the line, so that none is taken for one of the disk."""
+    try:
+        # read1 gives what has come, so that a line that falls silent costs nothing that came before
+        yield from _blocks(response.read1)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(_in_one_line(error)) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import io
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -21,7 +25,7 @@ from rankpipe.data import Dataset
 from rankpipe.data.catalogue import Card, SplitCounts
 from rankpipe.data.download import DownloadError, Limits, download, unpack
 from rankpipe.data.sources import Archive
-from rankpipe.errors import DataError
+from rankpipe.errors import DataError, StoreError
 
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -221,6 +225,63 @@ def test_a_server_that_falls_silent_is_given_up(server: Server, tmp_path: Path) 
     server.cuts, server.stall = [1000, 1000, 1000], 2.0
     with pytest.raises(DownloadError, match="timed out, 3 times; 3,000 bytes have come and are kept"):
         download(server.url, tmp_path / "file.zip", limits=QUICK)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC] decryption failed or bad record mac"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        TimeoutError("timed out"),
+        http.client.IncompleteRead(b""),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_line_that_fails_in_any_way_is_taken_up_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    read, faults = http.client.HTTPResponse.read1, [None, fault]  # after the first block
+
+    def faulty(response: http.client.HTTPResponse, n: int = -1) -> bytes:
+        if faults and (now := faults.pop(0)):
+            raise now
+        return read(response, min(n, 1000))
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", faulty)
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert server.asked == ["", "bytes=1000-"]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+
+
+def test_a_server_that_answers_no_http_is_given_up(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            for _ in range(QUICK.tries):
+                with listening.accept()[0] as line:
+                    line.recv(1000)
+                    line.sendall(b"no HTTP\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/file.zip"
+        with pytest.raises(DownloadError) as raised:
+            download(url, tmp_path / "file.zip", limits=QUICK)
+        thread.join()
+    assert str(raised.value) == f"cannot fetch {url}: no HTTP, 3 times"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_the_stores_error_and_not_the_networks(server: Server, store: Path) -> None:
+    part = store / "downloads" / f".partial-{MD5}.zip"
+    part.mkdir(parents=True)
+    (part / "content").symlink_to("/dev/full")
+    with pytest.raises(StoreError) as raised:
+        Archive(Card(name="beir/tiny", source=server.url, md5=MD5)).corpus()
+    assert str(raised.value) == (
+        f"cannot write archives to the store {store}: No space left on device; set RANKPIPE_HOME to another folder"
+    )
+    assert len(server.asked) == 1
 
 
 def test_no_server_at_all_is_one_line(tmp_path: Path) -> None:
