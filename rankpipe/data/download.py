@@ -152,7 +152,10 @@ def _fetch(url: str, part: _Part, md5: str | None, limits: Limits) -> None:
 
 def _transfer(url: str, part: _Part, limits: Limits) -> None:
     """One connection: append to the part what is missing of it. Raises _Broken if it should be tried again."""
-    with _answer(url, part, limits) as response:
+    response = _answer(url, part, limits)
+    if response is None:
+        return
+    with response:
         total = _begin(url, part, response, limits)
         _receive(part, response, total, limits)
     if total is not None and part.size < total:
@@ -160,7 +163,7 @@ def _transfer(url: str, part: _Part, limits: Limits) -> None:
 
 
 def _answer(url: str, part: _Part, limits: Limits) -> Any:
-    """The response that brings what is missing."""
+    """The response that brings what is missing; None if nothing is."""
     request = urllib.request.Request(url, headers={"User-Agent": "rankpipe", "Accept-Encoding": "identity"})  # noqa: S310
     if part.version:
         request.add_header("Range", f"bytes={part.size}-")
@@ -169,7 +172,9 @@ def _answer(url: str, part: _Part, limits: Limits) -> Any:
         return urllib.request.urlopen(request, timeout=limits.timeout)  # noqa: S310 - http(s) only, see download
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # the file has not as many bytes any more
+        if error.code == 416:  # the file has no bytes beyond those that have come
+            if error.headers.get("Content-Range") == f"bytes */{part.size}":
+                return None
             part.begin()
             raise _Broken("the server has another file than before") from error
         if error.code in (408, 429) or error.code >= 500:

@@ -36,8 +36,9 @@ QUICK = Limits(timeout=0.5, tries=3, pause=0.01)
 class Server:
     """What the server has and does.
 
-    cuts  bytes of each answer, in turn, that are sent before the line is cut
-    gate  has to be open for an answer to go on after its first half
+    cuts        bytes of each answer, in turn, that are sent before the line is cut
+    tells_size  in an answer to a range that begins behind the end
+    gate        has to be open for an answer to go on after its first half
     """
 
     content: bytes = CONTENT
@@ -47,6 +48,7 @@ class Server:
     cuts: list[int] = field(default_factory=list)
     stall: float = 0.0
     lie: bool = False
+    tells_size: bool = True
     gate: threading.Event | None = None
     asked: list[str] = field(default_factory=list)
     url: str = ""
@@ -67,7 +69,10 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if server.ranges and wanted and self.headers.get("If-Range") == server.etag:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
                 if start >= len(server.content):
-                    self.send_error(416)
+                    self.send_response(416)
+                    if server.tells_size:
+                        self.send_header("Content-Range", f"bytes */{len(server.content)}")
+                    self.end_headers()
                     return
             body = server.content[start:]
             self.send_response(206 if start else 200)
@@ -137,6 +142,41 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path:
     server.content, server.etag = b"another file", '"two"'
     download(server.url, tmp_path / "file.zip", limits=QUICK)
     assert (tmp_path / "file.zip").read_bytes() == b"another file"
+
+
+def _left_whole(server: Server, path: Path) -> None:
+    """Leave what a process leaves that is killed between the last byte and the new name."""
+    path.mkdir()  # so that the new name cannot be given
+    with pytest.raises(IsADirectoryError):
+        download(server.url, path, limits=QUICK)
+    path.rmdir()
+    server.asked.clear()
+
+
+def test_a_file_that_had_come_whole_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    _left_whole(server, tmp_path / "file.zip")
+    download(server.url, tmp_path / "file.zip", md5=MD5, limits=QUICK)
+    assert server.asked == ["bytes=1024000-"]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["file.zip"]
+
+
+def test_a_file_that_had_come_whole_is_compared_with_its_checksum(server: Server, tmp_path: Path) -> None:
+    _left_whole(server, tmp_path / "file.zip")
+    with pytest.raises(DownloadError, match=f"^what {server.url} gave has the md5 {MD5}, not 0{{32}}; it was deleted$"):
+        download(server.url, tmp_path / "file.zip", md5="0" * 32, limits=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("size", "tells_size"), [(1000, True), (1_024_000, False)])
+def test_a_file_of_which_more_has_come_than_there_is_or_nobody_knows_is_fetched_anew(
+    server: Server, tmp_path: Path, size: int, tells_size: bool
+) -> None:
+    _left_whole(server, tmp_path / "file.zip")
+    server.content, server.tells_size = CONTENT[:size], tells_size
+    download(server.url, tmp_path / "file.zip", limits=QUICK)
+    assert server.asked == ["bytes=1024000-", ""]
+    assert (tmp_path / "file.zip").read_bytes() == CONTENT[:size]
 
 
 def test_a_server_that_cannot_resume_is_asked_for_all_of_it_again(server: Server, tmp_path: Path) -> None:
