@@ -13,10 +13,11 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISLNK
-from typing import IO, Any
+from typing import Any
 
 from rankpipe.errors import DataError, RankpipeError
 from rankpipe.progress import tracked
@@ -86,17 +87,16 @@ def unpack(archive: Path, folder: Path, *, largest: int = LARGEST_FILE) -> None:
     """Unpack a zip archive into an existing folder.
 
     Raises DataError, before anything is written, for a member that would land outside the folder, a link, one name
-    twice, too many members, or sizes that no honest archive of texts has; and while unpacking for a damaged member or
-    one that is larger than the archive says.
+    twice or as file and folder, too many members, or sizes that no honest archive of texts has; and while unpacking for
+    a damaged member or one that is larger than the archive says.
     """
-    try:
-        with zipfile.ZipFile(archive) as packed:
+    with open(archive, "rb") as file:
+        with _damage_told(archive):
+            packed = zipfile.ZipFile(file)
             members = [member for member in packed.infolist() if not member.is_dir()]
-            _check_members(archive, members, largest)
-            for member in members:
-                _unpack_member(archive, packed, member, folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{archive}: not a whole zip archive: {error}") from error
+        _check_members(archive, members, largest)
+        for member in members:
+            _unpack_member(archive, packed, member, folder)
 
 
 class _Broken(Exception):
@@ -241,19 +241,33 @@ def _md5(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _damage_told(archive: Path) -> Iterator[None]:
+    """Turn whatever reading a zip archive raises into an error of ours. Nothing may be written within the block."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # each kind of compression has its own for damage, OSError and ValueError among them
+        raise DataError(f"{archive}: not a whole zip archive: {_in_one_line(error)}") from error
+
+
 def _check_members(archive: Path, members: list[zipfile.ZipInfo], largest: int) -> None:
     if len(members) > MOST_MEMBERS:
         raise DataError(f"{archive}: {len(members):,} files in it; at most {MOST_MEMBERS:,} are unpacked")
-    names: set[str] = set()
+    paths: set[PurePosixPath] = set()
     for member in members:
-        name = PurePosixPath(member.filename)
-        if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
+        path = PurePosixPath(member.filename)
+        odd = not path.parts or ".." in path.parts or "\\" in member.filename or ":" in member.filename
+        if odd or path.is_absolute():
             raise DataError(f"{archive}: {member.filename!r} would be unpacked outside of its folder")
         if S_ISLNK(member.external_attr >> 16):
             raise DataError(f"{archive}: {member.filename!r} is a link; only plain files are unpacked")
-        if member.filename in names:
+        if path in paths:
             raise DataError(f"{archive}: {member.filename!r} is in it twice")
-        names.add(member.filename)
+        paths.add(path)
+    if both := next((folder for path in sorted(paths) for folder in path.parents if folder in paths), None):
+        raise DataError(f"{archive}: {str(both)!r} is in it as a file and as a folder")
     packed, unpacked = archive.stat().st_size, sum(member.file_size for member in members)
     if unpacked > min(largest, packed * LARGEST_RATIO):
         raise DataError(
@@ -264,12 +278,17 @@ def _check_members(archive: Path, members: list[zipfile.ZipInfo], largest: int) 
 def _unpack_member(archive: Path, packed: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
     target = folder.joinpath(*PurePosixPath(member.filename).parts)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with packed.open(member) as source, open(target, "xb") as file:
-        _copy(archive, member, source, file)
+    with open(target, "xb") as file:
+        for block in _content(archive, packed, member):
+            file.write(block)
 
 
-def _copy(archive: Path, member: zipfile.ZipInfo, source: IO[bytes], file: IO[bytes]) -> None:
-    for block in _blocks(source.read):
-        file.write(block)
-        if file.tell() > member.file_size:
-            raise DataError(f"{archive}: {member.filename!r} is larger than the archive says")
+def _content(archive: Path, packed: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """What a member holds, unpacked, a block at a time."""
+    size = 0
+    with _damage_told(archive), packed.open(member) as source:
+        for block in _blocks(source.read):
+            size += len(block)
+            if size > member.file_size:
+                raise DataError(f"{archive}: {member.filename!r} is larger than the archive says")
+            yield block

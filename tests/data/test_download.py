@@ -26,6 +26,7 @@ from rankpipe.data.catalogue import Card, SplitCounts
 from rankpipe.data.download import DownloadError, Limits, download, unpack
 from rankpipe.data.sources import Archive
 from rankpipe.errors import DataError, StoreError
+from rankpipe.store import key_digest
 
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -369,7 +370,7 @@ def test_an_archive_is_unpacked_with_its_folders(tmp_path: Path) -> None:
     assert (tmp_path / "to/set/qrels/test.tsv").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "C:evil", "..\\evil"])
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "C:evil", "..\\evil", "."])
 def test_a_member_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     archive = _zip(tmp_path / "a.zip", {"good": b"x", name: b"x"})
     assert _refusal(archive, tmp_path / "to") == f"{name!r} would be unpacked outside of its folder"
@@ -393,14 +394,52 @@ def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     assert _refusal(archive, tmp_path / "to") == "not a whole zip archive: File is not a zip file"
 
 
-def test_a_damaged_member_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["a", "a/b"], "'a' is in it as a file and as a folder"),
+        (["a/b/c", "a/b"], "'a/b' is in it as a file and as a folder"),
+        (["a/b", "a//b"], "'a//b' is in it twice"),
+        (["a/b", "a/./b"], "'a/./b' is in it twice"),
+    ],
+)
+def test_two_members_that_cannot_both_be_unpacked_are_refused(tmp_path: Path, names: list[str], says: str) -> None:
+    archive = _zip(tmp_path / "a.zip", dict.fromkeys(names, b"x"))
+    assert _refusal(archive, tmp_path / "to") == says
+
+
+def _damaged(method: int, at: int, damage: bytes) -> bytes:
+    """An archive with one member, some of whose packed bytes are others."""
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("a", b"some text")
-    (tmp_path / "a.zip").write_bytes(packed.getvalue().replace(b"some text", b"same text", 1))
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("a", " ".join(str(number * 7919 % 10007) for number in range(2000)))
+    content = packed.getvalue()
+    return content[:at] + damage + content[at + len(damage) :]
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (zipfile.ZIP_STORED, "Bad CRC-32 for file 'a'"),
+        (zipfile.ZIP_DEFLATED, "Error -3 while decompressing data: "),
+        (zipfile.ZIP_BZIP2, "Invalid data stream"),
+        (zipfile.ZIP_LZMA, "Corrupt input data"),
+    ],
+)
+def test_a_damaged_member_is_an_error(tmp_path: Path, method: int, reason: str) -> None:
+    (tmp_path / "a.zip").write_bytes(_damaged(method, 1000, b"\xff" * 50))
     (tmp_path / "to").mkdir()
-    with pytest.raises(DataError, match="not a whole zip archive: Bad CRC-32 for file 'a'"):
+    with pytest.raises(DataError) as raised:
         unpack(tmp_path / "a.zip", tmp_path / "to")
+    assert str(raised.value).startswith(f"{tmp_path / 'a.zip'}: not a whole zip archive: {reason}")
+
+
+def test_a_member_whose_name_is_no_text_is_an_error(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"é": b"x"})
+    archive.write_bytes(archive.read_bytes().replace("é".encode(), b"\xe9\xe9"))
+    assert _refusal(archive, tmp_path / "to").startswith(
+        "not a whole zip archive: 'utf-8' codec can't decode byte 0xe9"
+    )
 
 
 def _beir_zip(folder: str = "tiny", documents: int = 2) -> bytes:
@@ -449,6 +488,27 @@ def test_of_several_data_sets_in_an_archive_the_one_of_that_name_is_meant(server
         archive.writestr("all/other/corpus.jsonl", '{"_id": "x", "text": "y"}\n')
     server.content = packed.getvalue()
     assert len(Archive(_card(server)).corpus()) == 2
+
+
+def test_a_damaged_archive_is_told_again_leaves_nothing_unpacked_and_is_not_fetched_again(
+    server: Server, store: Path
+) -> None:
+    server.content = _damaged(zipfile.ZIP_DEFLATED, 1000, b"\xff" * 50)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"\.zip: not a whole zip archive: Error -3 while decompressing data"):
+            Archive(_card(server)).corpus()
+    assert server.asked == [""]
+    assert [path for path in (store / "archives").rglob("*") if path.is_file()] == []
+
+
+def test_what_was_unpacked_when_a_process_was_killed_is_unpacked_anew(server: Server, store: Path) -> None:
+    server.content = _beir_zip()
+    source = Archive(_card(server))
+    key = {"url": server.url, "md5": source.card.md5}
+    left = store / "archives" / f".partial-{key_digest(key)}" / "files" / "tiny" / "corpus.jsonl"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"_id": "d0"')
+    assert source.corpus().texts([0, 1]) == ["text 0", "text 1"]
 
 
 def test_what_cannot_be_fetched_says_what_else_can_be_done(server: Server) -> None:
