@@ -105,8 +105,7 @@ def check_weights(folder: Path) -> None:
 
     weights = sorted(folder.glob(WEIGHTS))
     if not weights:
-        pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        if pickled:
+        if pickled := _pickled(folder):
             raise ModelError(
                 f"model folder {folder} has its weights only as a pickle ({pickled[0]}), which can run code when it is "
                 "loaded; convert them to safetensors"
@@ -191,14 +190,27 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     try:
-        return Path(snapshot_download(name, allow_patterns=_hub_patterns(), ignore_patterns=list(LEFT_AT_THE_HUB)))
+        folder = Path(snapshot_download(name, allow_patterns=_hub_patterns(), ignore_patterns=list(LEFT_AT_THE_HUB)))
     except LocalEntryNotFoundError:
-        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
         why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
         raise ModelError(f"{what}; {why}, and its copy of the hub's {name!r} is not in the cache") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"{what}; the hub answered: {explained(error)}") from None
+    if not any(folder.rglob(WEIGHTS)) and not _pickled(folder):  # another program may have fetched a pickle
+        cached = "; HF_HUB_OFFLINE is set, so it is what the cache holds" if offline else ""
+        raise ModelError(
+            f"the hub's {name!r} came without weights ({WEIGHTS}): {folder}{cached}; weights that are a pickle "
+            f"({', '.join(PICKLES)}) are never fetched, for they can run code when they are loaded; convert them to "
+            "safetensors, and name the folder that holds them"
+        )
+    return folder
+
+
+def _pickled(folder: Path) -> list[str]:
+    """Names of the weights that are pickles, sorted."""
+    return sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
 
 
 def _hub_patterns() -> list[str]:

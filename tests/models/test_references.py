@@ -1,9 +1,12 @@
 """References of models: what each stands for, and what is said of those that stand for nothing."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -75,16 +78,99 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
 def test_a_hub_name_that_is_not_in_the_cache_is_one_line_when_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub", reason="needs the extra 'dense'")
+    constants = pytest.importorskip("huggingface_hub.constants", reason="needs the extra 'dense'")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)  # read when it was imported
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # read when it was imported
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError) as caught:
         resolve("minilmm")
     assert str(caught.value) == (
         "there is no model folder 'minilmm', and no alias of that name (minilm, smollm2); did you mean 'minilm'?; "
         "HF_HUB_OFFLINE is set, and its copy of the hub's 'minilmm' is not in the cache"
     )
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one model, `org/old`, whose weights are a pickle; `asked` are the files that were wanted of it."""
+
+    files: ClassVar[dict[str, bytes]] = {"config.json": b"{}", "pytorch_model.bin": b"a pickle"}
+    commit = "1" * 40
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base class
+        pass
+
+    def do_HEAD(self) -> None:
+        self._send(self.files[self.path.rpartition("/")[2]])
+
+    def do_GET(self) -> None:
+        if "/tree/" in self.path:
+            files = [{"type": "file", "path": name, "size": len(self.files[name]), "oid": name} for name in self.files]
+            self._send(json.dumps(files).encode())
+        elif self.path.startswith("/api/"):
+            names = [{"rfilename": name} for name in self.files]
+            self._send(json.dumps({"id": "org/old", "sha": self.commit, "siblings": names}).encode())
+        else:
+            self.asked.append(self.path.rpartition("/")[2])
+            self._send(self.files[self.asked[-1]])
+
+    def _send(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{len(body)}"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def hub(serve: Callable[[ThreadingHTTPServer], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Hub]:
+    """The hub of huggingface_hub is ours, and its cache is empty."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="needs the extra 'dense'")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    serve(server)
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # these are read when it is imported
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    Hub.asked.clear()
+    return Hub
+
+
+PICKLED = (
+    "weights that are a pickle (*.bin, *.pt, *.pth, *.ckpt, *.pkl) are never fetched, for they can run code when they "
+    "are loaded; convert them to safetensors, and name the folder that holds them"
+)
+
+
+def test_a_hub_model_of_pickled_weights_alone_says_that_they_are_not_fetched(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache" / "models--org--old" / "snapshots" / hub.commit
+    with pytest.raises(ModelError) as caught:
+        resolve("org/old")
+    assert str(caught.value) == f"the hub's 'org/old' came without weights (*.safetensors): {folder}; {PICKLED}"
+    assert hub.asked == ["config.json"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError) as caught:
+        resolve("org/old")
+    assert str(caught.value) == (
+        f"the hub's 'org/old' came without weights (*.safetensors): {folder}; HF_HUB_OFFLINE is set, so it is what the "
+        f"cache holds; {PICKLED}"
+    )
+
+
+def test_a_pickle_that_another_program_has_fetched_from_the_hub_is_named(hub: type[Hub]) -> None:
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download("org/old", "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"has its weights only as a pickle \(pytorch_model\.bin\)"):
+        check_weights(resolve("org/old"))
+    assert hub.asked == ["pytorch_model.bin", "config.json"]
 
 
 def test_the_digest_is_that_of_weights_configuration_and_tokenizer(
