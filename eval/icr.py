@@ -31,14 +31,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from trained import by_query, comparison, digests, finished, mean, weights_of, write, write_cell
 
-from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime, Stage
+from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime
 from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.experiment import given_run
 from rankpipe.evaluation.manifest import versions
 from rankpipe.machine import machine
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_scores import Heads, document_scores, read_heads
+from rankpipe.models.prompt import load_prompt
 from rankpipe.stages.attention import read_texts
+from rankpipe.stages.generative import Generative
 from rankpipe.stages.interpolate import Interpolate
 from rankpipe.stages.likelihood import Likelihood
 from rankpipe.stages.listwise import Listwise
@@ -65,7 +67,7 @@ EARLY = ("qr-early", "logistic-early")
 VARIANTS = ("raw", "calibrated", *HEADS)
 WEIGHTS = tuple(round(step / 20, 2) for step in range(20))
 """Of the first stage, tried on `choice`."""
-GENERATIVE: Mapping[str, Callable[[str], Stage]] = {
+GENERATIVE: Mapping[str, Callable[[str], Generative]] = {
     "pointwise": lambda model: Pointwise(model=model, depth=DEPTH, max_words=WORDS),
     "likelihood": lambda model: Likelihood(model=model, depth=DEPTH, max_words=WORDS),
     "setwise": lambda model: Setwise(model=model, depth=DEPTH, max_words=WORDS),
@@ -236,6 +238,8 @@ def _count(kind: str, options: Any) -> int:
 
 def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, Any] | None, options: Any) -> str:
     attends = kind in ("choice", "attention", "bias")
+    stage = None if attends else GENERATIVE[kind](options.model)
+    prompt = AttentionSettings().prompt if stage is None else stage.prompt
     return key_digest(
         {
             "scoring": SCORING,
@@ -245,7 +249,8 @@ def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, A
             "heads": {one: read_heads(path)["chosen"] for one, path in heads.items()} if attends else None,
             "weight": choice["weight"] if choice is not None and attends else None,
             "sizes": [DEPTH, WORDS, _count(kind, options), ORDERS],
-            "stage": repr(GENERATIVE[kind](options.model)) if kind in GENERATIVE else None,
+            "stage": None if stage is None else repr(stage),
+            "prompt": load_prompt(prompt).digest(),
             "model": weights_of(options.model),
             "dtype": options.dtype,
         }
