@@ -90,7 +90,8 @@ class PairRecipe:
 def read_pair_recipe(folder: Path, settings: PairSettings, adapter: Path | None = None) -> PairRecipe:
     """Read a folder's recipe, with what the pipeline says instead of it.
 
-    adapter  makes a classifier of the network of a bi-encoder as well; may bring a tokenizer, and say how texts are read
+    adapter  makes a classifier of the network of a bi-encoder as well; may bring a tokenizer, and say how texts are read.
+             Only it says what stands before queries: a prompt of the network's folder is one of another training
 
     Raises ModelError where the folder holds no such model, UsageError for settings that do not fit it.
     """
@@ -106,6 +107,8 @@ def read_pair_recipe(folder: Path, settings: PairSettings, adapter: Path | None 
             )
         transformer: Path = folder
         found: dict[str, Any] = {"kind": "causal", "answers": ANSWERS} if causal else {"kind": "classifier"}
+    if adapter is not None:
+        found["query_prompt"] = _default_prompt(adapter)
     tokenizer = adapter if adapter is not None and (adapter / "tokenizer_config.json").is_file() else transformer
     told = {**transformer_settings(tokenizer), **({} if adapter is None else transformer_settings(adapter))}
     if settings.max_length is None:

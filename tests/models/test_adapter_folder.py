@@ -111,6 +111,42 @@ def test_sentence_transformers_opens_the_same_adapter(tmp_path: Path, base: Path
     assert np.abs(scores(opened(base, tmp_path / "saved"), texts) - wanted).max() < 1e-5
 
 
+def test_a_prompt_of_the_network_that_an_adapter_was_not_trained_with_is_left_out(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], texts: list[str]
+) -> None:
+    named = {"prompts": {"query": "the sweet road "}, "default_prompt_name": "query"}
+    base = tiny_encoder(tmp_path / "base", described=named)
+    network = attached(base)
+    network.save_pretrained(tmp_path / "adapter")
+    bare = scores(opened(base, tmp_path / "adapter"), texts)
+    assert np.abs(bare - expected(network, base, texts)[:, 0]).max() < 1e-5
+    prompted = scores(opened(base, tmp_path / "adapter", query_prompt="the sweet road "), texts)
+    assert np.abs(prompted - bare).max() > 0.01
+    (tmp_path / "adapter" / "config_sentence_transformers.json").write_text(json.dumps(named))
+    assert np.array_equal(scores(opened(base, tmp_path / "adapter"), texts), prompted)
+
+
+@pytest.mark.parametrize("network_prompt", ["", "the sweet road "])
+def test_an_adapter_that_sentence_transformers_saved_brings_its_prompt(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], texts: list[str], network_prompt: str
+) -> None:
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    named = {"prompts": {"query": network_prompt}, "default_prompt_name": "query"}
+    base = tiny_encoder(tmp_path / "base", described=named)
+    model = CrossEncoder(
+        str(base), num_labels=1, max_length=48, device="cpu", prompts={"own": "car tree "}, default_prompt_name="own"
+    )
+    model[0].model = attached(base)
+    model.save_pretrained(str(tmp_path / "saved"), create_model_card=False)
+    pairs = [(query, document) for query in QUERIES for document in texts]
+    theirs = CrossEncoder(str(tmp_path / "saved"), device="cpu", local_files_only=True)
+    wanted = theirs.predict(pairs, activation_fn=torch.nn.Identity())
+    assert opened(base, tmp_path / "saved").key()["query_prompt"] == "car tree "
+    assert np.abs(scores(opened(base, tmp_path / "saved"), texts) - wanted).max() < 1e-5
+
+
 def test_an_adapter_of_several_classes_has_as_many(tmp_path: Path, base: Path, texts: list[str]) -> None:
     network = attached(base, labels=3)
     network.save_pretrained(tmp_path / "adapter")
