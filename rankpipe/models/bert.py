@@ -27,7 +27,8 @@ FUSED = {
 }
 """Activations that oneDNN computes while it writes a product, by their names in config.json."""
 FEWEST = 16
-"""Rows of a product: with fewer, how a row is rounded can depend on how many they are."""
+"""Rows of a product: with fewer, how a row is rounded can depend on how many they are. Where a layer has a single output
+the last rows of another number than a multiple of 4 are rounded otherwise too, so few rows are filled up to a multiple."""
 
 
 def _packs() -> bool:
@@ -207,5 +208,5 @@ class FastBert:
 
 
 def filled(states: Tensor) -> Tensor:
-    """States (S, D), with rows of zeros behind them where there are fewer than FEWEST."""
-    return functional.pad(states, (0, 0, 0, max(FEWEST - len(states), 0)))
+    """States (S, D), with rows of zeros behind them up to a multiple of FEWEST."""
+    return functional.pad(states, (0, 0, 0, -len(states) % FEWEST))

@@ -202,6 +202,21 @@ def test_a_pair_has_the_same_score_whatever_is_scored_with_it(
         assert np.array_equal(alone.scores, together[place : place + 1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "RobertaForSequenceClassification"])
+def test_a_pair_has_the_same_score_however_many_are_scored_with_it(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], name: str, dtype: Any
+) -> None:
+    folder = tiny_cross_encoder(tmp_path)
+    if name.startswith("Roberta"):
+        told(folder, model_input_names=["input_ids", "attention_mask"])
+        write(folder, name, **SIZES, num_labels=1)
+    scorer = opened(folder, Runtime(dtype=dtype, threads=1, batch_tokens=100_000))  # all of them are one batch
+    alone = scores(scorer, texts[:1], QUERIES[:1])
+    for count in (2, 3, 5, 17, 18, 19, 21, 22, 23, 37):
+        assert np.array_equal(scores(scorer, texts[:1] * count, QUERIES[:1]), np.repeat(alone, count))
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 def test_less_precision_stays_close_to_float32(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], activation: str
