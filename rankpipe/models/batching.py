@@ -25,9 +25,6 @@ QUERY_ROWS = 8
 QUERY_STEP = 16
 """A batch of queries is as long as a multiple of so many tokens."""
 
-SHAPE_ROWS = 4
-"""A padded batch has a multiple of so many rows: fewer are filled up."""
-
 
 def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArray[np.int64]]:
     """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
@@ -86,16 +83,23 @@ def packed_batches(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np
         yield order[begin:]
 
 
-def padded_batches(sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+def padded_batches(sizes: NDArray[np.int64], budget: int, *, alike: bool) -> Iterator[NDArray[np.int64]]:
     """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
 
-    Those of a batch have the same size when it is rounded up to QUERY_STEP.
+    Sizes count rounded up to QUERY_STEP.
+
+    alike  whether those of a batch have the same rounded size, so that what each is padded to depends on it alone
     """
-    rounded = -(-sizes // QUERY_STEP)
-    for size in np.unique(rounded)[::-1]:
-        rows = np.flatnonzero(rounded == size)
-        most = max(budget // (int(size) * QUERY_STEP) // SHAPE_ROWS, 1) * SHAPE_ROWS
-        yield from (rows[begin : begin + most] for begin in range(0, len(rows), most))
+    order = np.argsort(-sizes, kind="stable")
+    lengths = (-(-sizes[order] // QUERY_STEP) * QUERY_STEP).tolist()
+    begin = 0
+    for place, length in enumerate(lengths):
+        full = (place - begin + 1) * lengths[begin] > budget
+        if place > begin and (full or (alike and length != lengths[begin])):
+            yield order[begin:place]
+            begin = place
+    if lengths:
+        yield order[begin:]
 
 
 def rising_batches(lengths: Sequence[int], budget: int, most: int | None = None) -> list[list[int]]:

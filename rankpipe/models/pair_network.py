@@ -1,24 +1,28 @@
 """Networks that score pairs, opened for inference: classifiers, causal language models, encoders with a head.
 
-Each says how batches are cut, and computes the logits of one. They are cut so that the logits of a pair depend on
-nothing that is scored with it.
+Each says how batches are cut, and computes the logits of one. On a CPU they are cut and computed so that the logits of a
+pair depend on nothing that is scored with it: how a row is rounded depends on the shape of the product it is in. So a
+sequence is padded to a length that depends on it alone, and layers that see a row of each sequence, as heads do, compute
+whole blocks of rows. Other devices choose their kernels by more than that, and get fewer and larger batches instead.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.adapter_folder import classes, merged
-from rankpipe.models.batching import SHAPE_ROWS, packed_batches, padded_batches, padded_length
+from rankpipe.models.batching import packed_batches, padded_batches, padded_length
 from rankpipe.models.bert import FastBert, filled
 from rankpipe.models.network import in_precision, network_kind, opened, refuse_lacking
 from rankpipe.models.pair_recipe import PairRecipe
@@ -140,6 +144,8 @@ class _Padded:
     def __init__(self, network: Any, recipe: PairRecipe, device: torch.device, tokenizer: Any) -> None:
         self._network = network.to(device)
         self._device = device
+        if device.type == "cpu":
+            _compute_blocks(network)
         self._longest = longest(network_config(recipe.transformer))
         config = network.config.get_text_config()
         numbers = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
@@ -148,16 +154,14 @@ class _Padded:
 
     def batches(self, sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
         """Rows of sequences of about the same size, the longest first."""
-        return padded_batches(sizes, budget)
+        return padded_batches(sizes, budget, alike=self._device.type == "cpu")
 
     def _inputs(self, batch: Batch, *, left: bool = False) -> dict[str, Tensor]:
-        """Tokens, types and mask (S', T) of a batch, S' a multiple of SHAPE_ROWS; padded on the right, or the left."""
+        """Tokens, types and mask (S, T) of a batch, padded on the right, or the left."""
         length = padded_length(max(len(ids) for ids, _ in batch), self._longest)
-        rows = -(-len(batch) // SHAPE_ROWS) * SHAPE_ROWS
-        ids = np.full((rows, length), self._padding, np.int64)
+        ids = np.full((len(batch), length), self._padding, np.int64)
         types, mask = np.zeros_like(ids), np.zeros_like(ids)
-        for row in range(rows):
-            one, kinds = batch[row % len(batch)]
+        for row, (one, kinds) in enumerate(batch):
             place = slice(length - len(one), length) if left else slice(len(one))
             ids[row, place], types[row, place], mask[row, place] = one, kinds, 1
         named = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
@@ -170,6 +174,20 @@ class _Padded:
         return self._network(**inputs)
 
 
+def _compute_blocks(network: nn.Module) -> None:
+    """Have the linear layers of a network compute whole blocks of rows, also of fewer; it is changed."""
+    for layer in network.modules():
+        if type(layer) is nn.Linear:
+            layer.forward = partial(_in_blocks, layer)  # type: ignore[method-assign] - its parameter has another name
+
+
+def _in_blocks(layer: nn.Linear, states: Tensor) -> Tensor:
+    """What a layer makes of states (..., inputs): (..., outputs)."""
+    rows = filled(states.reshape(-1, states.shape[-1]))
+    made = functional.linear(rows, layer.weight, layer.bias)
+    return made[: states.shape[:-1].numel()].view(*states.shape[:-1], -1)
+
+
 class Classifier(_Padded):
     """A sequence classifier of transformers."""
 
@@ -180,7 +198,7 @@ class Classifier(_Padded):
 
     def logits(self, batch: Batch) -> Tensor:
         """(S, L) float32 logits."""
-        return self._read(batch, self._typed).logits[: len(batch)].float()
+        return self._read(batch, self._typed).logits.float()
 
 
 class Pooled(_Padded):
@@ -203,8 +221,8 @@ class Pooled(_Padded):
     def logits(self, batch: Batch) -> Tensor:
         """(S, L) float32 logits."""
         hidden = self._read(batch, self._typed).last_hidden_state
-        lengths = torch.tensor([len(batch[row % len(batch)][0]) for row in range(len(hidden))], device=self._device)
-        made = pool(hidden, lengths, self._pooling)
+        lengths = torch.tensor([len(ids) for ids, _ in batch], device=self._device)
+        made = filled(pool(hidden, lengths, self._pooling))
         for head in self._heads:
             made = head(made)
         return made[: len(batch)]
@@ -231,7 +249,7 @@ class Causal(_Padded):
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         inputs["logits_to_keep"] = torch.tensor([mask.shape[1] - 1], device=self._device)
         given = {name: value for name, value in inputs.items() if name in self._takes and name != "token_type_ids"}
-        logits = self._network(**given, use_cache=False).logits[: len(batch), -1].float()
+        logits = self._network(**given, use_cache=False).logits[:, -1].float()
         scores = logits[:, self._answers[0]]
         return (scores if len(self._answers) == 1 else scores - logits[:, self._answers[1]])[:, None]
 

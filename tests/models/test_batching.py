@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rankpipe.models.batching import each_on_a_core, rising_batches
+from rankpipe.models.batching import each_on_a_core, padded_batches, rising_batches
 
 PARTS = [np.array([number, number + 1], np.int64) for number in range(40)]
 
@@ -43,6 +43,15 @@ def test_no_gradients_are_kept_where_batches_are_computed() -> None:
     with torch.inference_mode():
         kept = [answer for _, answer in each_on_a_core(lambda _: (weight * 2).requires_grad, PARTS, 2)]
     assert not any(kept)
+
+
+def test_padded_batches_fall_within_their_tokens() -> None:
+    sizes = np.array([5, 40, 33, 16, 100, 17, 1], np.int64)  # rounded up: 16, 48, 48, 16, 112, 32, 16
+    alike = padded_batches(sizes, 100, alike=True)
+    assert [rows.tolist() for rows in alike] == [[4], [1, 2], [5], [3, 0, 6]]
+    mixed = padded_batches(sizes, 144, alike=False)
+    assert [rows.tolist() for rows in mixed] == [[4], [1, 2, 5], [3, 0, 6]]
+    assert list(padded_batches(np.empty(0, np.int64), 100, alike=True)) == []
 
 
 def test_batches_rise_within_their_tokens_and_rows() -> None:

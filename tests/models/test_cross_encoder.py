@@ -217,6 +217,28 @@ def test_a_pair_has_the_same_score_however_many_are_scored_with_it(
         assert np.array_equal(scores(scorer, texts[:1] * count, QUERIES[:1]), np.repeat(alone, count))
 
 
+def test_a_network_that_pads_computes_no_more_than_its_lengths_rounded_up(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path]
+) -> None:
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    folder = tiny_cross_encoder(tmp_path)
+    told(folder, model_input_names=["input_ids", "attention_mask"])
+    scorer = opened(write(folder, "DistilBertForSequenceClassification", **SMALL, num_labels=1))
+    computed: list[int] = []
+
+    def count(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == 96:
+            computed.append(given[0].numel())
+
+    hook = register_module_forward_pre_hook(count)
+    scores(scorer, ["car " * words for words in (1, 9, 11, 20, 30, 44, 60)], ["fruit"])
+    hook.remove()
+    # a word of the query and 3 tokens around; the last is cut to the 64 tokens that the network reads
+    assert sum(computed) == sum((16, 16, 16, 32, 48, 48, 64))
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu", "silu"])
 def test_less_precision_stays_close_to_float32(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], activation: str
