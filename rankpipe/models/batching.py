@@ -133,13 +133,17 @@ def padded(tokens: Sequence[NDArray[np.int64]], padding: int, length: int = 0) -
 
 
 def each_on_a_core(
-    work: Callable[[NDArray[np.int64]], T], parts: Sequence[NDArray[np.int64]], threads: int
+    work: Callable[[NDArray[np.int64]], T], parts: Sequence[NDArray[np.int64]], threads: int, *, shared: bool = True
 ) -> Iterator[tuple[NDArray[np.int64], T]]:
     """Pairs (part, work(part)) in order, `threads` parts at a time, torch computing each with one thread.
 
-    A core that has a batch to itself never waits for the others at the end of every small operation. Fewer parts than
-    threads are worked on one by one, each by all threads.
+    A core that has a batch to itself never waits for the others at the end of every small operation.
+
+    shared  whether fewer parts than threads are worked on one by one, each by all threads that torch has; if not, each
+            has one thread all the same: what threads share, they round as they share it
     """
+    if not shared:
+        threads = min(threads, len(parts))
     if threads < 2 or len(parts) < threads:
         yield from ((part, work(part)) for part in parts)
         return

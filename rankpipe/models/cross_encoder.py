@@ -4,9 +4,9 @@ Nogueira and Cho, 2019, arXiv 1901.04085. Any folder of a Hugging Face sequence 
 that answers yes or no, or of a CrossEncoder of sentence-transformers, with or without an adapter of peft. In float32
 the logits equal those of CrossEncoder.predict without its activation.
 
-Every text is tokenised once. Pairs of all queries are sorted by length and scored in batches of a budget of tokens. On
-a CPU each core has a batch to itself, and never shares one: what threads share, they round as they share it, and a pair
-is to have the same score to the last bit whatever is scored with it.
+Texts that are joined, and not written into a prompt, are tokenised once. Pairs of all queries are sorted by length and
+scored in batches of a budget of tokens. On a CPU each core has a batch to itself, and never shares one: what threads
+share, they round as they share it, and a pair is to have the same score to the last bit whatever is scored with it.
 """
 
 from __future__ import annotations
@@ -112,10 +112,13 @@ class CrossEncoderScorer:
         logits = np.empty(len(pieces.pairs), np.float32)
         done = np.zeros(len(pieces.pairs), np.int64)  # a pair counts as done with its last piece
         done[np.flatnonzero(np.diff(pieces.pairs, append=len(pairs)))] = 1
-        batches = list(self._network.batches(pieces.sizes, self._budget))
-        at_once = self._threads if self._device.type == "cpu" else 1
-        with thread_limit(1 if self._device.type == "cpu" else self._threads), torch.inference_mode():
-            for rows, found in each_on_a_core(partial(self._logits, texts, pieces), batches, at_once):
+        on_cores, budget = self._device.type == "cpu", self._budget
+        if on_cores:  # of few pairs, too, every core is to have its batch
+            budget = min(budget, -(-int(pieces.sizes.sum()) // self._threads))
+        batches = list(self._network.batches(pieces.sizes, budget))
+        at_once = self._threads if on_cores else 1
+        with thread_limit(1 if on_cores else self._threads), torch.inference_mode():
+            for rows, found in each_on_a_core(partial(self._logits, texts, pieces), batches, at_once, shared=False):
                 logits[rows] = found
                 advance(int(done[rows].sum()))
         if not np.isfinite(logits).all():

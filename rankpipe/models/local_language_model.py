@@ -253,7 +253,8 @@ class LocalLanguageModel:
         ]
         made: dict[int, T] = {}
         with thread_limit(1 if on_cores else self._threads), torch.inference_mode():
-            found = each_on_a_core(lambda rows: work(rows.tolist()), batches, self._threads if on_cores else 1)
+            at_once = self._threads if on_cores else 1
+            found = each_on_a_core(lambda rows: work(rows.tolist()), batches, at_once, shared=False)
             for rows, answers in found:
                 for row, one in zip(rows.tolist(), answers, strict=True):
                     made[row] = one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,17 @@ def test_a_part_has_one_thread_where_there_are_parts_for_all() -> None:
     counts = {answer for _, answer in each_on_a_core(lambda _: torch.get_num_threads(), PARTS, 2)}
     assert counts == {1}
     assert torch.get_num_threads() == before
+
+
+def test_few_parts_that_are_not_shared_are_worked_on_at_once_with_one_thread_each() -> None:
+    both = threading.Barrier(2, timeout=60)  # broken where one part waits for the other
+
+    def work(_: np.ndarray) -> int:
+        both.wait()
+        return torch.get_num_threads()
+
+    assert [answer for _, answer in each_on_a_core(work, PARTS[:2], 8, shared=False)] == [1, 1]
+    assert list(each_on_a_core(work, [], 8, shared=False)) == []
 
 
 def test_an_error_comes_through_and_nothing_stays_changed() -> None:

@@ -1,6 +1,7 @@
 """Scores of cross-encoders against transformers, sentence-transformers and peft, on networks of a few thousand weights."""
 
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,32 @@ def test_a_pair_has_the_same_score_however_many_are_scored_with_it(
         assert np.array_equal(scores(scorer, texts[:1] * count, QUERIES[:1]), np.repeat(alone, count))
 
 
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "DistilBertForSequenceClassification"])
+def test_few_pairs_are_shared_among_the_cores(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], name: str
+) -> None:
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    folder = tiny_cross_encoder(tmp_path)
+    if name.startswith("DistilBert"):
+        told(folder, model_input_names=["input_ids", "attention_mask"])
+        write(folder, name, **SMALL, num_labels=1)
+    one, eight = (opened(folder, Runtime(dtype="float32", threads=threads)) for threads in (1, 8))
+    computed: list[tuple[int, int]] = []
+
+    def note(module: torch.nn.Module, _: Any) -> None:
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings == 96:
+            computed.append((threading.get_ident(), torch.get_num_threads()))
+
+    with register_module_forward_pre_hook(note):
+        found = scores(eight, texts, QUERIES[:1])
+    assert 4 <= len(computed) <= 8
+    assert threading.get_ident() not in [thread for thread, _ in computed]
+    assert {threads for _, threads in computed} == {1}
+    assert np.array_equal(found, scores(one, texts, QUERIES[:1]))
+
+
 def test_a_network_that_pads_computes_no_more_than_its_lengths_rounded_up(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path]
 ) -> None:
@@ -232,9 +259,8 @@ def test_a_network_that_pads_computes_no_more_than_its_lengths_rounded_up(
         if isinstance(module, torch.nn.Embedding) and module.num_embeddings == 96:
             computed.append(given[0].numel())
 
-    hook = register_module_forward_pre_hook(count)
-    scores(scorer, ["car " * words for words in (1, 9, 11, 20, 30, 44, 60)], ["fruit"])
-    hook.remove()
+    with register_module_forward_pre_hook(count):
+        scores(scorer, ["car " * words for words in (1, 9, 11, 20, 30, 44, 60)], ["fruit"])
     # a word of the query and 3 tokens around; the last is cut to the 64 tokens that the network reads
     assert sum(computed) == sum((16, 16, 16, 32, 48, 48, 64))
 
