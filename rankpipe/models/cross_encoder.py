@@ -29,6 +29,7 @@ from rankpipe.models.pair_recipe import PairSettings, read_pair_recipe
 from rankpipe.models.pair_texts import JoinedTexts, Pieces, Texts, WrittenTexts, taken_apart
 from rankpipe.models.pairs import PairReader
 from rankpipe.models.prompts import PromptReader
+from rankpipe.models.recipe import network_config
 from rankpipe.models.references import model_digest, read_json, resolve
 from rankpipe.models.runtime import Runtime
 
@@ -57,11 +58,16 @@ class CrossEncoderScorer:
         """Open a model. Raises ModelError where that fails, UsageError for settings that do not fit it."""
         folder, added = _folders(reference, adapter)
         self._digests = {"model": model_digest(folder), "adapter": None if added is None else model_digest(added)}
-        self._settings = settings
+        self._settings, self._named = settings, f"model {reference!r}"
+        if adapter is not None:
+            self._named += f" with the adapter {adapter!r}"
         self.recipe = recipe = read_pair_recipe(folder, settings, added)
         if recipe.prompt is None and recipe.chat is None:
             self._reader: PairReader | PromptReader = PairReader(
-                recipe.tokenizer, max_length=recipe.max_length, lower_case=recipe.lower_case
+                recipe.tokenizer,
+                max_length=recipe.max_length,
+                lower_case=recipe.lower_case,
+                known=network_config(recipe.transformer).get("vocab_size"),
             )
         else:
             self._reader = PromptReader(recipe)
@@ -122,8 +128,8 @@ class CrossEncoderScorer:
                 logits[rows] = found
                 advance(int(done[rows].sum()))
         if not np.isfinite(logits).all():
-            hint = "" if self._dtype == torch.float32 else "; choose dtype float32"
-            raise RankpipeError(f"the network gave scores that are not finite, in {self.dtype}{hint}")
+            hint = "its weights are damaged" if self._dtype == torch.float32 else "choose dtype float32"
+            raise RankpipeError(f"{self._named} gave scores that are not finite, in {self.dtype}; {hint}")
         scores, windows = _best(logits, pieces, len(pairs))
         if self._settings.scores == "probability":
             scores = (1 / (1 + np.exp(-scores.astype(np.float64)))).astype(np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.errors import ModelError, UsageError
-from rankpipe.models.tokens import open_tokenizer
+from rankpipe.models.tokens import open_tokenizer, refuse_unknown
 
 Tokens = NDArray[np.int64]
 
@@ -29,10 +29,11 @@ class PairReader:
     around  tokens of a pair that belong to neither text
     """
 
-    def __init__(self, folder: Path, *, max_length: int, lower_case: bool = False) -> None:
+    def __init__(self, folder: Path, *, max_length: int, lower_case: bool = False, known: object = None) -> None:
         """Open the tokenizer of a folder.
 
         max_length  tokens of a pair that are read, those around the texts included
+        known       vocab_size of its network's config.json: for how many tokens the network has embeddings
 
         Raises ModelError for a tokenizer that has no template of a pair, UsageError for a max_length without room.
         """
@@ -40,6 +41,7 @@ class PairReader:
         self._tokenizer = opened.backend_tokenizer
         self._from_left = opened.truncation_side == "left"
         self._lower_case = lower_case
+        self._folder, self._known = folder, known
         self.typed = "token_type_ids" in opened.model_input_names
         self._pieces, self._types = self._template(folder)
         self.around = sum(map(len, self._pieces))
@@ -52,10 +54,12 @@ class PairReader:
             )
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokens of texts, without special ones."""
+        """Tokens of texts, without special ones. Raises ModelError for tokens that the network does not know."""
         given = [text.lower() for text in texts] if self._lower_case else list(texts)
         encoded = self._tokenizer.encode_batch_fast(given, add_special_tokens=False)
-        return [np.array(one.ids, np.int64) for one in encoded]
+        tokens = [np.array(one.ids, np.int64) for one in encoded]
+        refuse_unknown(self._folder, [*tokens, *self._pieces], self._known)
+        return tokens
 
     def joined(self, query: Tokens, document: Tokens) -> tuple[Tokens, Tokens]:
         """(T,) tokens of a pair, and their types; at most max_length of them."""

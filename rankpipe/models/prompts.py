@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.pair_recipe import DOCUMENT, QUERY, PairRecipe
+from rankpipe.models.recipe import network_config
 from rankpipe.models.references import explained
-from rankpipe.models.tokens import open_tokenizer
+from rankpipe.models.tokens import open_tokenizer, refuse_unknown
 
 MARKS = re.compile(f"({re.escape(QUERY)}|{re.escape(DOCUMENT)})")
 AT_ONCE = 1024
@@ -42,6 +43,7 @@ class PromptReader:
         self.tokenizer = opened = open_tokenizer(recipe.tokenizer)
         self._tokenizer = opened.backend_tokenizer
         self._lower_case = recipe.lower_case
+        self._folder, self._known = recipe.tokenizer, network_config(recipe.transformer).get("vocab_size")
         self._special = recipe.chat is None  # a chat template writes special tokens out itself
         self._stripped = False
         prompt = recipe.prompt
@@ -66,12 +68,13 @@ class PromptReader:
         return np.array(self._tokenizer.encode(self._made(text), add_special_tokens=False).ids, np.int64)
 
     def read(self, pairs: Sequence[tuple[str, str]]) -> Iterator[Written]:
-        """Tokens of pairs, uncut."""
+        """Tokens of pairs, uncut. Raises ModelError for tokens that the network does not know."""
         for begin in range(0, len(pairs), AT_ONCE):
             texts, places = zip(*(self._written(*pair) for pair in pairs[begin : begin + AT_ONCE]), strict=True)
             encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=self._special)
-            for one, place in zip(encoded, places, strict=True):
-                yield _located(one, *place)
+            read = [_located(one, *place) for one, place in zip(encoded, places, strict=True)]
+            refuse_unknown(self._folder, [one.ids for one in read], self._known)
+            yield from read
 
     def _made(self, text: str) -> str:
         text = text.strip() if self._stripped else text

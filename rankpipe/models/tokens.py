@@ -94,7 +94,7 @@ class Reader:
 
         known  vocab_size of its config.json: for how many tokens the network has embeddings
         """
-        self._folder, self._known = folder, known if isinstance(known, int) else None
+        self._folder, self._known = folder, known
         opened = open_tokenizer(folder)
         self._tokenizer = opened.backend_tokenizer
         self._from_left = opened.truncation_side == "left"
@@ -147,13 +147,21 @@ class Reader:
     def _tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         tokens = [np.array(one.ids, np.int64) for one in encoded]
-        highest = max((int(one.max()) for one in (*tokens, self.before, self.after) if len(one)), default=0)
-        if self._known is not None and highest >= self._known:
-            raise ModelError(
-                f"model folder {self._folder}: its tokenizer gives tokens the numbers up to {highest}, and its network "
-                f"knows {self._known} tokens; they are not of one model"
-            )
+        refuse_unknown(self._folder, [*tokens, self.before, self.after], self._known)
         return tokens
+
+
+def refuse_unknown(folder: Path, tokens: Sequence[NDArray[np.int64]], known: object) -> None:
+    """Raise ModelError for tokens with numbers that a network has no embeddings for.
+
+    known  vocab_size of the network's config.json; where it is no number, nothing is known
+    """
+    highest = max((int(one.max()) for one in tokens if len(one)), default=0)
+    if isinstance(known, int) and highest >= known:
+        raise ModelError(
+            f"model folder {folder}: its tokenizer gives tokens the numbers up to {highest}, and its network knows {known} "
+            "tokens; they are not of one model"
+        )
 
 
 def special_tokens(tokenizer: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -222,6 +222,21 @@ def test_a_causal_model_that_says_nothing_asks_for_a_prompt(
     )
 
 
+def test_a_tokenizer_that_is_larger_than_its_network_is_refused(
+    causal: Path, refused: Callable[[Callable[[], object]], str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(causal)
+    tokenizer.add_tokens([*(f"filler{number}" for number in range(len(tokenizer), 340)), "zebra"])
+    tokenizer.save_pretrained(causal)
+    scorer = opened(causal, prompt=PROMPT)
+    assert refused(lambda: scores(scorer, ["zebra"])) == (
+        f"model folder {causal}: its tokenizer gives tokens the numbers up to 340, and its network knows 340 tokens; they "
+        "are not of one model"
+    )
+
+
 def test_an_answer_that_is_no_token_is_named(causal: Path, refused: Callable[[Callable[[], object]], str]) -> None:
     message = refused(lambda: opened(causal, prompt=PROMPT, answers=("yes", "certainly")))
     assert message == f"the answer 'certainly' is not one token of {causal}"

@@ -352,3 +352,47 @@ def test_pairs_that_are_cut_are_counted(tmp_path: Path, tiny_cross_encoder: Call
     found = opened(tiny_cross_encoder(tmp_path)).score(["sweet fruit"], documents, every("q", "abc"))
     assert found.truncated == 1
     assert found.scores[0] == found.scores[1]
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_that_is_larger_than_its_network_is_refused(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tiny_cross_encoder(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(folder)
+    scorer = opened(folder)
+    for query, document in (("zebra", "a car"), ("a car", "zebra")):
+        assert refused(lambda query=query, document=document: scores(scorer, [document], [query])) == (
+            f"model folder {folder}: its tokenizer gives tokens the numbers up to {size}, and its network knows {size} "
+            "tokens; they are not of one model"
+        )
+    assert np.isfinite(scores(scorer, ["a car"], ["fruit"])).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"), [("float32", "its weights are damaged"), ("bfloat16", "choose dtype float32")]
+)
+def test_scores_that_are_not_finite_name_the_model_and_what_to_do(
+    tmp_path: Path,
+    tiny_cross_encoder: Callable[..., Path],
+    refused: Callable[[Callable[[], object]], str],
+    dtype: Any,
+    remedy: str,
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_cross_encoder(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    scorer = opened(folder, Runtime(dtype=dtype))
+    assert refused(lambda: scores(scorer, ["a car"], ["fruit"])) == (
+        f"model '{folder}' gave scores that are not finite, in {dtype}; {remedy}"
+    )
