@@ -69,10 +69,10 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"{path} is damaged or cut short: {error}") from None
 
 
-def classes(folder: Path) -> int:
-    """How many classes the head of an adapter has; 1 where it has none."""
+def classes(folder: Path) -> int | None:
+    """How many classes the head of an adapter has; None where it has no head."""
     shapes = tensor_shapes(folder)
-    return next((shapes[name][0] for name in HEADS if name in shapes), 1)
+    return next((shapes[name][0] for name in HEADS if name in shapes), None)
 
 
 def merged(network: Any, folder: Path, base: Path, lacking: Sequence[str]) -> Any:

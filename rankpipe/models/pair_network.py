@@ -69,8 +69,9 @@ def open_pair_network(
         network = _open(recipe, "AutoModel", "an encoder", dtype, adapter)
         return Pooled(network, recipe, device, tokenizer, typed=typed)
     known = architecture(network_config(recipe.transformer)).endswith("ForSequenceClassification")
+    brought = None if adapter is None else classes(adapter)
     # as for sentence-transformers, a network that is no classifier yet becomes one of a single class
-    several = {} if known and adapter is None else {"num_labels": classes(adapter) if adapter else 1}
+    several = {} if known and brought is None else {"num_labels": brought or 1}
     ours = device.type == "cpu" and network_config(recipe.transformer)["model_type"] == "bert"
     network = _open(
         recipe,

@@ -168,6 +168,20 @@ def test_an_adapter_without_a_head_goes_on_a_network_with_one(
     assert np.abs(found - scores(opened(base, max_length=48), texts)).max() > 0.01
 
 
+def test_an_adapter_without_a_head_leaves_a_network_its_classes(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str]
+) -> None:
+    from peft import LoraConfig
+
+    base = tiny_cross_encoder(tmp_path / "base", labels=("contradiction", "neutral", "entailment"))
+    network = attached(base, labels=3, config=LoraConfig(r=4, target_modules=["query"]))
+    network.save_pretrained(tmp_path / "adapter")
+    logits = expected(network, base, texts).astype(np.float64)
+    odds = logits[:, 1] - np.log(np.exp(logits[:, [0, 2]]).sum(axis=1))
+    found = scores(opened(base, tmp_path / "adapter", label="neutral", max_length=48), texts)
+    assert np.abs(found - odds).max() < 1e-5
+
+
 def test_the_state_of_random_numbers_stays(tmp_path: Path, base: Path) -> None:
     import torch
 
