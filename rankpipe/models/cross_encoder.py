@@ -138,8 +138,7 @@ class CrossEncoderScorer:
     def _texts(self, queries: Sequence[str], documents: Sequence[str], pairs: NDArray[np.int64]) -> Texts:
         if isinstance(self._reader, PromptReader):
             return WrittenTexts(self._reader, queries, documents, pairs)
-        prompt = self.recipe.query_prompt
-        return JoinedTexts(self._reader, [prompt + query for query in queries], documents, pairs)
+        return JoinedTexts(self._reader, queries, documents, pairs, query_prompt=self.recipe.query_prompt)
 
     def _logits(self, texts: Texts, pieces: Pieces, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(S,) logits of the pieces at rows: of a class among several, the logarithm of its odds."""

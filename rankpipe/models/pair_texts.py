@@ -1,4 +1,4 @@
-"""The pairs of a run as sequences of tokens: texts tokenised once, and documents that are too long taken apart.
+"""The pairs of a run as sequences of tokens: joined or written into a prompt, and documents that are too long taken apart.
 
 Everything is told of pairs by the rows of their texts: a query's and a document's.
 """
@@ -26,7 +26,7 @@ class Texts(Protocol):
         ...
 
     def query(self, pair: int) -> Tokens:
-        """Tokens of a pair's query."""
+        """Tokens of a pair's query alone, without a prompt."""
         ...
 
     def document(self, pair: int) -> Tokens:
@@ -43,15 +43,25 @@ class Texts(Protocol):
 
 
 class JoinedTexts:
-    """Pairs that are joined by the tokenizer's template; each text is tokenised once."""
+    """Pairs that are joined by the tokenizer's template; each text is tokenised once, queries with and without a prompt."""
 
-    def __init__(self, reader: PairReader, queries: Sequence[str], documents: Sequence[str], pairs: Rows) -> None:
+    def __init__(
+        self,
+        reader: PairReader,
+        queries: Sequence[str],
+        documents: Sequence[str],
+        pairs: Rows,
+        *,
+        query_prompt: str = "",
+    ) -> None:
         """Tokenise texts.
 
-        pairs  (P, 2) row of the query, row of the document
+        pairs         (P, 2) row of the query, row of the document
+        query_prompt  stands before every query
         """
         self._reader, self._pairs = reader, pairs
-        self._queries, self._documents = reader.tokens(queries), reader.tokens(documents)
+        self._bare, self._documents = reader.tokens(queries), reader.tokens(documents)
+        self._queries = reader.tokens([query_prompt + query for query in queries]) if query_prompt else self._bare
         self._nothing = np.array([reader.tokenizer.pad_token_id or 0], np.int64)  # for a pair without any token
 
     def sizes(self) -> Rows:
@@ -63,8 +73,8 @@ class JoinedTexts:
         return np.maximum(sizes, 1)
 
     def query(self, pair: int) -> Tokens:
-        """Tokens of a pair's query."""
-        return self._queries[self._pairs[pair, 0]]
+        """Tokens of a pair's query alone, without a prompt."""
+        return self._bare[self._pairs[pair, 0]]
 
     def document(self, pair: int) -> Tokens:
         """Tokens of a pair's document."""
@@ -72,11 +82,11 @@ class JoinedTexts:
 
     def room(self, pair: int) -> int:
         """Tokens of a document that fit beside the query, of which half of the room is kept where it has more."""
-        return self._reader.room - min(len(self.query(pair)), self._half)
+        return self._reader.room - min(len(self._queries[self._pairs[pair, 0]]), self._half)
 
     def sequence(self, pair: int, part: slice | None = None) -> tuple[Tokens, Tokens]:
         """(T,) tokens of a pair and their types: with a part of the document, or with what fits of both texts."""
-        query, document = self.query(pair), self.document(pair)
+        query, document = self._queries[self._pairs[pair, 0]], self.document(pair)
         if part is not None:
             query, document = self._reader.cut(query, self._half), document[part]
         ids, types = self._reader.joined(query, document)
@@ -102,7 +112,7 @@ class WrittenTexts:
         return np.array([len(one.ids) for one in self._written], np.int64)
 
     def query(self, pair: int) -> Tokens:
-        """Tokens of a pair's query."""
+        """Tokens of a pair's query alone, without a prompt."""
         return self._queries[self._pairs[pair, 0]]
 
     def document(self, pair: int) -> Tokens:

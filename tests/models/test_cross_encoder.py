@@ -333,6 +333,14 @@ def test_the_best_window_holds_most_of_the_query(tmp_path: Path, tiny_cross_enco
     assert found.truncated == 1
 
 
+def test_a_prompt_before_the_query_does_not_choose_the_best_window(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path]
+) -> None:
+    # the same two windows: with the prompt's words, both would hold as much, and the first would be taken
+    scorer = opened(tiny_cross_encoder(tmp_path), max_length=13, windows="best", query_prompt="apple road ")
+    assert scorer.score(["fruit"], [LONG], every("q", "a")).windows.tolist() == [1]
+
+
 def test_a_query_that_is_too_long_keeps_half_of_the_room(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path]
 ) -> None:
