@@ -78,8 +78,8 @@ class CrossEncoder(Stage):
 
     @property
     def lowest_score(self) -> float | None:
-        """0 for probabilities; logits have no lowest one."""
-        return 0.0 if self.scores == "probability" else None
+        """0 for probabilities where the rest is dropped: what is kept stands below them. Logits have no lowest one."""
+        return 0.0 if self.scores == "probability" and self.rest == "drop" else None
 
     def __call__(self, run: Run) -> Run:
         """Rescore the candidates. With windows, run.passages says which of them counted."""

@@ -109,7 +109,14 @@ def test_facts_tell_what_scores_mean_and_what_was_cut(tmp_path: Path, tiny_cross
         0.5,
     )
     assert json.loads(json.dumps(facts)) == facts
-    assert (stage.lowest_score, CrossEncoder(model="m").lowest_score) == (0.0, None)
+
+
+def test_probabilities_have_a_lowest_score_where_the_rest_is_dropped(tmp_path: Path, tiny_cross_encoder: Write) -> None:
+    model = str(tiny_cross_encoder(tmp_path))
+    keep, drop = (CrossEncoder(model=model, scores="probability", depth=1, rest=rest) for rest in ("keep", "drop"))
+    assert run(keep).scores.min() < 0 < run(drop).scores.min()
+    assert (keep.lowest_score, drop.lowest_score) == (None, 0.0)
+    assert CrossEncoder(model=model, rest="drop").lowest_score is None
 
 
 def test_its_scores_are_mixed_with_those_of_the_first_stage(tmp_path: Path, tiny_cross_encoder: Write) -> None:
