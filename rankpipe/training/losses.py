@@ -146,17 +146,15 @@ def delta_ranknet(
 def list_mle(scores: Tensor, grades: Tensor, present: Tensor) -> Tensor:
     """Negative log-likelihood of the ideal order under Plackett and Luce. Xia et al., ICML 2008, eq. 8 and 9.
 
-    Among documents of one grade no order is ideal: they stand in that of their scores, which asks for nothing more.
+    Sum over documents i of log(exp(s_i) + sum over j below i of exp(s_j)) - s_i, where those of lower grade are below.
+    By Luce's choice axiom (Individual Choice Behavior, 1959) each term is -log P(i comes before all of them), whatever
+    else stands in the list. Where all grades differ it is the paper's sum; among documents of one grade, which the paper
+    does not have, no order is likelier to be ideal, and no term asks for one.
     """
-    by_score = scores.detach().masked_fill(~present, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    grades = grades.to(scores.dtype).clamp(min=0).masked_fill(~present, -torch.inf)
-    by_grade = grades.gather(1, by_score).argsort(dim=1, descending=True, stable=True)
-    order = by_score.gather(1, by_grade)
-    there = present.gather(1, order)
-    ideal = scores.gather(1, order).masked_fill(~there, torch.finfo(scores.dtype).min)
-    left = ideal.flip(1).logcumsumexp(1).flip(1)  # over a document and all below it
-    graded = (grades.masked_fill(~present, 0) > 0).any(1)
-    return ((left - ideal) * there).sum(1) * graded
+    lower = _pairs(grades, present)
+    itself = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    from_here = scores[:, None, :].masked_fill(~(lower | itself), torch.finfo(scores.dtype).min).logsumexp(2)
+    return ((from_here - scores) * lower.any(2)).sum(1)
 
 
 def kl(scores: Tensor, teacher: Tensor, present: Tensor, temperature: float = 1.0) -> Tensor:

@@ -122,13 +122,22 @@ def test_list_mle_by_hand() -> None:
     assert losses.list_mle(SCORES, GRADES, ALL).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_list_mle_asks_for_no_order_among_equal_grades() -> None:
-    # both orders of the two documents of grade 0 are as good: the better one by the scores themselves counts
-    grades = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
-    first = losses.list_mle(torch.tensor([[0.0, 2.0, 1.0]], dtype=torch.float64), grades, ALL)
-    second = losses.list_mle(torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64), grades, ALL)
-    total = math.log(1 + math.exp(2) + math.e)
-    assert first.item() == second.item() == pytest.approx(total + math.log(math.exp(2) + math.e) - 2, abs=1e-12)
+def test_list_mle_of_equal_grades_by_hand() -> None:
+    # two of grade 1, with scores 0 and 2, are each before those of grade 0, with scores 1 and -1
+    scores = torch.tensor([[0.0, 2.0, 1.0, -1.0]], dtype=torch.float64)
+    grades = torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    expected = sum(math.log(math.exp(score) + math.exp(1) + math.exp(-1)) - score for score in (0, 2))
+    assert losses.list_mle(scores, grades, scores == scores).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("grades", [[1.0, 0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 0.0, 0.0, 0.0]])
+def test_list_mle_asks_for_no_order_among_equal_grades(grades: list[float]) -> None:
+    relevant = torch.tensor([grades], dtype=torch.float64)
+    scores = torch.tensor([[0.3, 0.1, 0.2, 0.0, -0.1]], dtype=torch.float64) + 1000 * relevant
+    scores.requires_grad_()
+    losses.list_mle(scores, relevant, scores == scores).sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[0.0] * 5]  # relevant ones stand so far above that nothing is left to ask for
 
 
 def test_kl_by_hand() -> None:
