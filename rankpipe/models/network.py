@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.bert import FastBert
 from rankpipe.models.int8 import check_products, quantise
-from rankpipe.models.recipe import network_config
+from rankpipe.models.recipe import architecture, network_config
 from rankpipe.models.references import check_weights, explained
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import quiet
@@ -106,10 +106,34 @@ def open_masked_lm(folder: Path, device: torch.device, dtype: torch.dtype) -> nn
 def opened_for_training(folder: Path) -> tuple[Any, list[str]]:
     """A sequence classifier with one output in float32, and the weights that the folder lacks, which are drawn at random.
 
-    Raises ModelError for weights that are damaged or pickled.
+    Raises ModelError for weights that are damaged or pickled, and for a head over several classes.
     """
     network_kind(folder)
+    check_classes(folder)
     return opened(folder, "AutoModelForSequenceClassification", "a sequence classifier", torch.float32, num_labels=1)
+
+
+def check_classes(folder: Path) -> None:
+    """Raise ModelError for a classifier of several classes, whose head cannot be trained as one of a single score."""
+    config = network_config(folder)
+    classes = len(config.get("id2label") or ()) or config.get("num_labels", 2)  # transformers does not write down two
+    if architecture(config).endswith("ForSequenceClassification") and classes != 1:
+        raise ModelError(
+            f"model folder {folder} is a classifier of {classes} classes, and a head of one is trained; take a model "
+            "with a single class, or an encoder without a head"
+        )
+
+
+def set_padding(network: Any, tokenizer: Any) -> int:
+    """The token that fills sequences up, which the network's configuration names from now on.
+
+    Where it named none it is the tokenizer's, or the one at the end of a text: a classifier that is a decoder finds the
+    last token of a sequence by it.
+    """
+    config = network.config.get_text_config()
+    numbers = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    config.pad_token_id = next((number for number in numbers if number is not None), 0)
+    return config.pad_token_id
 
 
 def network_kind(folder: Path, known: Container[str] = ()) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from rankpipe.data import Dataset
 from rankpipe.models.adapters.attached import attach
 from rankpipe.models.adapters.diagnose import intruder_dimensions
+from rankpipe.models.network import set_padding
 from rankpipe.models.pairs import PairReader
-from rankpipe.models.recipe import transformer_settings
+from rankpipe.models.recipe import network_config, transformer_settings
 from rankpipe.training.click_lists import ClickBatch, ClickBatches
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.development import HeldOutLoss, Reranking
@@ -50,9 +51,11 @@ class CrossEncoderTraining:
         self._recipe, self._dataset, self._material, self._device = recipe, dataset, material, means.device
         self._base = base
         lower_case = bool(transformer_settings(base).get("do_lower_case"))
-        reader = PairReader(base, max_length=recipe.max_length, lower_case=lower_case)
+        known = network_config(base).get("vocab_size")
+        reader = PairReader(base, max_length=recipe.max_length, lower_case=lower_case, known=known)
         self._texts = PairTexts(reader, dataset.corpus, recipe.fields)
         network, self.drawn = open_cross_encoder(base, recipe.seed, dropout=recipe.dropout, device=means.device)
+        set_padding(network, reader.tokenizer)
         self._before = {
             name: layer.weight.detach().cpu().clone()
             for name, layer in network.named_modules()

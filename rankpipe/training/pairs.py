@@ -41,6 +41,7 @@ class PairTexts:
     """Pairs as tokens. Texts are kept as tokens once they have been read."""
 
     def __init__(self, reader: PairReader, corpus: Corpus, fields: Sequence[str]) -> None:
+        """Take what reads pairs, and what is read of documents."""
         self._reader, self._corpus, self._fields = reader, corpus, tuple(fields)
         self._kept = KeptTokens(reader.tokens)  # a query's key is its text, a document's its row
 

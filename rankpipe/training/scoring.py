@@ -37,11 +37,15 @@ class PairScorer:
         batch_tokens: int | None,
         recompute: bool = False,
     ) -> None:
-        """Take a network; below float32, its products are computed in `dtype`, its weights stay as they are."""
+        """Take a network; below float32, its products are computed in `dtype`, its weights stay as they are.
+
+        Of a decoder, the configuration has to name a token for padding: see rankpipe.models.network.set_padding.
+        """
         self._network, self._device, self._dtype = network, device, dtype
         self._budget = batch_tokens or BATCH_TOKENS[device.type]
         self._limit = STEP_TOKENS[device.type]
-        self._padding = int(network.config.pad_token_id or 0)
+        padding = network.config.get_text_config().pad_token_id
+        self._padding = 0 if padding is None else padding  # which is masked, and looked at by decoders alone
         self._typed = (getattr(network.config, "type_vocab_size", None) or 0) > 1
         self._packed = None
         if PackedBert.fits(network):
