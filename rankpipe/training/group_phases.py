@@ -59,6 +59,8 @@ class Distil(GroupPhase):
             raise ValueError("'random' must be below 'group': at least one document is a candidate")
         if len(set(self.queries)) < len(self.queries):
             raise ValueError("'queries' names a source twice")
+        if self.temperature != 1 and self.loss != "kl":
+            raise ValueError(f"'temperature' is of 'loss: kl', and 'loss' is '{self.loss}'")
         return self
 
 
@@ -84,4 +86,8 @@ class Labels(GroupPhase):
     def _fits(self) -> Labels:
         if self.group <= self.positives + self.random:
             raise ValueError("'group' must be above 'positives' and 'random' together: it needs a hard negative")
+        if self.margin != 1 and self.loss != "margin":
+            raise ValueError(f"'margin' is of 'loss: margin', and 'loss' is '{self.loss}'")
+        if self.temperature != 1 and self.loss != "softmax":
+            raise ValueError(f"'temperature' is of 'loss: softmax', and 'loss' is '{self.loss}'")
         return self

@@ -34,6 +34,8 @@ def _known_measure(name: str) -> str:
 Measure = Annotated[str, AfterValidator(_known_measure)]
 DEVELOPMENT_DEPTH = 50
 """Candidates that development re-ranks if nothing is said: what it measures is decided by the first ones."""
+HELD_OUT = 0.2
+"""Share of the training queries that development holds out if nothing is said."""
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -74,7 +76,7 @@ class Development:
     """
 
     split: str | None = None
-    held_out: Annotated[float, Strict(), Gt(0), Lt(1)] = 0.2
+    held_out: Annotated[float, Strict(), Gt(0), Lt(1)] = HELD_OUT
     queries: Annotated[int, Strict(), Ge(1)] = 150
     depth: Annotated[int, Strict(), Ge(1)] | None = None
     measure: Measure = "nDCG@10"
@@ -207,6 +209,15 @@ class Recipe(AnyRecipe):
     def described(self) -> dict[str, Any]:
         """All settings, those at their defaults included, as JSON takes them."""
         return {**super().described(), "phases": [{self.kind_of(phase): plain(phase)} for phase in self.phases]}
+
+    @model_validator(mode="after")
+    def _holds_out(self) -> Recipe:
+        development = self.development
+        if development.split not in (None, self.split) and development.held_out != HELD_OUT:
+            raise ValueError(
+                f"'development' holds out no training queries ('held_out'), for it has 'split: {development.split}'"
+            )
+        return self
 
     def kind_of(self, phase: AnyPhase) -> str:
         """The name of a phase's kind."""

@@ -173,6 +173,36 @@ def test_what_a_recipe_names_has_to_be_there(mistakes: Callable[[str], list[str]
             "'cross-encoder': 'rewrite' is of queries that are judged, and no phase is 'labels'",
         ),
         ("positives: 2", "positives: 8", "'group' must be above 'positives' and 'random' together"),
+        (
+            "model: minilm",
+            "model: minilm\ndevelopment: {split: dev, held_out: 0.4}",
+            "2:1: 'cross-encoder': 'development' holds out no training queries ('held_out'), for it has 'split: dev'",
+        ),
+        (
+            "steps: 10, ",
+            "steps: 10, loss: margin-mse, temperature: 4.0, ",
+            "6:5: 'distil': 'temperature' is of 'loss: kl', and 'loss' is 'margin-mse'",
+        ),
+        (
+            "loss: lambda",
+            "loss: lambda, temperature: 5.0",
+            "7:5: 'labels': 'temperature' is of 'loss: softmax', and 'loss' is 'lambda'",
+        ),
+        (
+            "loss: lambda",
+            "loss: margin, temperature: 5.0",
+            "7:5: 'labels': 'temperature' is of 'loss: softmax', and 'loss' is 'margin'",
+        ),
+        (
+            "loss: lambda",
+            "loss: softmax, margin: 3.0",
+            "7:5: 'labels': 'margin' is of 'loss: margin', and 'loss' is 'softmax'",
+        ),
+        (
+            "loss: lambda",
+            "loss: binary, margin: 2.0",
+            "7:5: 'labels': 'margin' is of 'loss: margin', and 'loss' is 'binary'",
+        ),
         ("steps: 10, ", "steps: 10, queries: [titles, titles], ", "'queries' names a source twice"),
         ("steps: 10, ", "steps: 10, queries: [], ", "'distil' setting 'queries' has 0 values, must have at least 1"),
     ],
@@ -182,6 +212,22 @@ def test_mistakes_one_by_one(mistakes: Callable[[str], list[str]], line: str, in
     found = mistakes(WHOLE.replace(line, instead))
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_settings_of_a_loss_and_of_held_out_queries_are_taken_where_they_count(tmp_path: Path) -> None:
+    text = WHOLE.replace("loss: lambda", "loss: margin, margin: 3.0").replace(
+        "steps: 10, ", "steps: 10, temperature: 4.0, "
+    )
+    path = tmp_path / "recipe.yaml"
+    for split in ("", "split: train, "):  # where it is the split that is trained on, queries of it are held out
+        path.write_text(f"{text}development: {{{split}held_out: 0.4}}\n", encoding="utf-8")
+        recipe = load_recipe(path)
+        assert isinstance(recipe, CrossEncoderRecipe)
+        assert recipe.development.held_out == 0.4
+        assert recipe.phases == (
+            Distil(steps=10, learning_rate=1e-4, temperature=4.0),
+            Labels(steps=5, learning_rate=2e-5, loss="margin", margin=3.0, positives=2),
+        )
 
 
 @pytest.mark.parametrize(
