@@ -97,7 +97,7 @@ class Reading:
             return cls(**values)
         except ValidationError as error:
             nodes = {name: node for name, (_, node) in given.items()}
-            self.problems += problems_of(error, entry.key, nodes, entry.place)
+            self.problems += problems_of(error, cls, entry.key, nodes, entry.place)
             wrong = {details["loc"][0] for details in error.errors(include_url=False) if details["loc"]}
             right = {name: value for name, value in values.items() if name not in wrong}
             optional = {one.python_name for one in settings_of(cls).values() if not one.field.is_required()}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from rankpipe.errors import Problem
-from rankpipe.pipeline.source import Mapping, Node, Place, Scalar, Sequence, kind_of, quoted, shortened
+from rankpipe.pipeline.registry import suggestion
+from rankpipe.pipeline.source import Mapping, Node, Place, Scalar, kind_of, quoted, shortened
+from rankpipe.pipeline.source import Sequence as SequenceNode
 from rankpipe.stage import BESIDE_FILE, READ, Stage
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def _without_none(annotation: Any) -> Any:
 
 
 def _value(node: Node, read_text: Callable[[str], Any] = str) -> Any:
-    if isinstance(node, Sequence):
+    if isinstance(node, SequenceNode):
         return tuple(_value(item, read_text) for item in node.items)
     if isinstance(node, Mapping):
         return {entry.key: _value(entry.value, read_text) for entry in node.entries}
@@ -118,8 +120,10 @@ def settings_of(stage: type) -> dict[str, Setting]:
     return {setting.yaml_name: setting for setting in settings}
 
 
-def problems_of(error: ValidationError, label: str, given: dict[str, Node], place: Place) -> Iterator[Problem]:
-    """Turn pydantic's errors about a stage into ours.
+def problems_of(
+    error: ValidationError, stage: type, label: str, given: dict[str, Node], place: Place
+) -> Iterator[Problem]:
+    """Turn pydantic's errors about a stage, or another class of settings, into ours.
 
     label  the stage's name in YAML
     given  nodes of the settings, by their names in Python
@@ -135,7 +139,7 @@ def problems_of(error: ValidationError, label: str, given: dict[str, Node], plac
             steps = (f".{step}" if isinstance(step, str) else f"[{step}]" for step in found.path)
             shown = first.removesuffix("_") + "".join(steps)
             item = wrong.setdefault((first, id(found.node)), _Wrong(shown, found.node, found.ancestors, []))
-            item.expected.append((details["type"], _expected(details, found)))
+            item.expected.append((details["type"], _expected(details, found, stage)))
         elif details["type"] == "missing":
             yield place.problem(f"'{label}' needs the setting '{first.removesuffix('_')}'")
         else:
@@ -168,7 +172,7 @@ class _Wrong(NamedTuple):
             return f": {'; '.join(dict.fromkeys(kinds.values()))}"
         if isinstance(node, Scalar) and isinstance(node.value, float) and math.isnan(node.value):
             return " is not a number (nan)"
-        if isinstance(node, Sequence) and kinds.keys() <= {"too_short", "too_long", "missing"}:
+        if isinstance(node, SequenceNode) and kinds.keys() <= {"too_short", "too_long", "missing"}:
             count = len(node.items)
             return f" has {count} value{'s' * (count != 1)}, {list(kinds.values())[-1]}"
         wanted = [phrase for _, phrase in self.expected]
@@ -193,7 +197,7 @@ def _found(node: Node, path: list[Any]) -> _Found:
     beyond = None
     for step in path:
         inner = None
-        if isinstance(node, Sequence) and isinstance(step, int):
+        if isinstance(node, SequenceNode) and isinstance(step, int):
             inner = node.items[step] if step < len(node.items) else None
             beyond = step if inner is None else None
         elif isinstance(node, Mapping) and (entry := node.get(str(step))):
@@ -205,15 +209,39 @@ def _found(node: Node, path: list[Any]) -> _Found:
     return _Found(node, walked, ancestors, beyond)
 
 
-def _expected(details: ErrorDetails, found: _Found) -> str:
+def _expected(details: ErrorDetails, found: _Found, stage: type) -> str:
     if details["type"] == "missing" and found.beyond is not None:
         return f"must have at least {found.beyond + 1}"
     if details["type"] == "missing":
         return f"must have '{details['loc'][-1]}'"
+    if details["type"] == "unexpected_keyword_argument":
+        *path, name = details["loc"]
+        return PHRASES["unexpected_keyword_argument"] + suggestion(str(name), _settings_at(stage, path))
     if details["type"] in PHRASES:
         limits = {key: _short(limit) for key, limit in details.get("ctx", {}).items()}
         return PHRASES[details["type"]].format(**limits)
     return _own_words(details)
+
+
+def _settings_at(stage: type, path: Sequence[str | int]) -> set[str]:
+    """Names of the settings of a map inside a stage's settings, where pydantic's location leads."""
+    classes = {stage}
+    for step in path:
+        below = [settings_of(one)[step].field.annotation for one in classes if step in settings_of(one)]  # type: ignore[index]
+        if below:
+            classes = {one for annotation in below for one in _classes_in(annotation)}
+        else:  # the member of a union, named by what tells its members apart
+            tags = {one: [setting.field.default for setting in settings_of(one).values()] for one in classes}
+            classes = {one for one in classes if isinstance(step, str) and step in tags[one]} or classes
+    return {name for one in classes for name in settings_of(one)}
+
+
+def _classes_in(annotation: Any) -> Iterator[type]:
+    """Classes of settings that a type is, or is made of."""
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _classes_in(argument)
 
 
 def _short(limit: Any) -> Any:

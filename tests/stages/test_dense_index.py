@@ -22,9 +22,15 @@ KINDS = "'flat', 'hnsw', 'ivf-pq', 'sq8', 'binary'"
         ("{links: 3}", "2:33: 'dense' setting 'index' is a map, must have 'kind'"),
         ("hnsw", "2:33: 'dense' setting 'index' is 'hnsw', must be a map"),
         ("{kind: hnsw, links: 1}", "2:53: 'dense' setting 'index.links' is 1, must be at least 2"),
-        ("{kind: sq8, links: 16}", "2:52: 'dense' setting 'index.links' is 16, which is no setting there"),
+        (
+            "{kind: sq8, links: 16}",
+            "2:52: 'dense' setting 'index.links' is 16, which is no setting there; there are: kind, seed, target_recall",
+        ),
         ("{kind: ivf-pq, lists: 2.5}", "2:55: 'dense' setting 'index.lists' is 2.5, must be a whole number"),
-        ("{kind: flat, seed: 1}", "2:52: 'dense' setting 'index.seed' is 1, which is no setting there"),
+        (
+            "{kind: flat, seed: 1}",
+            "2:52: 'dense' setting 'index.seed' is 1, which is no setting there; there are: kind",
+        ),
         (
             "{kind: binary, target_recall: 1.5}",
             "2:63: 'dense' setting 'index.target_recall' is 1.5, must be at most 1",

@@ -96,7 +96,7 @@ seed: -1
         "2:1: 'cross-encoder' has no setting 'modle'; did you mean 'model'?",
         "3:24: there is no pipeline file 'bm52', and rankpipe ships none of that name; it ships "
         + ", ".join(sorted(file.stem for file in shipped("pipelines").glob("*.yaml"))),
-        "3:37: 'cross-encoder' setting 'candidates.depht' is 100, which is no setting there",
+        "3:37: 'cross-encoder' setting 'candidates.depht' is 100, which is no setting there; did you mean 'depth'?",
         "4:13: 'cross-encoder' setting 'max_length' is 2, must be at least 8",
         "6:5: 'distil': 'random' must be below 'group': at least one document is a candidate",
         "6:14: 'distil' has no setting 'querys'; did you mean 'queries'?",
@@ -374,7 +374,7 @@ def test_recipes_of_encoders_become_settings(tmp_path: Path) -> None:
         (STAR, "hard: 2, random: 1", "alpha: 0.2", "'alpha' is of 'weighting: alpha'"),
         (STAR, "hard: 2, random: 1", "hard: 0", "'guard' is of hard negatives, and no phase draws any"),
         (CAR, "writer: smollm2, ", "", "3:10: 'bi-encoder' setting 'rewrite' is a map, must have 'writer'"),
-        (CAR, "mode: augment", "moed: augment", "3:80: 'bi-encoder' setting 'rewrite.moed' is 'augment', which is no setting there"),
+        (CAR, "mode: augment", "moed: augment", "3:80: 'bi-encoder' setting 'rewrite.moed' is 'augment', which is no setting there; did you mean 'mode'?"),
         (CAR, "mode: augment", "mode: beside", "3:80: 'bi-encoder' setting 'rewrite.mode' is 'beside', must be 'replace' or 'augment'"),
         (CAR, "mode: augment", "context: null", "'rewrite.context' is nothing, must be 'relevant', 'random' or 'none'"),
         (CAR, "mode: augment", "select: some", "'rewrite.select' is 'some', must be 'ambiguous' or 'all'"),

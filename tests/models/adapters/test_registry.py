@@ -29,7 +29,7 @@ def told(written: str) -> list[str]:
     field = Tuning.__pydantic_fields__["adapter"]  # type: ignore[attr-defined]
     with pytest.raises(ValidationError) as caught:
         Tuning(adapter=Setting("adapter", field).value(node, None))
-    return [str(problem) for problem in problems_of(caught.value, "recipe", {"adapter": node}, root.place)]
+    return [str(problem) for problem in problems_of(caught.value, Tuning, "recipe", {"adapter": node}, root.place)]
 
 
 def test_names_are_unique_and_what_is_listed_is_there() -> None:
@@ -83,7 +83,20 @@ def test_a_method_that_is_nothing_for_ranking_says_why() -> None:
         ("{r: 4}", "1:10: 'recipe' setting 'adapter' is a map, must have 'method'"),
         ("lora", "1:10: 'recipe' setting 'adapter' is 'lora', must be a map"),
         ("{method: lora, r: 0}", "1:28: 'recipe' setting 'adapter.r' is 0, must be at least 1"),
-        ("{method: lora, rank: 4}", "1:31: 'recipe' setting 'adapter.rank' is 4, which is no setting there"),
+        (
+            "{method: lora, rank: 4}",
+            "1:31: 'recipe' setting 'adapter.rank' is 4, which is no setting there; there are: alpha, dropout, method, r, "
+            "rslora, targets",
+        ),
+        (
+            "{method: sora, aplha: 4}",
+            "1:32: 'recipe' setting 'adapter.aplha' is 4, which is no setting there; did you mean 'alpha'?",
+        ),
+        (
+            "{method: lora, thresholds: 1}",  # a setting of another method is no suggestion
+            "1:37: 'recipe' setting 'adapter.thresholds' is 1, which is no setting there; there are: alpha, dropout, "
+            "method, r, rslora, targets",
+        ),
         ("{method: lora, dropout: 1}", "1:34: 'recipe' setting 'adapter.dropout' is 1, must be below 1"),
         ("{method: sora, r: 2.5}", "1:28: 'recipe' setting 'adapter.r' is 2.5, must be a whole number"),
         (
