@@ -7,6 +7,7 @@ our class. What is saved is the plain LoRA that the three multiply to.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankpipe.models.adapters.attached import Start
-from rankpipe.models.adapters.export import Factors
+from rankpipe.models.adapters.export import Factors, write_lora
 from rankpipe.models.adapters.library import NAME, Adapted, lora_config
 from rankpipe.models.adapters.settings import DyLora, Sora
 
@@ -125,6 +126,10 @@ class Dynamic(Cored):
                 old_b[:, last], old_a[last] = b[:, last], a[last]
                 b.copy_(old_b)
                 a.copy_(old_a)
+
+    def export(self, folder: Path, base: str) -> None:
+        """Write a plain LoRA of the ranks that are evaluated, named as one that can be cut, and the head."""
+        write_lora(folder, base, self.factors(), self._head_modules(), method=self.settings.method)
 
 
 class Gated(Cored):

@@ -16,9 +16,16 @@ PREFIX = "base_model.model."
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 """By the name of a linear layer, B (D_out, r) and A (r, D_in): its weight's update is B A."""
 
+METHOD = "method"
+"""Key of the metadata of adapter_model.safetensors that names a method whose first ranks can be cut out."""
 
-def write_lora(folder: Path, base: str, factors: Factors, head: Mapping[str, nn.Module]) -> None:
+
+def write_lora(
+    folder: Path, base: str, factors: Factors, head: Mapping[str, nn.Module], *, method: str | None = None
+) -> None:
     """Write a plain LoRA, its scale being 1, with the modules of the head as they are.
+
+    method  that is named in the file; None: none
 
     Layers may have different ranks; one of rank 0 is left out. Where all are, one stays, with an update of zero: peft
     opens no adapter that has none.
@@ -37,11 +44,17 @@ def write_lora(folder: Path, base: str, factors: Factors, head: Mapping[str, nn.
     for name, (b, a) in kept.items():
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b
-    write(folder, base, config, tensors, head)
+    write(folder, base, config, tensors, head, method=method)
 
 
 def write(
-    folder: Path, base: str, config: PeftConfig, tensors: Mapping[str, Tensor], head: Mapping[str, nn.Module]
+    folder: Path,
+    base: str,
+    config: PeftConfig,
+    tensors: Mapping[str, Tensor],
+    head: Mapping[str, nn.Module],
+    *,
+    method: str | None = None,
 ) -> None:
     """Write an adapter in peft's format: its configuration, its tensors by peft's names for them, and the head."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,5 +70,5 @@ def write(
     save_file(
         {name: value.detach().cpu().contiguous() for name, value in weights.items()},
         folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
+        metadata={"format": "pt", **({} if method is None else {METHOD: method})},
     )
