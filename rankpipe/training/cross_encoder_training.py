@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,6 @@ from rankpipe.training.positions import Positions
 from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Phase
 from rankpipe.training.scoring import STEP_TOKENS, PairScorer
-
-CALIBRATED = 32
-"""Steps whose pairs an adapter may look at before it is trained."""
 
 
 class CrossEncoderTraining:
@@ -121,9 +119,9 @@ class CrossEncoderTraining:
         return HeldOutLoss(material.held, lambda groups: float(self._losses(groups, loss).mean()))
 
     def _calibration(self) -> Iterator[dict[str, Tensor]]:
-        """The pairs of the first phase's first steps, as the network takes them."""
+        """The pairs of the first phase's steps, as the network takes them, drawn on without end behind its last one."""
         drawn: Any = self._material.groups[0]
-        for step in range(1, min(CALIBRATED, self._recipe.planned[0].steps) + 1):
+        for step in count(1):
             groups = drawn.step(step)
             yield self._scores.given(self._shown(groups) if isinstance(groups, ClickBatch) else self._pairs(groups))
 

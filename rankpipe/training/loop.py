@@ -228,11 +228,11 @@ class _Loop:
                 self._checkpoint(before + step, optimizer, ended=ended)
 
     def _go_to_next(self) -> None:
-        """Leave a phase that has ended; the next one begins with the best weights."""
+        """Leave a phase that has ended; the next one begins with the best weights, or, where none may be kept yet, these."""
         self._progress.phase, self._progress.step, self._progress.waited = self._progress.phase + 1, 0, 0
         self._progress.first = 0.0
         self._resumed = {}
-        if self._best:
+        if self._best and self._trained.may_be_kept:
             self._trained.load_state_dict(self._best)
 
     def _step(self, number: int, phase: PhasePlan, step: int, before: int, optimizer: torch.optim.Optimizer) -> None:
@@ -280,7 +280,8 @@ class _Loop:
         if (value := self._value()) is None:
             return
         name, measured = self._plan.phases[0].name, self._plan.measured
-        self._kept(value, name, 0)
+        if self._trained.may_be_kept:
+            self._kept(value, name, 0)
         self._progress.curve.append({"phase": name, "step": 0, measured: value, "seconds": self._seconds()})
         self._notify(f"{name}: before the first step, {measured} {value:.4f}")
 
@@ -301,7 +302,7 @@ class _Loop:
         return round(perf_counter() - self._started, 1)
 
     def _measured(self, phase: PhasePlan, step: int) -> bool:
-        """Add a point to the curve, keep the weights if they are the best; whether the phase has waited long enough."""
+        """Add a point to the curve, keep the weights if they are the best that may be kept; whether the phase is to end."""
         progress = self._progress
         total, count = progress.losses
         point: dict[str, Any] = {
@@ -314,7 +315,9 @@ class _Loop:
         ended = False
         if (value := self._value()) is not None:
             point[self._plan.measured] = value
-            if progress.best is None or value > progress.best:
+            if not self._trained.may_be_kept:
+                pass  # and nothing is waited for: no weights that might be kept were measured
+            elif progress.best is None or value > progress.best:
                 self._kept(value, phase.name, step)
             else:
                 progress.waited += 1

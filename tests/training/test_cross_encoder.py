@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
@@ -103,7 +104,6 @@ def test_an_adapter_is_left_beside_the_network_it_was_merged_into(
     # r 4: two layers, each with four projections of 32 by 32, one of 64 by 32, one of 32 by 64; the pooler; the head
     assert manifest["trained_parameters"] == 4 * (2 * (4 * 64 + 2 * 96) + 64) + 33
     assert manifest["drawn_weights"] == ["classifier.bias", "classifier.weight"]
-    assert set(manifest["intruder_dimensions"].values()) <= set(range(11))
     pairs = [("the apple tree", "The apple is a fruit here."), ("a sweet car", "road " * 100)]
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder", num_labels=1)
     adapted = PeftModel.from_pretrained(base, output / "adapter").eval()
@@ -117,6 +117,58 @@ def test_an_adapter_is_left_beside_the_network_it_was_merged_into(
     with torch.inference_mode():
         found = adapted(**given).logits[:, 0].tolist()
     assert found == pytest.approx(plainly_scored(output, pairs), abs=1e-5)
+
+
+@pytest.mark.parametrize(("adapter", "rate"), [("adapter: {method: lora, r: 4}", 0.03), ("", 0.3)])
+def test_intruder_dimensions_are_those_of_the_folder_beside_the_model(
+    adapter: str, rate: float, garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    phases = f"  - labels: {{group: 4, steps: 8, learning_rate: {rate}}}"  # so high that there are some
+    recipe = recipe_file(phases, more=f"development: {{queries: 4, depth: 5}}\n{adapter}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 0, done.err
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("encoder", "out"))
+    expected = {}
+    for name, weight in before.items():
+        if name.endswith(("dense.weight", "query.weight", "key.weight", "value.weight")):
+            old, new = (np.linalg.svd(one.double().numpy())[0] for one in (weight, after[f"bert.{name}"]))
+            expected[f"bert.{name.removesuffix('.weight')}"] = int((np.abs(old.T @ new[:, :10]).max(0) < 0.5).sum())
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text())["intruder_dimensions"]
+    assert found == expected
+    assert len(expected) == 13
+    assert max(expected.values()) > 0
+
+
+def exported_ranks(adapter: Path) -> dict[str, int]:
+    """Ranks of a saved LoRA by layer."""
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    return {name: len(value) for name, value in tensors.items() if name.endswith("lora_A.weight")}
+
+
+def test_eva_sees_as_many_pairs_as_it_asks_for_however_short_the_first_phase(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    # the pooler sees one vector of a pair, and n vectors have n - 1 components: the 8 pairs of the phase are too few
+    phases = "  - labels: {batch: 2, group: 4, steps: 1, learning_rate: 1.0e-3}"
+    adapter = "adapter: {method: eva, r: 16, targets: [pooler.dense], pairs: 64}"
+    recipe = recipe_file(phases, more=f"development: {{queries: 4, depth: 5}}\n{adapter}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert exported_ranks(tmp_path / "out" / "adapter") == {"base_model.model.bert.pooler.dense.lora_A.weight": 16}
+
+
+def test_what_adalora_leaves_has_no_more_ranks_than_were_asked_for(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    phases = "  - labels: {group: 4, steps: 20, learning_rate: 1.0e-3}"
+    recipe = recipe_file(phases, more=f"{DEVELOPMENT}\nadapter: {{method: adalora, r: 2, init_r: 5}}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 0, done.err
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    early = max(one["nDCG@10"] for one in manifest["curve"] if one["step"] <= 10)
+    assert early >= manifest["best"]["value"]  # earlier weights, which have more ranks, are as good
+    assert manifest["best"]["step"] > 10
+    assert sum(exported_ranks(tmp_path / "out" / "adapter").values()) == 2 * 13
 
 
 def test_documents_alone_are_enough_for_distillation(

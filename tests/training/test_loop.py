@@ -129,6 +129,42 @@ def test_a_phase_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     assert "first: no better value in 2 measurements; stopped" in said
 
 
+class Late(Attached):
+    """May be kept as it was, and from the fourteenth step on."""
+
+    done = 0
+
+    @property
+    def may_be_kept(self) -> bool:
+        return self.done == 0 or self.done >= 14
+
+    def after_step(self, step: int, steps: int, learning_rate: float) -> None:
+        self.done = step
+
+
+def test_weights_that_may_not_be_kept_are_neither_the_best_nor_waited_for(tmp_path: Path) -> None:
+    line, seen = Line(), []
+    values = iter([0.5, *[0.9, 0.8, 0.7, 0.6, 0.5], 0.9, 0.6, 0.5])
+
+    def measure() -> float:
+        seen.append(line.weights())
+        return next(values)
+
+    def backward(step: int) -> float:
+        if step == 1:
+            seen.append(line.weights())
+        return line.backward(step)
+
+    trained = Late(line.network, ("2",))
+    phases = phase(line.backward), phase(backward, name="second")
+    given = plan(*phases, measure=measure, begun=True, patience=1)
+    done = train(given, trained, tmp_path, notify=lambda _: None)
+    assert (done.best, done.best_at) == (0.6, ("second", 4))
+    assert done.stopped == ["second"]
+    assert same(seen[6], seen[5])  # the second phase goes on from the end of the first
+    assert same(line.weights(), seen[8])
+
+
 class Killed(BaseException):
     """What a kill is for a test inside one process: nothing of ours gets to run."""
 

@@ -27,6 +27,12 @@ class Allocated(Adapted):
                 kept[name] = torch.zeros_like(parameter)
         self._config.rank_pattern = {name: [True] * e.shape[0] for name, e in self._parts("lora_E")}
 
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether no more ranks are open than were asked for: at the end of the allocation, and before the first step."""
+        ranks = sum(int((e != 0).sum()) for _, e in self._parts("lora_E"))
+        return ranks <= self.allocator.target_bgt
+
     def penalty(self) -> Tensor | None:
         """The mean of |P P^T - I| (Frobenius) over all factors P, by its weight; the paper's equation 4 squares them."""
         if not self.settings.orthogonality:

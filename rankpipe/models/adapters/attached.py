@@ -17,7 +17,7 @@ from rankpipe.errors import MissingExtraError, ModelError, UsageError
 from rankpipe.models.adapters.registry import AdapterSettings, entry_of
 
 Calibration = Callable[[], Iterator[dict[str, Tensor]]]
-"""Gives batches of training pairs as the network takes them (input_ids, attention_mask, ...), from the first one on."""
+"""Gives batches of training pairs as the network takes them (input_ids, attention_mask, ...), as many as are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,11 @@ class Attached:
     def count(self) -> int:
         """Number of weights that are trained."""
         return sum(one.numel() for group in self.parameter_groups(0.0, 0.0) for one in group["params"])
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether training may leave the weights as they are now, if they are the best; else it goes on whatever they do."""
+        return True
 
     def penalty(self) -> Tensor | None:
         """What is added to the loss of a step."""

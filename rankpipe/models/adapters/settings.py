@@ -89,6 +89,8 @@ class Eva(Adapter):
 class AdaLora(Adapter):
     """Two factors and a diagonal between them, whose least important entries become zero as training goes on.
 
+    Weights from before the end of that are not kept, however good they are.
+
     r              rank of a layer at the end, on average over the layers
     init_r         rank of every layer at first; by default half as much again
     alpha          the update is scaled by alpha / init_r

@@ -207,7 +207,11 @@ def test_eva_asks_for_what_it_needs(opened: Opened, pairs: Any) -> None:
 
 def test_adalora_ends_with_as_many_ranks_as_asked(opened: Opened, train: Train, tmp_path: Path) -> None:
     attached = attach(opened(), AdaLora(r=2, init_r=5, start=0.1, end=0.6), seed=0)
-    train(attached, steps=20)
+    assert attached.may_be_kept  # nothing is open yet
+    train(attached, steps=20, last=6)
+    assert not attached.may_be_kept
+    train(attached, steps=20, first=7)
+    assert attached.may_be_kept
     open_entries = {
         name: int((layer.lora_E["default"] != 0).sum())
         for name, layer in attached.layers()  # type: ignore[attr-defined]
