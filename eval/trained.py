@@ -22,7 +22,7 @@ from rankpipe.models.references import model_digest, resolve
 from rankpipe.store import replacing
 
 LIMIT = 3600
-"""Seconds that one training may take."""
+"""Seconds that a command trains before it is stopped; the next one goes on from the last checkpoint."""
 
 
 @cache
@@ -42,13 +42,22 @@ def weights_of(reference: str) -> str:
 
 
 def train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
-    """Train if the folder is not there."""
+    """Train if the folder is not there, or go on with a training that was stopped.
+
+    Raises RankpipeError where it is stopped after LIMIT seconds. The seconds in its manifest are those of all calls, but
+    for steps after a checkpoint that were taken twice; `resumed` says how many calls there were before the last one.
+    """
     if (output / "manifest.json").exists():
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     say(f"{output}: training", markup=False)
     words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
-    subprocess.run(words, check=True, timeout=LIMIT)  # killed, it goes on where it was, the next time
+    try:
+        subprocess.run(words, check=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        raise RankpipeError(
+            f"{output}: stopped after {LIMIT // 60} minutes; run the command again, it goes on where it was"
+        ) from None
 
 
 def cell_done(run: Callable[[], object], what: str, say: Any) -> bool:

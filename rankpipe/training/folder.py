@@ -203,7 +203,12 @@ def _went(done: Trained) -> dict[str, Any]:
     if progress.best is not None and progress.best_at is not None:
         phase, step = progress.best_at
         best = {"measure": done.measured, "value": progress.best, "phase": phase, "step": step}
-    return {"best": best, "stopped_early": progress.stopped, "curve": progress.curve}
+    return {
+        "best": best,
+        "stopped_early": progress.stopped,
+        "resumed": progress.resumed,
+        "curve": progress.curve,
+    }
 
 
 def _digests(recipe: Recipe, dataset: Dataset, base: Path | None) -> dict[str, str]:

@@ -151,6 +151,8 @@ class Progress:
     waited   measurements in this phase since the best one
     losses   sum of the losses since the last point of the curve, and their number
     first    sum of the losses of a phase's first steps
+    seconds  of all steps that led to the weights; those after the last checkpoint of a killed call, taken again, are not in it
+    resumed  times that a killed call was gone on with
     curve    points: phase, step, seconds of training, loss (mean since the last point), learning rate, and what was measured
     stopped  phases that ended before their last step
     """
@@ -163,6 +165,7 @@ class Progress:
     losses: tuple[float, int] = (0.0, 0)
     first: float = 0.0
     seconds: float = 0.0
+    resumed: int = 0
     curve: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
 
@@ -349,6 +352,7 @@ class _Loop:
         state["losses"] = tuple(state["losses"])
         state["best_at"] = tuple(state["best_at"]) if state["best_at"] else None
         self._progress = Progress(**state)
+        self._progress.resumed += 1
         self._best = inside("best", tensors)
         self._trained.load_state_dict(inside("trained", tensors))
         phase = self._plan.phases[self._progress.phase]

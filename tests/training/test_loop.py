@@ -171,7 +171,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(("at", "patience"), [*((at, None) for at in range(1, 21)), *((at, 2) for at in (5, 7, 9, 11))])
 def test_a_training_that_was_killed_ends_with_the_same_weights(at: int, patience: int | None, tmp_path: Path) -> None:
-    def run(folder: Path, kill: int | None) -> tuple[dict[str, Tensor], list[tuple[Any, ...]]]:
+    def run(folder: Path, kill: int | None) -> tuple[dict[str, Tensor], list[tuple[Any, ...]], int]:
         line, calls = Line(), iter(range(1, 100))
 
         def backward(step: int) -> float:
@@ -185,14 +185,16 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(at: int, patience
         phases = phase(backward, warm_up=0.2), phase(backward, name="second", schedule="cosine")
         folder.mkdir(exist_ok=True)
         done = train(plan(*phases, measure=measure, patience=patience), line.trained, folder, notify=lambda _: None)
-        return line.weights(), [(one["phase"], one["step"], one["loss"], one["value"]) for one in done.curve]
+        curve = [(one["phase"], one["step"], one["loss"], one["value"]) for one in done.curve]
+        return line.weights(), curve, done.resumed
 
-    expected, curve = run(tmp_path / "whole", None)
+    expected, curve, never = run(tmp_path / "whole", None)
     with pytest.raises(Killed):
         run(tmp_path / "killed", at)
-    weights, found = run(tmp_path / "killed", None)
+    weights, found, resumed = run(tmp_path / "killed", None)
     assert same(weights, expected)
     assert found == curve
+    assert (never, resumed) == (0, int(at > 2))  # the first checkpoint is that of the second step
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
