@@ -24,7 +24,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.adapter_folder import classes, merged
 from rankpipe.models.batching import packed_batches, padded_batches, padded_length
 from rankpipe.models.bert import FastBert, filled
-from rankpipe.models.network import in_precision, network_kind, opened, refuse_lacking
+from rankpipe.models.network import in_precision, network_kind, opened, refuse_lacking, set_padding
 from rankpipe.models.pair_recipe import PairRecipe
 from rankpipe.models.pairs import Tokens
 from rankpipe.models.pooling import DenseLayer, normalised, pool
@@ -148,10 +148,7 @@ class _Padded:
         if device.type == "cpu":
             _compute_blocks(network)
         self._longest = longest(network_config(recipe.transformer))
-        config = network.config.get_text_config()
-        numbers = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
-        self._padding = next((number for number in numbers if number is not None), 0)
-        config.pad_token_id = self._padding  # classifiers that are decoders find the last token by it
+        self._padding = set_padding(network, tokenizer)
 
     def batches(self, sizes: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
         """Rows of sequences of about the same size, the longest first."""
