@@ -78,8 +78,8 @@ CELLS = ("attention", "bias", *GENERATIVE)
 DATASETS = ("scifact", "msmarco-dl19", "hotpotqa-100", "musique-100")
 DEV = ("hotpotqa-100", "musique-100")
 """Data sets of which dev is reported: they have no other split, and nothing is chosen on them."""
-SCORING = 1
-"""Raised whenever the same cell may come out otherwise than before: then no finished one counts any more."""
+SCORING = {"setwise": 2}
+"""By kind of cell, 1 where none is given; raised whenever it may come out otherwise than before: finished ones count no more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -242,7 +242,7 @@ def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, A
     prompt = AttentionSettings().prompt if stage is None else stage.prompt
     return key_digest(
         {
-            "scoring": SCORING,
+            "scoring": SCORING.get(kind, 1),
             "kind": kind,
             "data": digests(name),
             "given": file_digest(options.dl19_run) if name == "msmarco-dl19" else None,

@@ -14,11 +14,12 @@ T = TypeVar("T")
 Comparing = Generator[list[list[int]], list[int], T]
 
 
-def first_in_order(items: Sequence[int], k: int, children: int) -> Comparing[list[int]]:
+def first_in_order(items: range, k: int, children: int) -> Comparing[list[int]]:
     """Items, the k greatest first, in falling order; the others behind them in the order that they were given in.
 
-    A parent stands first in its group, its children behind it, at most `children` of them: Zhuang, Zhuang, Koopman and
-    Zuccon, SIGIR 2024, arXiv 2310.09497, section 3.3. Parents of one level of the heap are asked about side by side.
+    A group is a parent and its children, at most `children` of them: Zhuang, Zhuang, Koopman and Zuccon, SIGIR 2024,
+    arXiv 2310.09497, section 3.3. It is in the order that its items were given in, so that whoever finds the first of
+    every group the greatest leaves all items as they were. Parents of one level of the heap are asked about side by side.
     """
     heap = list(items)
     for parents in reversed(_levels(len(heap), children)):
@@ -78,9 +79,9 @@ def _levels(size: int, children: int) -> list[range]:
 def _sift(heap: list[int], place: int, size: int, children: int) -> Comparing[None]:
     """Move the item at a place down until none of its children is greater. Its subtrees are heaps already."""
     while (first := place * children + 1) < size:
-        group = [place, *range(first, min(first + children, size))]
-        (best,) = yield [[heap[one] for one in group]]
-        if best == 0:
+        places = sorted([place, *range(first, min(first + children, size))], key=heap.__getitem__)
+        (best,) = yield [[heap[one] for one in places]]
+        if places[best] == place:
             return
-        heap[place], heap[group[best]] = heap[group[best]], heap[place]
-        place = group[best]
+        heap[place], heap[places[best]] = heap[places[best]], heap[place]
+        place = places[best]

@@ -26,8 +26,11 @@ class Setwise(Generative):
     """Sort candidates by heap sort, a language model choosing the most relevant of a few by the logits of their letters.
 
     Zhuang, Zhuang, Koopman and Zuccon, SIGIR 2024, arXiv 2310.09497. The sort ends when the first k are in order; the
-    other candidates down to `depth` follow in the order that they came in. Of equal logits the first one wins, which
-    leaves candidates where they are. The first of n candidates scores n, the last 1.
+    other candidates down to `depth` follow in the order that they came in. The first of n candidates scores n, the last 1.
+
+    Candidates of a prompt stand in the order that they came in, and of equal logits the first one wins: a model that
+    always names the first letter leaves all of them as they were. In the authors' code the parent in the heap comes
+    first. As the sort moves the last candidates to the root, the same model would put these on top.
 
     k         candidates that are put in order
     children  candidates that one is compared with at once; a node of the heap has so many children

@@ -28,16 +28,16 @@ def test_a_small_sort_worked_by_hand() -> None:
     order, rounds = compared(first_in_order(range(5), k=2, children=3), [3, 1, 4, 1.5, 9])
     assert rounds == [
         [[1, 4]],  # 4 is greater and takes the place of 1
-        [[0, 4, 2, 3]],  # 4 goes to the root, and 0 where it was, over 1
+        [[0, 2, 3, 4]],  # 4 goes to the root, and 0 where it was, over 1
         [[0, 1]],  # where it stays; 4 is the first
-        [[1, 0, 2, 3]],  # 1, the last of the heap, goes to the root; 2 is greater, and the second
+        [[0, 1, 2, 3]],  # 1, the last of the heap, goes to the root; 2 is greater, and the second
     ]
     assert order == [4, 2, 0, 1, 3]  # the others as they were given
 
 
 def test_parents_of_one_level_are_asked_about_side_by_side() -> None:
     order, rounds = compared(first_in_order(range(7), k=1, children=2), [1, 2, 3, 4, 5, 6, 7])
-    assert rounds == [[[1, 3, 4], [2, 5, 6]], [[0, 4, 6]], [[0, 5, 2]]]
+    assert rounds == [[[1, 3, 4], [2, 5, 6]], [[0, 4, 6]], [[0, 2, 5]]]
     assert order == [6, 0, 1, 2, 3, 4, 5]
 
 
@@ -55,8 +55,18 @@ def test_the_first_are_those_that_an_oracle_prefers(children: int) -> None:
             assert len(groups) <= most_groups(size, k, children)
 
 
-def test_equal_items_stay_where_they_are() -> None:
-    assert compared(first_in_order(range(10), 3, 3), [0] * 10)[0][0] == 0
+@pytest.mark.parametrize("children", [1, 2, 3, 25])
+def test_equal_items_stay_where_they_are(children: int) -> None:
+    for size in (0, 1, 2, 5, 20, 100):
+        for k in (1, 3, 10, 1000):
+            order, _ = compared(first_in_order(range(7, 7 + size), k, children), [0] * (7 + size))
+            assert order == list(range(7, 7 + size))
+
+
+def test_a_group_is_in_the_order_that_its_items_were_given_in() -> None:
+    greatness = np.random.default_rng(0).permutation(100).tolist()
+    _, rounds = compared(first_in_order(range(100), 10, 3), greatness)
+    assert all(group == sorted(group) for asked in rounds for group in asked)
 
 
 def test_sorts_side_by_side_are_those_by_themselves() -> None:

@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'llm'")
 pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
+from safetensors.torch import load_file, save_file
+
 from rankpipe import Corpus, Queries, Run, Runtime, Setwise
 from rankpipe.models.language_model import Chat
 from rankpipe.models.local_language_model import LocalLanguageModel
@@ -61,3 +63,18 @@ def test_candidates_are_sorted_as_by_one_comparison_after_the_other(
         assert found[query_id] == {one: len(order) - place for place, one in enumerate(order)}
     assert counted == {"candidates": 44, "cut": 0, "prompts": asked}
     assert list(found["q1"]) != sorted(found["q1"])
+
+
+@pytest.mark.parametrize(("k", "children"), [(1, 1), (10, 3), (100, 5)])
+def test_a_model_that_prefers_no_letter_leaves_the_order_as_it_is(
+    tmp_path: Path, tiny_causal_lm: Write, k: int, children: int
+) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"].zero_()  # then every logit is 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with FLOAT32.active():
+        found = Setwise(model=str(folder), k=k, children=children)(candidates())
+    assert {one: list(scores) for one, scores in found.to_dict().items()} == {
+        one: [f"d{at:02}" for at in range(count)] for one, count in COUNTS.items()
+    }
