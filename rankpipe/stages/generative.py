@@ -109,31 +109,39 @@ class Generative(Stage):
     def _count(self, corpus: Corpus, **more: int) -> None:
         self._opened_once().counts.setdefault(corpus.digest, Counter()).update(more)
 
-    def _refuse_long(self, run: Run, rows: Sequence[int], chats: Sequence[Chat], or_lower: str = "") -> None:
+    def _refuse_long(
+        self, run: Run, rows: Sequence[int], chats: Sequence[Chat], *, answer: int = 0, or_lower: str = ""
+    ) -> None:
         """Raise UsageError where a chat about the query of a row, with the longest answer, is longer than can be read.
 
+        answer    tokens that an answer may have, besides those that a chat has of it
         or_lower  a setting that makes prompts shorter as well as max_words
         """
-        model = self._opened_once().model
+        model, prompt, _ = self._opened_once()
         limit = self.max_length or model.context
         if limit is None or not len(chats):
             return
-        lengths = model.lengths(chats)
+        lengths = model.lengths(chats) + answer
         longest = int(lengths.argmax())
-        if lengths[longest] > limit:
-            said = f"'max_length' is {limit}" if self.max_length else f"model {self.model!r} reads at most {limit}"
-            lower = f"'max_words' ({self.max_words})" + (
-                f" or '{or_lower}' ({getattr(self, or_lower)})" if or_lower else ""
-            )
+        if lengths[longest] <= limit:
+            return
+        row = rows[longest]
+        whose = f"'{self.type_name()}': the prompt of query {run.queries.ids[row]!r} has"
+        said = f"'max_length' is {limit}" if self.max_length else f"model {self.model!r} reads at most {limit}"
+        [alone] = model.lengths([asked(prompt, run.queries.texts[row], [""])]).tolist()
+        if alone > limit:
             raise UsageError(
-                f"'{self.type_name()}': the prompt of query {run.queries.ids[rows[longest]]!r} has {lengths[longest]} "
-                f"tokens with its answer, and {said}; lower {lower}"
+                f"{whose} {alone} tokens without any document, and {said}; shorten the query, or the prompt"
             )
+        lower = f"'max_words' ({self.max_words})" + (
+            f" or '{or_lower}' ({getattr(self, or_lower)})" if or_lower else ""
+        )
+        raise UsageError(f"{whose} {lengths[longest]} tokens with its answer, and {said}; lower {lower}")
 
     def _largest(self, run: Run, texts: Sequence[str], size: int) -> tuple[list[int], list[list[str]]]:
         """Rows of queries, and of each the `size` candidates that take the most tokens, in their order."""
         opened = self._opened_once()
-        lengths = opened.model.lengths([Chat(text) for text in texts])
+        lengths = opened.model.lengths([Chat(opened.prompt.listed([text])[0]) for text in texts])
         rows = np.flatnonzero(run.counts).tolist()
         groups = []
         for row in rows:

@@ -69,7 +69,8 @@ class Listwise(Generative):
 
     def _score(self, run: Run) -> NDArray[np.floating]:
         texts = self._texts(run)
-        self._check(run, texts)
+        if self.endpoint is None:  # a server knows how long a prompt may be, and says so
+            self._chats(run, *self._largest(run, texts, self.window))  # so that what is too long is said at once
         bounds = run.offsets.tolist()
         orders = [list(range(*pair)) for pair in pairwise(bounds)]
         plans = [windows(len(order), self.window, self.step or self.window // 2) for order in orders]
@@ -89,13 +90,12 @@ class Listwise(Generative):
         self, run: Run, rows: list[int], groups: list[list[str]], advance: Callable[[int], None]
     ) -> list[list[int]]:
         """The order that the model gives each group of texts, about the query of a row, as places in the group."""
-        model, prompt, _ = self._opened_once()
-        chats = [asked(prompt, run.queries.texts[row], group) for row, group in zip(rows, groups, strict=True)]
+        chats = self._chats(run, rows, groups)
         self._count(run.corpus, prompts=len(chats))
         if self.constrained:
-            names = [[f"[{number}]" for number in range(1, len(group) + 1)] for group in groups]
-            return model.arrange(chats, names, SEPARATOR, advance)
-        found = []
+            names = [numbers(len(group)) for group in groups]
+            return self._opened_once().model.arrange(chats, names, SEPARATOR, advance)
+        found = []  # no answer is one to an unread chat: _chats refuses what write would not read
         for chat, (answer,), group in zip(chats, self._answers.of(chats, advance), groups, strict=True):
             order, faults = read_ranking(chat.answer + answer.text, len(group))
             self._count(run.corpus, mended=int(any(faults.values())), **faults)
@@ -113,13 +113,16 @@ class Listwise(Generative):
         return self.open_once(("answers", current_runtime()), self._open_answers)
 
     def _open_answers(self) -> Answers:
-        model = self._opened_once().model
-        ranking = SEPARATOR.join(f"[{number}]" for number in range(1, self.window + 1))
-        longest = len(ranking)  # of a model whose tokens are not known: there are no more of them than letters
-        if self.endpoint is None:
-            bare, whole = model.lengths([Chat(""), Chat("", answer=ranking)]).tolist()
-            longest = whole - bare
-        return Answers(model, Writing(longest=longest))
+        return Answers(self._opened_once().model, Writing(longest=self._longest))
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of an answer that is not constrained, at most."""
+        ranking = SEPARATOR.join(numbers(self.window))
+        if self.endpoint is not None:
+            return len(ranking)  # a server's tokens are not known: there are no more of them than letters
+        bare, whole = self._opened_once().model.lengths([Chat(""), Chat("", answer=ranking)]).tolist()
+        return whole - bare
 
     def _open(self) -> Opened:
         if self.endpoint is None:
@@ -131,17 +134,25 @@ class Listwise(Generative):
         model = HttpLanguageModel(self.model, self.endpoint)
         return Opened(cast("LanguageModel", model), prompt, {})  # nothing but `write` is asked of it
 
-    def _check(self, run: Run, texts: list[str]) -> None:
-        if self.endpoint is not None:
-            return  # the server knows how long a prompt may be, and says so
+    def _chats(self, run: Run, rows: list[int], groups: list[list[str]]) -> list[Chat]:
+        """What is asked about the query of each row and a group of texts. Raises UsageError for what is too long."""
         prompt = self._opened_once().prompt
-        rows, largest = self._largest(run, texts, self.window)
-        chats: list[Chat] = []
-        for row, group in zip(rows, largest, strict=True):
-            chat = asked(prompt, run.queries.texts[row], group)
-            ranking = SEPARATOR.join(f"[{number}]" for number in range(1, len(group) + 1))
-            chats.append(chat._replace(answer=chat.answer + behind(chat.answer, ranking)))
-        self._refuse_long(run, rows, chats, "window")
+        chats = [asked(prompt, run.queries.texts[row], group) for row, group in zip(rows, groups, strict=True)]
+        if self.constrained:
+            rankings = [SEPARATOR.join(numbers(len(group))) for group in groups]
+            whole = [
+                chat._replace(answer=chat.answer + behind(chat.answer, ranking))
+                for chat, ranking in zip(chats, rankings, strict=True)
+            ]
+            self._refuse_long(run, rows, whole, or_lower="window")
+        elif self.endpoint is None:
+            self._refuse_long(run, rows, chats, answer=self._longest, or_lower="window")
+        return chats
+
+
+def numbers(count: int) -> list[str]:
+    """How candidates are named, by their places."""
+    return [f"[{number}]" for number in range(1, count + 1)]
 
 
 def windows(size: int, window: int, step: int) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from rankpipe.models.language_model import behind
+from rankpipe.models.language_model import Chat, behind
 from rankpipe.models.prompt import LETTERS
 from rankpipe.progress import counted
 from rankpipe.run import Run
@@ -47,7 +47,7 @@ class Setwise(Generative):
 
     def _score(self, run: Run) -> NDArray[np.floating]:
         texts = self._texts(run)
-        self._check(run, texts)
+        self._chats(run, *self._largest(run, texts, self.children + 1))  # so that what is too long is said at once
         bounds = run.offsets.tolist()
         sorts = [first_in_order(range(*pair), self.k, self.children) for pair in pairwise(bounds)]
         sorting = side_by_side(sorts)
@@ -68,18 +68,16 @@ class Setwise(Generative):
     ) -> list[int]:
         """Of each group of candidates, all of one query, the place of the most relevant one within the group."""
         opened = self._opened_once()
-        queries = run.query_rows
-        chats = [
-            asked(opened.prompt, run.queries.texts[queries[group[0]]], [texts[one] for one in group])
-            for group in groups
-        ]
+        rows = run.query_rows[[group[0] for group in groups]].tolist()
+        chats = self._chats(run, rows, [[texts[one] for one in group] for group in groups])
         letters = [behind(opened.prompt.answer, letter) for letter in LETTERS[: self.children + 1]]
         logits = opened.model.next_logits(chats, letters, advance)
         self._count(run.corpus, prompts=len(chats))
         return [int(one[: len(group)].argmax()) for one, group in zip(logits, groups, strict=True)]
 
-    def _check(self, run: Run, texts: list[str]) -> None:
+    def _chats(self, run: Run, rows: list[int], groups: list[list[str]]) -> list[Chat]:
+        """What is asked about the query of each row and a group of texts. Raises UsageError for what is too long."""
         prompt = self._opened_once().prompt
-        rows, largest = self._largest(run, texts, self.children + 1)
-        chats = [asked(prompt, run.queries.texts[row], group) for row, group in zip(rows, largest, strict=True)]
-        self._refuse_long(run, rows, chats, "children")
+        chats = [asked(prompt, run.queries.texts[row], group) for row, group in zip(rows, groups, strict=True)]
+        self._refuse_long(run, rows, chats, or_lower="children")
+        return chats

@@ -13,9 +13,11 @@ pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 from rankpipe import Corpus, Likelihood, Listwise, Pointwise, Queries, Run, Runtime, Setwise
 from rankpipe.errors import MissingExtraError, ModelError, PipelineError, RankpipeError, UsageError
+from rankpipe.models.language_model import Chat
+from rankpipe.models.local_language_model import LocalLanguageModel
 from rankpipe.models.prompt import load_prompt
 from rankpipe.pipeline.checks import load_text
-from rankpipe.stages.generative import Generative, cut_to
+from rankpipe.stages.generative import Generative, asked, cut_to
 
 FLOAT32 = Runtime(dtype="float32")
 DOCUMENTS = {
@@ -131,33 +133,115 @@ def test_a_prompt_of_your_own_is_read(tmp_path: Path, tiny_causal_lm: Write, kin
 
 
 @pytest.mark.parametrize(
-    ("kind", "query", "lower"),
+    ("kind", "positions", "query", "lower"),
     [
-        (Likelihood, "q1", "'max_words' (300)"),
-        (Listwise, "q1", "'max_words' (300) or 'window' (20)"),
-        (Pointwise, "q2", "'max_words' (300)"),
-        (Setwise, "q1", "'max_words' (300) or 'children' (3)"),
+        (Likelihood, 128, "q1", "'max_words' (300)"),
+        (Listwise, 300, "q1", "'max_words' (300) or 'window' (20)"),
+        (Pointwise, 128, "q2", "'max_words' (300)"),
+        (Setwise, 192, "q1", "'max_words' (300) or 'children' (3)"),
     ],
 )
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_asked(
-    tmp_path: Path, tiny_causal_lm: Write, kind: Any, query: str, lower: str
+    tmp_path: Path, tiny_causal_lm: Write, kind: Any, positions: int, query: str, lower: str
 ) -> None:
-    folder = str(tiny_causal_lm(tmp_path, positions=128))
+    folder = str(tiny_causal_lm(tmp_path, positions=positions))
     stage = kind(model=folder)
     message = refused(stage)
     tokens = int(message.partition(" has ")[2].partition(" ")[0])
-    assert tokens > 128
+    assert tokens > positions
     assert message == (
         f"'{kind.type_name()}': the prompt of query '{query}' has {tokens} tokens with its answer, and model {folder!r} "
-        f"reads at most 128; lower {lower}"
+        f"reads at most {positions}; lower {lower}"
     )
     with FLOAT32.active():
         assert "prompts" not in stage.counted(CORPUS)
-    limited = kind(model=folder, max_length=100)
-    assert refused(limited) == message.replace(f"model {folder!r} reads at most 128", "'max_length' is 100")
+    limited = kind(model=folder, max_length=positions - 1)
+    limit = f"'max_length' is {positions - 1}"
+    assert refused(limited) == message.replace(f"model {folder!r} reads at most {positions}", limit)
     roomy = str(tiny_causal_lm(tmp_path / "roomy", positions=tokens))
     assert len(run(kind(model=roomy)).documents) == 8
     assert refused(kind(model=roomy, max_length=tokens - 1)).startswith(f"'{kind.type_name()}': the prompt of")
+
+
+@every_stage
+def test_of_a_query_that_is_too_long_by_itself_no_setting_is_named(
+    tmp_path: Path, tiny_causal_lm: Write, kind: Any
+) -> None:
+    folder = str(tiny_causal_lm(tmp_path, positions=512))
+    queries = Queries.of({"q1": "sweet apple", "q2": "the apple " * 300})
+    long = Run.of(queries, CORPUS, {"q1": {"d1": 2.0, "d2": 1.0}, "q2": {"d1": 2.0, "d2": 1.0}})
+    with FLOAT32.active(), pytest.raises(UsageError) as caught:
+        kind(model=folder, max_words=1)(long)
+    alone = asked(load_prompt(kind.type_name()), queries.texts[1], [""])
+    [tokens] = LocalLanguageModel(folder, FLOAT32).lengths([alone])
+    assert str(caught.value) == (
+        f"'{kind.type_name()}': the prompt of query 'q2' has {tokens} tokens without any document, and model {folder!r} "
+        "reads at most 512; shorten the query, or the prompt"
+    )
+
+
+PAIRWISE = pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Setwise, {"children": 1}),
+        (Listwise, {"window": 2, "step": 1}),
+        (Listwise, {"window": 2, "step": 1, "constrained": False}),
+    ],
+)
+
+
+def ranked(texts: list[str]) -> Run:
+    corpus = Corpus.from_texts(texts)
+    return Run.of(Queries.of("car"), corpus, {"q1": {one: -at for at, one in enumerate(corpus.ids(range(len(texts))))}})
+
+
+def pair_tokens(model: str, stage: Generative, texts: list[str]) -> int:
+    """Tokens of a prompt with two texts and the longest answer to it."""
+    chat = asked(load_prompt(stage.type_name()), "car", texts)
+    ranking = "[1] > [2]" if isinstance(stage, Listwise) else ""
+    [tokens] = LocalLanguageModel(model, FLOAT32).lengths([chat._replace(answer=chat.answer + ranking)])
+    return int(tokens)
+
+
+@PAIRWISE
+def test_the_longest_prompt_is_known_by_how_documents_are_written_in_it(
+    tmp_path: Path, tiny_causal_lm: Write, kind: Any, settings: dict[str, Any]
+) -> None:
+    # by itself "apple" has more tokens than "x", behind a blank it has fewer: " apple" is one that the tokenizer knows
+    model = LocalLanguageModel(str(tiny_causal_lm(tmp_path / "any")), FLOAT32)
+    apple, x, behind_apple, behind_x = model.lengths([Chat(text) for text in ("apple", "x", "the apple", "the x")])
+    assert apple > x
+    assert behind_apple < behind_x
+    texts = ["apple", "apple", "x", "x"]
+    tokens = pair_tokens(str(tmp_path / "any"), kind(model="m", **settings), texts[2:])
+    short = kind(model=str(tiny_causal_lm(tmp_path / "short", positions=tokens - 1)), **settings)
+    with FLOAT32.active():
+        with pytest.raises(UsageError, match=f"the prompt of query 'q1' has {tokens} tokens with its answer"):
+            short(ranked(texts))
+        assert "prompts" not in short.counted(ranked(texts).corpus)
+        fitting = kind(model=str(tiny_causal_lm(tmp_path / "fitting", positions=tokens)), **settings)
+        assert len(fitting(ranked(texts)).documents) == 4
+
+
+@PAIRWISE
+def test_a_prompt_whose_length_could_not_be_foreseen_is_refused_when_it_comes(
+    tmp_path: Path, tiny_causal_lm: Write, kind: Any, settings: dict[str, Any]
+) -> None:
+    import transformers
+
+    texts = ["the car", "the car", "the tree is a sweet fruit"]
+    # the third text is one token where it is the first of a prompt, so that it does not look long
+    first = "Passage A: " if kind is Setwise else "[1] "
+    folder = str(tiny_causal_lm(tmp_path))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([first + texts[2]])
+    tokenizer.save_pretrained(folder)
+    stage = kind(model=folder, **settings)
+    tokens = pair_tokens(folder, stage, texts[1:])
+    stage = kind(model=folder, max_length=tokens - 1, **settings)
+    assert pair_tokens(folder, stage, texts[:2]) < tokens - 1
+    with FLOAT32.active(), pytest.raises(UsageError, match=f"the prompt of query 'q1' has {tokens} tokens"):
+        stage(ranked(texts))
 
 
 def test_a_limit_above_the_positions_is_refused(tmp_path: Path, tiny_causal_lm: Write) -> None:

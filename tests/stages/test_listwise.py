@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="needs the extra 'llm'")
 pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 from rankpipe import Corpus, Listwise, Queries, Run, Runtime
+from rankpipe.errors import UsageError
 from rankpipe.models.language_model import Chat, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
 from rankpipe.stages.listwise import read_ranking, windows
@@ -122,6 +123,29 @@ def test_candidates_are_ranked_as_by_one_window_after_the_other(
         assert (counted["prompts"], counted["mended"]) == (asked, faulty)
         named = {"asked", "written", "prompt_tokens", "tokens"}
         assert set(counted) == {"candidates", "cut", "prompts", "mended", *FAULTS, *named}
+
+
+def test_room_is_kept_for_an_answer_about_a_whole_window(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model = LocalLanguageModel(str(tiny_causal_lm(tmp_path / "any")), FLOAT32)
+    whole = " > ".join(f"[{number}]" for number in range(1, 21))
+    bare, longest = model.lengths([Chat(""), Chat("", answer=whole)]).tolist()
+    [prompted] = model.lengths([prompt("a road", TEXTS[:3])]).tolist()
+    tokens = prompted + longest - bare  # three candidates, and an answer may be as long as one about twenty
+    corpus = candidates().corpus
+    run = Run.of(Queries.of({"q2": "a road"}), corpus, {"q2": {"d00": 3.0, "d01": 2.0, "d02": 1.0}})
+    short = str(tiny_causal_lm(tmp_path / "short", positions=tokens - 1))
+    with FLOAT32.active(), pytest.raises(UsageError) as caught:
+        Listwise(model=short, constrained=False)(run)
+    assert str(caught.value) == (
+        f"'listwise': the prompt of query 'q2' has {tokens} tokens with its answer, and model {short!r} reads at most "
+        f"{tokens - 1}; lower 'max_words' (300) or 'window' (20)"
+    )
+    fitting = Listwise(model=str(tiny_causal_lm(tmp_path / "fitting", positions=tokens)), constrained=False)
+    with FLOAT32.active():
+        fitting(run)
+        counted = fitting.counted(corpus)
+    assert (counted["written"], counted["prompt_tokens"]) == (1, prompted)
+    assert counted["tokens"] > 0
 
 
 def test_a_model_behind_a_server_ranks_windows(model: Any) -> None:
