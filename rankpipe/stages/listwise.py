@@ -97,7 +97,8 @@ class Listwise(Generative):
             return self._opened_once().model.arrange(chats, names, SEPARATOR, advance)
         found = []  # no answer is one to an unread chat: _chats refuses what write would not read
         for chat, (answer,), group in zip(chats, self._answers.of(chats, advance), groups, strict=True):
-            order, faults = read_ranking(chat.answer + answer.text, len(group))
+            begun = "[" if chat.answer.endswith("[") else ""  # all else that the answer begins with is no ranking
+            order, faults = read_ranking(begun + answer.text, len(group))
             self._count(run.corpus, mended=int(any(faults.values())), **faults)
             found.append(order)
         return found

@@ -15,6 +15,7 @@ from rankpipe import Corpus, Listwise, Queries, Run, Runtime
 from rankpipe.errors import UsageError
 from rankpipe.models.language_model import Chat, Writing
 from rankpipe.models.local_language_model import LocalLanguageModel
+from rankpipe.models.prompt import load_prompt
 from rankpipe.stages.listwise import read_ranking, windows
 
 FLOAT32 = Runtime(dtype="float32")
@@ -161,3 +162,25 @@ def test_a_model_behind_a_server_ranks_windows(model: Any) -> None:
     assert stage.facts(corpus)["model"] == "any"
     with pytest.raises(ValidationError, match="'endpoint' needs 'constrained: false'"):
         Listwise(model="any", endpoint=model.endpoint)
+
+
+@pytest.mark.parametrize(
+    ("begun", "answer"), [("Ranking:", "[3] > [1] > [2]"), ("Better than [2] > [1], I rank: [", "3] > [1] > [2]")]
+)
+def test_what_an_answer_begins_with_is_no_ranking_but_for_a_bracket(
+    tmp_path: Path, model: Any, begun: str, answer: str
+) -> None:
+    shipped = Path(load_prompt("listwise").file).read_text(encoding="utf-8")
+    (tmp_path / "mine.txt").write_text(f"{shipped}--- answer\n{begun}\n", encoding="utf-8")
+    model.answer = lambda _: answer
+    stage = Listwise(
+        model="any", endpoint=model.endpoint, prompt=str(tmp_path / "mine.txt"), window=3, step=2, constrained=False
+    )
+    run = candidates().select([QUERIES.row("q2")])
+    assert list(stage(run).to_dict()["q2"]) == ["d02", "d00", "d01"]
+    counted = stage.counted(run.corpus)
+    assert {name: counted[name] for name in ("prompts", "mended", *FAULTS)} == {
+        "prompts": 1,
+        "mended": 0,
+        **dict.fromkeys(FAULTS, 0),
+    }
