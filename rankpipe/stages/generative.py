@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 from annotated_types import Gt, MinLen
 from numpy.typing import NDArray
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
-from rankpipe.errors import UsageError
+from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.models.language_model import Chat, LanguageModel
 from rankpipe.models.prompt import SEPARATOR, Prompt, filled, load_prompt
 from rankpipe.models.references import need_extra
@@ -60,6 +61,15 @@ class Generative(Stage):
     max_length: Annotated[int, Gt(0)] | None = None
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
 
+    @field_validator("prompt")
+    @classmethod
+    def _has_its_places(cls, reference: str) -> str:
+        try:
+            cls._prompt_of(reference)
+        except RankpipeError as error:
+            raise ValueError(str(error)) from None
+        return reference
+
     def __call__(self, run: Run) -> Run:
         """Rescore the candidates."""
         return run.rescored_to(self.depth, self._score, rest=self.rest) if len(run.documents) else run
@@ -85,9 +95,15 @@ class Generative(Stage):
         """The open model. Raises MissingExtraError, ModelError, DataError for the prompt, UsageError."""
         return self.open_once(current_runtime(), self._open)
 
+    @classmethod
+    def _prompt_of(cls, reference: str) -> Prompt:
+        """The prompt in a file, or of a name. Raises UsageError where it lacks a place, DataError where it is none."""
+        prompt = load_prompt(reference)
+        prompt.need(**cls.places)
+        return prompt
+
     def _open(self) -> Opened:
-        prompt = load_prompt(self.prompt)
-        prompt.need(**self.places)
+        prompt = self._prompt_of(self.prompt)
         need_extra(f"stage '{self.type_name()}'", NEEDS, "transformers", "llm")
         from rankpipe.models.local_language_model import LocalLanguageModel  # brings torch
 

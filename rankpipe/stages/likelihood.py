@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from rankpipe.errors import UsageError
+from rankpipe.models.prompt import Prompt
 from rankpipe.progress import counted
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS
-from rankpipe.stages.generative import Generative, Opened, asked
+from rankpipe.stages.generative import Generative, asked
 from rankpipe.stages.prompt_file import PromptFile
 
 QUERY = "{query}"
@@ -35,12 +36,12 @@ class Likelihood(Generative):
 
     prompt: PromptFile = "likelihood"
 
-    def _open(self) -> Opened:
-        opened = super()._open()
-        answer = opened.prompt.answer
-        if answer.count(QUERY) != 1 or not answer.endswith(QUERY):
-            raise UsageError(f"prompt {opened.prompt.file}: its section 'answer' must have {QUERY} once, at its end")
-        return opened
+    @classmethod
+    def _prompt_of(cls, reference: str) -> Prompt:
+        prompt = super()._prompt_of(reference)
+        if prompt.answer.count(QUERY) != 1 or not prompt.answer.endswith(QUERY):
+            raise UsageError(f"prompt {prompt.file}: its section 'answer' must have {QUERY} once, at its end")
+        return prompt
 
     def _score(self, run: Run) -> NDArray[np.floating]:
         opened = self._opened_once()

@@ -17,7 +17,6 @@ from rankpipe.data import Corpus
 from rankpipe.models.answers import Answers
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.models.language_model import Chat, LanguageModel, Writing, behind
-from rankpipe.models.prompt import load_prompt
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Run
@@ -95,7 +94,7 @@ class Listwise(Generative):
         if self.constrained:
             names = [numbers(len(group)) for group in groups]
             return self._opened_once().model.arrange(chats, names, SEPARATOR, advance)
-        found = []  # no answer is one to an unread chat: _chats refuses what write would not read
+        found = []  # every chat was read: what `write` would leave unread is refused by _chats
         for chat, (answer,), group in zip(chats, self._answers.of(chats, advance), groups, strict=True):
             begun = "[" if chat.answer.endswith("[") else ""  # all else that the answer begins with is no ranking
             order, faults = read_ranking(begun + answer.text, len(group))
@@ -130,8 +129,7 @@ class Listwise(Generative):
             return super()._open()
         from rankpipe.models.http_language_model import HttpLanguageModel
 
-        prompt = load_prompt(self.prompt)
-        prompt.need(**self.places)
+        prompt = self._prompt_of(self.prompt)
         model = HttpLanguageModel(self.model, self.endpoint)
         return Opened(cast("LanguageModel", model), prompt, {})  # nothing but `write` is asked of it
 

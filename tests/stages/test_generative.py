@@ -1,6 +1,7 @@
 """What the stages that ask a language model have in common: depth, words, lengths, prompts, what is counted and refused."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,13 +264,37 @@ def test_a_limit_above_the_positions_is_refused(tmp_path: Path, tiny_causal_lm: 
         (Listwise, "{query} {document}", "its section 'user' has {documents} 0 times, and needs it once"),
     ],
 )
-def test_a_prompt_without_its_places_is_refused(
-    tmp_path: Path, tiny_causal_lm: Write, kind: Any, text: str, message: str
+def test_a_prompt_without_its_places_is_refused_without_a_model(
+    tmp_path: Path, rankpipe: Callable[..., Any], kind: Any, text: str, message: str
 ) -> None:
-    path = tmp_path / "mine.txt"
+    path, name = tmp_path / "mine.txt", kind.type_name()
     path.write_text(f"--- user\n{text}\n", encoding="utf-8")
-    model = str(tiny_causal_lm(tmp_path / "model"))
-    assert refused(kind(model=model, prompt=str(path))) == f"prompt {path}: {message}"
+    with pytest.raises(ValidationError, match=re.escape(f"prompt {path}: {message}")):
+        kind(model="m", prompt=str(path))
+    (tmp_path / "p.yaml").write_text(f"stages:\n  - bm25\n  - {name}:\n      prompt: mine.txt\n      model: m\n")
+    done = rankpipe("check", tmp_path / "p.yaml")
+    assert done.status == 2
+    assert f"p.yaml:4:15: '{name}' setting 'prompt' is 'mine.txt', prompt {path}: {message}\n" in done.err
+
+
+def test_of_a_file_that_is_no_prompt_the_check_says_the_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("--- user\n{query} {documents}\n--- document\n{letter} {query}\n")
+    with pytest.raises(PipelineError) as error:
+        load_text("stages: [bm25, setwise: {model: m, prompt: mine.txt}]", folder=tmp_path)
+    assert str(error.value) == (
+        f"1:44: 'setwise' setting 'prompt' is 'mine.txt', {tmp_path / 'mine.txt'}:4: {{query}} has no meaning in "
+        "'document', whose places are: {document}, {number}, {letter}"
+    )
+
+
+@every_stage
+def test_a_shipped_prompt_is_checked_for_the_stage_that_takes_it(kind: Any) -> None:
+    for prompt in ("pointwise", "likelihood", "setwise", "listwise", "query2doc"):
+        if prompt == kind.type_name():
+            assert kind(model="m", prompt=prompt).prompt == prompt
+        else:
+            with pytest.raises(ValidationError, match=r"its section '\w+' has \{\w+\} 0 times"):
+                kind(model="m", prompt=prompt)
 
 
 def test_a_prompt_that_is_not_there_is_refused() -> None:
