@@ -14,6 +14,10 @@ from rankpipe.training.recipe import INNER, FromModel
 
 KEPT = {"qr": 16, "core": 8}
 """Heads, by the method that finds them."""
+TEMPERATURE = 0.001
+"""Of core."""
+SIGMA = 2.0
+"""Standard deviations, of qr."""
 
 
 @dataclass(frozen=True, kw_only=True, config=INNER)
@@ -45,7 +49,8 @@ class AttentionHeadsRecipe(FromModel):
     layers       first and last layer, from 0, that heads are taken from; None: all. Layers above the highest head are
                  not computed when the heads are used
     temperature  core: of the softmax; the authors take .001 for some models and .1 for others
-    prompt, max_words, fields, filter_sigma   as the stage has them
+    filter_sigma qr: as the stage has it, for each head by itself
+    prompt, max_words, fields   as the stage has them
     order        of the candidates in the prompt: "random", so that no head is chosen for where it looks; "reverse", as
                  the stage has them
     """
@@ -58,11 +63,11 @@ class AttentionHeadsRecipe(FromModel):
     method: Literal["qr", "core", "logistic"] = "qr"
     heads: Annotated[int, Ge(1)] | None = None
     layers: Annotated[Several[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
-    temperature: Annotated[float, Gt(0)] = 0.001
+    temperature: Annotated[float, Gt(0)] = TEMPERATURE
     prompt: PromptFile = "attention-find"
     max_words: Annotated[int, Gt(0)] = 300
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
-    filter_sigma: Annotated[float, Ge(0)] | None = 2.0
+    filter_sigma: Annotated[float, Ge(0)] | None = SIGMA
     order: Literal["random", "reverse"] = "random"
 
     @property
@@ -81,4 +86,12 @@ class AttentionHeadsRecipe(FromModel):
             raise ValueError(f"'held_out' is {self.held_out:g}, and leaves less than two of {self.queries} queries")
         if self.layers is not None and self.layers[0] > self.layers[1]:
             raise ValueError(f"'layers' is {list(self.layers)}: the first of the two is above the last")
+        if self.heads is not None and self.method == "logistic":
+            raise ValueError(
+                "'heads' is of the methods qr and core, and 'method' is 'logistic', which decides for itself"
+            )
+        if self.temperature != TEMPERATURE and self.method != "core":
+            raise ValueError(f"'temperature' is of 'method: core', and 'method' is '{self.method}'")
+        if self.filter_sigma != SIGMA and self.method != "qr":
+            raise ValueError(f"'filter_sigma' is of 'method: qr', and 'method' is '{self.method}'")
         return self
