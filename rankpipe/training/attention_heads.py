@@ -12,6 +12,7 @@ method, or a search that was killed, reads none of them again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -33,6 +34,7 @@ from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.progress import counted
 from rankpipe.stages.attention import read_texts
+from rankpipe.stages.generative import cut_to
 from rankpipe.store import replacing_folder, resumable
 from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
 from rankpipe.training.candidates import Pool, candidates
@@ -49,16 +51,18 @@ KINDS = ("filtered", "calibrated", "raw")
 class _Task:
     """A query that is read.
 
-    documents  (N,) rows in the corpus, ranked
-    grades     (N,) of the documents
-    ideal      (R,) grades of all relevant documents, falling
+    grades  (N,) of the documents, as they are ranked
+    ideal   (R,) grades of all relevant documents, falling
+    order   (N,) places of the documents in the ranking, in the order in which they are read
+    texts   (N,) what is read of them, in that order
     """
 
     query_id: str
     query: str
-    documents: NDArray[np.int32]
     grades: NDArray[np.float64]
     ideal: NDArray[np.float64]
+    order: NDArray[np.int64]
+    texts: Sequence[str]
 
 
 def find_heads(
@@ -81,21 +85,26 @@ def find_heads(
     queries, dropped = judged_queries(dataset, recipe.split)
     pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=dataset.corpus, runtime=runtime)
     pool = candidates(pipeline, queries, recipe.candidates.depth)
-    tasks = _tasks(recipe, dataset, pool)
+    scorer = AttentionScorer(recipe.model, AttentionSettings(prompt=recipe.prompt, filter_sigma=None), runtime)
+    tasks, too_long = _tasks(recipe, dataset, pool, scorer)
+    longer = f"; left out, being too long for the model whatever max_words is: {len(too_long):,}" if too_long else ""
     out = round(len(tasks) * recipe.held_out)
     if len(tasks) - out < 2:
         raise UsageError(
             f"{len(tasks)} queries of split '{recipe.split}' have a relevant document and another one among their first "
             f"{recipe.candidates.depth} candidates, of which {out} are held out; at least two are needed to find heads with"
+            + longer
         )
-    notify(f"{len(tasks):,} of {len(queries):,} judged queries of '{recipe.split}' are read, {out:,} of them held out")
-    folder, scorer = _read(recipe, dataset, pool, tasks, runtime)
+    notify(
+        f"{len(tasks):,} of {len(queries):,} judged queries of '{recipe.split}' are read, {out:,} of them held out{longer}"
+    )
+    folder = _read(recipe, dataset, pool, tasks, scorer)
     layers, heads = scorer.shape
     features = [np.load(folder / f"{at}.npy", allow_pickle=False).astype(np.float64) for at in range(len(tasks))]
     chosen_on, held = slice(0, len(tasks) - out), slice(len(tasks) - out, len(tasks))
     taken = np.repeat(_taken(recipe, layers), heads)
     scores, weights, told = _weights(recipe, tasks[chosen_on], features[chosen_on], taken)
-    measured = _measured(tasks[held], features[held], weights) if out else None
+    measured = _measured(recipe, tasks[held], features[held], weights) if out else None
     content = {
         "format": HEADS_FORMAT,
         "method": recipe.method,
@@ -119,6 +128,7 @@ def find_heads(
             "queries": queries_digest(dataset.queries(recipe.split)),
             "qrels": qrels_digest(dataset.qrels(recipe.split)),
             "dropped_recurring": dropped,
+            "dropped_too_long": too_long,
             "chosen_on": [task.query_id for task in tasks[chosen_on]],
             "held_out": [task.query_id for task in tasks[held]],
         },
@@ -127,6 +137,12 @@ def find_heads(
     manifest = {
         "command": command,
         "recipe": recipe.described(),
+        "queries": {
+            "read": len(tasks),
+            "held_out": out,
+            "dropped_recurring": len(dropped),
+            "dropped_too_long": len(too_long),
+        },
         "versions": versions(),
         "machine": machine(),
         "seconds": round(perf_counter() - started, 1),
@@ -140,36 +156,47 @@ def find_heads(
         return kept
     return (
         f"{kept}; nDCG@10 of {out} queries held out: candidates {measured['candidates']:.4f}, all heads "
-        f"{measured['all']:.4f}, these heads {measured['chosen']:.4f}"
+        f"{measured['all']:.4f}, these heads {measured['chosen']:.4f} (by {measured['by']})"
     )
 
 
-def _tasks(recipe: AttentionHeadsRecipe, dataset: Dataset, pool: Pool) -> list[_Task]:
-    """Queries in the order in which they are drawn, that have a relevant document and another one to tell apart."""
+def _tasks(
+    recipe: AttentionHeadsRecipe, dataset: Dataset, pool: Pool, scorer: AttentionScorer
+) -> tuple[list[_Task], list[str]]:
+    """Queries in the order in which they are drawn, that have a relevant document and another one to tell apart.
+
+    And the ids of those that are left out: with a single word of each document, the model could not read their prompt.
+    """
     qrels = dataset.qrels(recipe.split)
     found: list[_Task] = []
+    too_long: list[str] = []
     for row in np.random.default_rng([recipe.seed, 11]).permutation(len(pool.queries)).tolist():
-        query_id = pool.queries.ids[row]
+        query_id, query = pool.queries.ids[row], pool.queries.texts[row]
         judged = {doc_id: float(grade) for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0}
         documents, _ = pool.of(row)
         grades = np.array([judged.get(doc_id, 0.0) for doc_id in dataset.corpus.ids(documents)])
         if (grades > 0).any() and (grades == 0).any():
             ideal = np.sort(np.array(list(judged.values())))[::-1]
-            one = _Task(
-                query_id=query_id, query=pool.queries.texts[row], documents=documents, grades=grades, ideal=ideal
-            )
-            found.append(one)
+            order = np.arange(len(documents))[::-1]
+            if recipe.order == "random":
+                order = np.random.default_rng([recipe.seed, 13, len(found)]).permutation(len(documents))
+            texts, _ = read_texts(dataset.corpus, documents[order], recipe.fields, recipe.max_words)
+            shortest = scorer.listed([cut_to(text, 1)[0] for text in texts])
+            if scorer.tokens(shortest, query) > (scorer.limit or math.inf):
+                too_long.append(query_id)
+            else:
+                found.append(
+                    _Task(query_id=query_id, query=query, grades=grades, ideal=ideal, order=order, texts=texts)
+                )
         if len(found) == recipe.queries:
             break
-    return found
+    return found, too_long
 
 
 def _read(
-    recipe: AttentionHeadsRecipe, dataset: Dataset, pool: Pool, tasks: Sequence[_Task], runtime: Runtime
-) -> tuple[Path, AttentionScorer]:
-    """Folder of (3, N, L * H) float32 for every task, by KINDS, and the open model."""
-    settings = AttentionSettings(prompt=recipe.prompt, filter_sigma=None)
-    scorer = AttentionScorer(recipe.model, settings, runtime)
+    recipe: AttentionHeadsRecipe, dataset: Dataset, pool: Pool, tasks: Sequence[_Task], scorer: AttentionScorer
+) -> Path:
+    """Folder of (3, N, L * H) float32 for every task, by KINDS."""
     key = {
         "format": FORMAT,
         "reading": scorer.key(),
@@ -182,39 +209,42 @@ def _read(
     }
 
     def make(folder: Path) -> None:
-        done = [at for at in range(len(tasks)) if (folder / f"{at}.npy").is_file()]
-        with counted(len(tasks), "queries", done=len(done)) as advance:
-            for at, task in enumerate(tasks):
-                if at not in done:
-                    npy.save(folder / f"{at}.npy", _features(recipe, dataset, scorer, task, at))
-                    advance(1)
+        left = [at for at in range(len(tasks)) if not (folder / f"{at}.npy").is_file()]
+        if left:
+            _refuse_long(recipe, [tasks[at] for at in left], scorer)
+        with counted(len(tasks), "queries", done=len(tasks) - len(left)) as advance:
+            for at in left:
+                npy.save(folder / f"{at}.npy", _features(tasks[at], scorer, recipe.filter_sigma))
+                advance(1)
 
-    return resumable("attention-heads", key, make), scorer
+    return resumable("attention-heads", key, make)
 
 
-def _features(
-    recipe: AttentionHeadsRecipe, dataset: Dataset, scorer: AttentionScorer, task: _Task, at: int
-) -> NDArray[np.float32]:
-    """(3, N, L * H) what every head attends to in every document, by KINDS."""
-    count = len(task.documents)
-    order = np.arange(count)[::-1]
-    if recipe.order == "random":
-        order = np.random.default_rng([recipe.seed, 13, at]).permutation(count)
-    texts, _ = read_texts(dataset.corpus, task.documents[order], recipe.fields, recipe.max_words)
-    listed = scorer.listed(texts)
+def _refuse_long(recipe: AttentionHeadsRecipe, tasks: Sequence[_Task], scorer: AttentionScorer) -> None:
+    """Raise UsageError where a prompt is longer than the model reads, RankpipeError where it needs more memory than is free."""
+    tokens, task = max(
+        ((scorer.tokens(scorer.listed(task.texts), task.query), task) for task in tasks), key=lambda one: one[0]
+    )
     whose = f"query {task.query_id!r}"
-    if scorer.most_documents(listed, task.query) < count:
+    if tokens > (scorer.limit or math.inf):
         raise UsageError(
-            f"{whose}: {count} candidates make a prompt of {scorer.tokens(listed, task.query):,} tokens, and the model "
-            f"reads {scorer.limit:,}; choose a smaller max_words ({recipe.max_words}) or depth"
+            f"{whose}: {len(task.texts)} candidates make a prompt of {tokens:,} tokens, and the model reads "
+            f"{scorer.limit:,}; choose a smaller max_words ({recipe.max_words}) or depth"
         )
-    scorer.check_memory(scorer.tokens(listed, task.query), whose)
+    scorer.check_memory(tokens, whose)
+
+
+def _features(task: _Task, scorer: AttentionScorer, sigma: float | None) -> NDArray[np.float32]:
+    """(3, N, L * H) what every head attends to in every document, by KINDS.
+
+    sigma  of the filter of outliers
+    """
+    listed = scorer.listed(task.texts)
     raw, calibrated = scorer.attention(scorer.read(listed), task.query)
-    found = np.empty((len(KINDS), count, scorer.shape[0] * scorer.shape[1]), np.float32)
-    kinds = ((calibrated, recipe.filter_sigma), (calibrated, None), (raw, None))
-    for place, (rows, sigma) in enumerate(kinds):
+    found = np.empty((len(KINDS), len(task.texts), scorer.shape[0] * scorer.shape[1]), np.float32)
+    for place, (rows, taken) in enumerate(((calibrated, sigma), (calibrated, None), (raw, None))):
         tokens = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
-        found[place, order] = document_scores(tokens, listed.begins, listed.ends, sigma=sigma).T
+        found[place, task.order] = document_scores(tokens, listed.begins, listed.ends, sigma=taken).T
     return found
 
 
@@ -264,12 +294,20 @@ def _weights(
 
 
 def _measured(
-    tasks: Sequence[_Task], features: Sequence[NDArray[np.float64]], weights: NDArray[np.float64]
-) -> dict[str, float]:
-    """Mean nDCG@10 of the candidates as they were, and by the calibrated sums over all heads and over the chosen ones."""
+    recipe: AttentionHeadsRecipe,
+    tasks: Sequence[_Task],
+    features: Sequence[NDArray[np.float64]],
+    weights: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Mean nDCG@10 of the candidates as they were, and by the calibrated sums over all heads and over the chosen ones.
+
+    That is what the stage gives with `filter_sigma: null` where it reads in the recipe's order: the filter goes by the
+    tokens' sums over the chosen heads, and of tokens nothing is kept.
+    """
     values = []
     for one in _examples(tasks, features, "calibrated"):
         columns = (-np.arange(len(one.grades), dtype=float), one.features.sum(1), one.features @ weights)
         values.append(ndcg(np.stack(columns, axis=1), one.grades, one.ideal))
     first, everything, chosen = np.mean(values, axis=0).tolist()
-    return {"candidates": first, "all": everything, "chosen": chosen}
+    by = f"calibrated sums without filter_sigma, candidates in the order '{recipe.order}'"
+    return {"by": by, "candidates": first, "all": everything, "chosen": chosen}

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'llm'")
 pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
-from rankpipe import Attention, Dataset, Pipeline, Runtime
+from rankpipe import Attention, Dataset, Pipeline, Runtime, evaluate
 from rankpipe.data import Queries
 from rankpipe.errors import DataError, ModelError, UsageError
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
@@ -73,8 +73,6 @@ def test_a_head_is_scored_as_the_stage_with_this_head_alone(model: Path, garden:
     queries = dataset.queries("train")
     chosen: Queries = queries.select([queries.row(one) for one in content["data"]["chosen_on"]])
     first = Pipeline.load("bm25", corpus=dataset.corpus).run(chosen).top(4)
-    from rankpipe import evaluate
-
     for layer, head in ((0, 1), (2, 3)):
         stage = Attention(model=str(model), heads=[f"{layer}-{head}"])
         run = Pipeline(stages=(stage,), runtime=RUNTIME).rerank(first)
@@ -129,6 +127,86 @@ def test_a_data_set_whose_queries_say_nothing_is_refused(model: Path, garden: Pa
     with pytest.raises(UsageError, match=r"0 queries of split 'train' have a relevant document and another one"):
         found(recipe_of(model), garden, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def lengthen(garden: Path, *query_ids: str, by: str) -> None:
+    """Give queries of the data set more text."""
+    queries = [json.loads(line) for line in (garden / "queries.jsonl").read_text(encoding="utf-8").splitlines()]
+    changed = [{**one, "text": one["text"] + by} if one["_id"] in query_ids else one for one in queries]
+    (garden / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in changed), encoding="utf-8")
+
+
+def test_queries_that_are_too_long_by_themselves_are_left_out_and_counted(
+    garden: Path, tmp_path: Path, tiny_causal_lm: Callable[..., Path]
+) -> None:
+    model = tiny_causal_lm(tmp_path / "model", positions=512)
+    before = found(recipe_of(model, held_out=0.0), garden, tmp_path / "before")["data"]
+    assert before["dropped_too_long"] == []
+    long = before["chosen_on"][3]
+    lengthen(garden, long, by=" and" * 600)  # a stop word, so that its candidates stay
+    said: list[str] = []
+    dataset, output = Dataset.load(str(garden)), tmp_path / "out"
+    recipe = recipe_of(model, held_out=0.0)
+    find_heads(recipe, dataset, output, RUNTIME, command="x", force=True, notify=said.append)
+    data = json.loads((output / "heads.json").read_text())["data"]
+    assert data["dropped_too_long"] == [long]
+    assert long not in data["chosen_on"]
+    assert data["chosen_on"][:3] == before["chosen_on"][:3]
+    assert len(data["chosen_on"]) == len(before["chosen_on"])  # another one is drawn in its place
+    assert said[-1].endswith("; left out, being too long for the model whatever max_words is: 1")
+    assert json.loads((output / "manifest.json").read_text())["queries"] == {
+        "read": 8,
+        "held_out": 0,
+        "dropped_recurring": len(data["dropped_recurring"]),
+        "dropped_too_long": 1,
+    }
+
+
+def test_a_data_set_whose_queries_are_all_too_long_is_refused(model: Path, garden: Path, tmp_path: Path) -> None:
+    lengthen(garden, *(f"train{number}" for number in range(12)), by=" and" * 2048)
+    with pytest.raises(UsageError, match=r"^0 queries of .*; left out, .* whatever max_words is: 11$"):
+        found(recipe_of(model), garden, tmp_path / "out")
+
+
+def test_candidates_that_are_too_long_are_refused_before_any_is_read(
+    garden: Path, tmp_path: Path, store: Path, tiny_causal_lm: Callable[..., Path]
+) -> None:
+    model = tiny_causal_lm(tmp_path / "model", positions=512)
+    last = found(recipe_of(model), garden, tmp_path / "before")["data"]["held_out"][-1]
+    documents = (garden / "corpus.jsonl").read_text(encoding="utf-8")
+    long = {"_id": "long", "title": "Yes", "text": "yes the apple " * 90}
+    (garden / "corpus.jsonl").write_text(documents + json.dumps(long) + "\n", encoding="utf-8")
+    lengthen(garden, last, by=" yes")  # it alone finds the long document
+    judged = (garden / "qrels" / "train.tsv").read_text(encoding="utf-8")
+    (garden / "qrels" / "train.tsv").write_text(judged + f"{last}\tlong\t1\n", encoding="utf-8")
+    read = set(store.rglob("*.npy"))
+    with pytest.raises(UsageError) as caught:
+        found(recipe_of(model), garden, tmp_path / "out")
+    said = str(caught.value)
+    assert said.startswith(f"query '{last}': 4 candidates make a prompt of ")
+    assert said.endswith(" tokens, and the model reads 512; choose a smaller max_words (300) or depth")
+    assert [path for path in set(store.rglob("*.npy")) - read if "attention-heads" in str(path)] == []
+    assert found(recipe_of(model, max_words=20), garden, tmp_path / "out")["data"]["dropped_too_long"] == []
+
+
+@pytest.mark.parametrize("order", ["random", "reverse"])
+def test_what_is_measured_is_the_stage_without_its_filter_in_the_same_order(
+    order: str, model: Path, garden: Path, tmp_path: Path
+) -> None:
+    content = found(recipe_of(model, held_out=0.5, order=order), garden, tmp_path / "out")
+    measured = content["measured"]
+    assert measured["by"] == f"calibrated sums without filter_sigma, candidates in the order '{order}'"
+    if order == "random":
+        return  # the stage draws orders of its own
+    dataset = Dataset.load(str(garden))
+    queries, held_out = dataset.queries("train"), content["data"]["held_out"]
+    first = Pipeline.load("bm25", corpus=dataset.corpus).run(queries.select([queries.row(one) for one in held_out]))
+    qrels = {one: dict(dataset.qrels("train")[one]) for one in held_out}
+    for name, heads in (("chosen", str(tmp_path / "out" / "heads.json")), ("all", "all")):
+        stage = Attention(model=str(model), heads=heads, filter_sigma=None)
+        run = Pipeline(stages=(stage,), runtime=RUNTIME).rerank(first.top(4))
+        assert measured[name] == pytest.approx(evaluate(run, qrels, ["nDCG@10"])["nDCG@10"], abs=2e-6)
+    assert measured["candidates"] == pytest.approx(evaluate(first.top(4), qrels, ["nDCG@10"])["nDCG@10"], abs=2e-6)
 
 
 def test_scores_of_heads_are_those_of_their_tokens(model: Path) -> None:
