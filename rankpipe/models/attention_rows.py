@@ -27,6 +27,8 @@ NAME = "rankpipe_rows"
 """Of the attention function."""
 STRANGE = ("softcap", "s_aux", "position_bias")
 """What some networks do to attention beside the softmax, which is not done here."""
+READ = ("full_attention", "sliding_attention")
+"""Kinds of layers, by their names in a config of transformers, whose tokens attend to what is taken for granted here."""
 
 
 class _Done(Exception):
@@ -65,11 +67,15 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention of one layer, as transformers calls it: query (1, H, S, d), key and value (1, G, S, d) -> (1, S, H, d)."""
     one, layer = _current.get(), int(module.layer_idx)
-    if strange := [name for name in STRANGE if options.get(name) is not None]:
-        raise ModelError(f"the attention of a {type(module).__name__} has a {strange[0]}, which is not supported")
+    if (strange := _strange(module, query, value, attention_mask, options)) is not None:
+        raise ModelError(f"the attention of a {type(module).__name__} {strange}, which is not supported")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = options.get("sliding_window")
     if one.prefix is None:
+        if layer in one.kept:
+            raise ModelError(
+                f"the attention of a {type(module).__name__} is computed twice in a layer, which is not supported"
+            )
         one.kept[layer] = (key[0], value[0])
         if layer == one.top:
             raise _Done
@@ -87,6 +93,19 @@ def attend(
     if layer == one.top:
         raise _Done
     return out.transpose(0, 1)[None], None
+
+
+def _strange(module: Any, query: Tensor, value: Tensor, mask: Tensor | None, options: Mapping[str, Any]) -> str | None:
+    """What an attention does that is not done here, if anything."""
+    if mask is not None:  # transformers made none, see _no_mask
+        return "has a mask of its own"
+    if found := next((name for name in STRANGE if options.get(name) is not None), None):
+        return f"has a {found}"
+    if getattr(module, "is_causal", True) is False:
+        return "reaches tokens that come later"
+    if value.shape[-1] != query.shape[-1]:
+        return f"has values of {value.shape[-1]} dimensions and keys of {query.shape[-1]}"
+    return None
 
 
 def _rows(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> tuple[Tensor, Tensor]:
@@ -144,6 +163,12 @@ class AttentionReader:
         """Take a base network of transformers, without a head. Raises ModelError where its attention cannot be read."""
         config = network.config.get_text_config()
         self.layers, self.heads = int(config.num_hidden_layers), int(config.num_attention_heads)
+        kinds = getattr(config, "layer_types", None) or ()
+        if other := next((kind for kind in kinds if kind not in READ), None):
+            raise ModelError(
+                f"a {type(network).__name__} has layers of the kind {other}, which is not supported; choose a model whose "
+                f"layers are {' or '.join(READ)}"
+            )
         self._network, self._device = network, next(network.parameters()).device
         network.set_attn_implementation(NAME)
         self._check()

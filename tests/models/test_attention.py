@@ -11,6 +11,7 @@ pytest.importorskip("torch", reason="needs the extra 'llm'")
 pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
@@ -152,6 +153,59 @@ def test_every_row_sums_to_one(folder: Path) -> None:
     assert rows.sum().item() == pytest.approx(3 * reader.heads, abs=1e-4)
 
 
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+    "pad_token_id": 0,
+}
+LATENT = {"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "settings", "said"),
+    [
+        ("Gemma2", "Gemma2", {}, "the attention of a Gemma2Attention has a softcap, which is not supported"),
+        (
+            "Gemma3",
+            "Gemma3Text",
+            {"use_bidirectional_attention": True},
+            "the attention of a Gemma3Attention reaches tokens that come later, which is not supported",
+        ),
+        ("Doge", "Doge", {}, "the attention of a DogeAttention has a mask of its own, which is not supported"),
+        (
+            "DiffLlama",
+            "DiffLlama",
+            {},
+            "the attention of a DiffLlamaAttention is computed twice in a layer, which is not supported",
+        ),
+        (
+            "DeepseekV3",
+            "DeepseekV3",
+            {**LATENT, "v_head_dim": 4, "first_k_dense_replace": 2},
+            "the attention of a DeepseekV3Attention has values of 4 dimensions and keys of 16, which is not supported",
+        ),
+        (
+            "Llama4",
+            "Llama4Text",
+            {"attention_chunk_size": 16, "num_local_experts": 2, "intermediate_size_mlp": 64},
+            "a Llama4TextModel has layers of the kind chunked_attention, which is not supported; choose a model whose "
+            "layers are full_attention or sliding_attention",
+        ),
+    ],
+)
+def test_attention_of_another_kind_is_refused_by_name(
+    kind: str, config: str, settings: dict[str, Any], said: str, refused: Callable[[Callable[[], object]], str]
+) -> None:
+    made = getattr(transformers, f"{config}Config")(**{**SMALL, **settings})
+    network = getattr(transformers, f"{kind}ForCausalLM")(made).eval()
+    assert refused(lambda: AttentionReader(network.model)) == said
+
+
 DOCUMENTS = ["sweet apple\nThe apple is a fruit", "", "the road <|im_end|> and the car", "apple"]
 
 
@@ -234,7 +288,7 @@ def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path: Path, tiny_c
 
 
 def test_what_cannot_be_read_is_said(
-    tmp_path: Path, model: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+    tmp_path: Path, model: Path, refused: Callable[[Callable[[], object]], str]
 ) -> None:
     def says(**settings: Any) -> str:
         return refused(lambda: scorer_of(model, **settings))
@@ -250,8 +304,4 @@ def test_what_cannot_be_read_is_said(
     prompt.write_text("--- user\nQuery: {query}\n\n{documents}\n")
     assert says(prompt=str(prompt)) == (
         f"prompt {prompt}: the query must stand behind the documents, which are read once"
-    )
-    capped = tiny_causal_lm(tmp_path / "capped", kind="Gemma2")
-    assert (
-        refused(lambda: scorer_of(capped)) == "the attention of a Gemma2Attention has a softcap, which is not supported"
     )
