@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import ModelError, RankpipeError, UsageError
 from rankpipe.machine import free_memory
-from rankpipe.models.attention_rows import AttentionReader, Prefix
+from rankpipe.models.attention_rows import ROWS, AttentionReader, Prefix
 from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, parsed_heads, read_heads
 from rankpipe.models.causal_lm import ChatTokens, Ids, open_causal_lm
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
@@ -228,13 +228,13 @@ class AttentionScorer:
         return rows
 
     def _needed(self, tokens: int) -> int:
-        """Bytes, about: keys and values of every layer, a layer's states, and attention of the query's tokens."""
+        """Bytes, about: keys and values of every layer, a layer's states, and rows of attention with copies of them."""
         config = self._config
         groups = getattr(config, "num_key_value_heads", None) or self._reader.heads
         width = getattr(config, "head_dim", None) or config.hidden_size // self._reader.heads
         kept = (max(self.heads.layers) + 1) * 2 * groups * width
         states = 4 * config.hidden_size + 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-        attention = 3 * 4 * (self._reader.heads // groups) * len(self._blank)
+        attention = 3 * 4 * max(ROWS, self._reader.heads // groups)
         return tokens * ((kept + states) * max(2, self._dtype.itemsize) + attention)
 
     def _heads_of(self, settings: AttentionSettings) -> Heads:

@@ -27,6 +27,11 @@ NAME = "rankpipe_rows"
 """Of the attention function."""
 STRANGE = ("softcap", "s_aux", "position_bias")
 """What some networks do to attention beside the softmax, which is not done here."""
+ROWS = 1024
+"""Rows of attention, of a weight for each token of the prompt, that stand in memory at once: a group of heads has each
+for some of the suffix's tokens. A suffix that is longer is taken in parts."""
+BLOCK = 256
+"""Tokens of the prefix that a sliding window is applied to at once: their mask has only what the window reaches."""
 READ = ("full_attention", "sliding_attention")
 """Kinds of layers, by their names in a config of transformers, whose tokens attend to what is taken for granted here."""
 
@@ -79,10 +84,10 @@ def attend(
         one.kept[layer] = (key[0], value[0])
         if layer == one.top:
             raise _Done
-        mask = None if window is None or window >= key.shape[2] else _window_mask(key.shape[2], window, key.device)
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
-        )
+        if window is None or window >= key.shape[2]:
+            out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        else:
+            out = _windowed(query, key, value, scale, window)
         return out.transpose(1, 2), None
     keys, values = one.prefix[layer]
     keys = torch.cat([keys, key[0]], dim=1)
@@ -111,30 +116,50 @@ def _strange(module: Any, query: Tensor, value: Tensor, mask: Tensor | None, opt
 def _rows(query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> tuple[Tensor, Tensor]:
     """Attention of the last S of T tokens: outputs (H, S, d), and weights (H, T), their mean over the S tokens.
 
-    query (H, S, d), keys and values (G, T, d); one group of heads after the other, so that its weights (H / G, S, T)
-    are all that stands in memory.
+    query (H, S, d), keys and values (G, T, d); one group of heads after the other and few tokens at once, so that ROWS of
+    the weights are all that stands in memory.
     """
     heads, rows, width = query.shape
     groups, length, _ = keys.shape
-    at = torch.arange(length - rows, length, device=query.device)[:, None]
-    behind = torch.arange(length, device=query.device)[None, :]
-    hidden = behind > at if window is None else (behind > at) | (behind <= at - window)
-    out, means = torch.empty_like(query), query.new_empty((heads, length), dtype=torch.float32)
+    out, means = torch.empty_like(query), query.new_zeros((heads, length), dtype=torch.float32)
     each = heads // groups
-    for group in range(groups):
-        part = slice(group * each, (group + 1) * each)
-        scores = query[part].float().reshape(each * rows, width) @ keys[group].float().T
-        weights = scores.mul_(scale).view(each, rows, length).masked_fill_(hidden, float("-inf")).softmax(-1)
-        means[part] = weights.mean(1)
-        mixed = weights.to(values.dtype).reshape(each * rows, length) @ values[group]
-        out[part] = mixed.view(each, rows, width)
-    return out, means
+    step = max(1, ROWS // each)
+    for begin in range(0, rows, step):
+        end = min(begin + step, rows)
+        hidden = ~_seen(slice(length - rows + begin, length - rows + end), slice(0, length), window, query.device)
+        for group in range(groups):
+            part = slice(group * each, (group + 1) * each)
+            scores = query[part, begin:end].float().reshape(-1, width) @ keys[group].float().T
+            weights = scores.mul_(scale).view(each, -1, length).masked_fill_(hidden, float("-inf")).softmax(-1)
+            means[part] += weights.sum(1)
+            mixed = weights.to(values.dtype).reshape(-1, length) @ values[group]
+            out[part, begin:end] = mixed.view(each, -1, width)
+    return out, means.div_(rows)
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
-    """(T, T) true where a token is seen: itself and those before it, `window` in all."""
-    at, behind = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)[None, :]
-    return (behind <= at) & (behind > at - window)
+def _windowed(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int) -> Tensor:
+    """Attention (1, H, T, d) of tokens to themselves and those before them, `window` in all."""
+    length, out = key.shape[2], torch.empty_like(query)
+    for begin in range(0, length, BLOCK):
+        end = min(begin + BLOCK, length)
+        reached = slice(max(0, begin - window + 1), end)
+        seen = _seen(slice(begin, end), reached, window, query.device)
+        out[:, :, begin:end] = scaled_dot_product_attention(
+            query[:, :, begin:end],
+            key[:, :, reached],
+            value[:, :, reached],
+            attn_mask=seen,
+            scale=scale,
+            enable_gqa=True,
+        )
+    return out
+
+
+def _seen(tokens: slice, others: slice, window: int | None, device: torch.device) -> Tensor:
+    """(tokens, others) true where a token sees another one: itself and those before it, `window` in all; None: all."""
+    at = torch.arange(tokens.start, tokens.stop, device=device)[:, None]
+    other = torch.arange(others.start, others.stop, device=device)[None, :]
+    return other <= at if window is None else (other <= at) & (other > at - window)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

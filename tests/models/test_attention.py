@@ -12,10 +12,11 @@ pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
-from rankpipe.models.attention_rows import AttentionReader
+from rankpipe.models.attention_rows import ROWS, AttentionReader
 from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens
 from rankpipe.models.runtime import Runtime
 
@@ -151,6 +152,43 @@ def test_every_row_sums_to_one(folder: Path) -> None:
     rows = reader.rows(reader.prefix(ids[:40]), ids[40:])
     assert rows.shape == (3, reader.heads, 50)
     assert rows.sum().item() == pytest.approx(3 * reader.heads, abs=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """Within the block, the number of elements of the largest tensor that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.elements = max(self.elements, one.numel())
+        return made
+
+
+def test_a_prefix_with_a_sliding_window_needs_no_matrix(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    folder = tiny_causal_lm(tmp_path / "model", kind="Mistral", sliding_window=90)
+    reader = reader_of(folder)
+    ids = torch.from_numpy(np.random.default_rng(3).integers(3, 340, 620))  # more than two blocks, the last not full
+    with Largest() as largest:
+        prefix = reader.prefix(ids[:600])
+    assert largest.elements < 600 * 600 / 2
+    torch.testing.assert_close(reader.rows(prefix, ids[600:]), eager(folder, ids, 20), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 90])
+def test_a_long_query_is_read_in_parts(tmp_path: Path, tiny_causal_lm: Callable[..., Path], window: int | None) -> None:
+    folder = tiny_causal_lm(tmp_path / "model", kind="Mistral", sliding_window=window)
+    reader = reader_of(folder)
+    ids = torch.from_numpy(np.random.default_rng(4).integers(3, 340, 800))
+    prefix = reader.prefix(ids[:100])
+    with Largest() as largest:
+        rows = reader.rows(prefix, ids[100:])  # of two heads that share keys, 1400 rows of 800
+    assert largest.elements <= ROWS * 800
+    torch.testing.assert_close(rows, eager(folder, ids, 700), atol=1e-5, rtol=0)
 
 
 SMALL = {
