@@ -54,7 +54,8 @@ class Listed(NamedTuple):
     """Documents as the beginning of a prompt.
 
     ids           (P,) tokens up to the separator behind the last document
-    begins, ends  (N,) the tokens begins[n]:ends[n] are document n's, its number included
+    begins, ends  (N,) the tokens begins[n]:ends[n] are document n's, its number included; a token that reaches over into
+                  the blank line behind, such as a mark and the line breaks in one, is no document's
     characters    (P,) where in `text` a token begins; those of the chat template before it at 0
     """
 
@@ -142,13 +143,15 @@ class AttentionScorer:
         sizes = np.array([len(part) for part in parts], np.int64)
         begins = len(before) + np.cumsum(sizes + len(SEPARATOR)) - sizes - len(SEPARATOR)
         text = before + SEPARATOR.join(parts) + self._gap
-        ids, characters = self._tokens.located(text)
+        ids, places = self._tokens.located(text)
         led = len(self._tokens.before)
+        first = np.searchsorted(places[:, 0], begins)
+        behind = np.searchsorted(places[:, 1], begins + sizes, side="right")
         return Listed(
             np.concatenate([self._tokens.before, ids]),
-            np.searchsorted(characters, begins) + led,
-            np.searchsorted(characters, begins + sizes) + led,
-            np.concatenate([np.zeros(led, np.int64), characters]),
+            first + led,
+            np.maximum(first, behind) + led,
+            np.concatenate([np.zeros(led, np.int64), places[:, 0]]),
             text,
         )
 

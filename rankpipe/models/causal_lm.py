@@ -35,6 +35,7 @@ class ChatTokens:
         self._special = opened.backend_tokenizer
         self._plain = Tokenizer.from_str(self._special.to_str())
         self._plain.encode_special_tokens = True
+        self._plain.post_processor = None  # it would add nothing here, and some take white space out of where a token is
         frame = chat_frame(opened, system, folder)
         if frame is not None:
             self.before, self.after = (self._encoded(self._special, text) for text in frame)
@@ -48,9 +49,9 @@ class ChatTokens:
         return self._encoded(self._plain, text)
 
     def located(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """(T,) tokens of a text, and (T,) the characters that they begin at."""
+        """(T,) tokens of a text, and (T, 2) the characters that they begin at and end before."""
         encoded = self._plain.encode(text, add_special_tokens=False)
-        return np.array(encoded.ids, np.int64), np.array([begin for begin, _ in encoded.offsets], np.int64)
+        return np.array(encoded.ids, np.int64), np.array(encoded.offsets, np.int64).reshape(-1, 2)
 
     def text(self, ids: Ids) -> str:
         """Text of tokens, special ones left out."""

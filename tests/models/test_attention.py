@@ -270,6 +270,48 @@ def test_spans_are_those_of_the_documents_and_their_numbers(model: Path) -> None
     assert spans == [f"[{at}] {text}" for at, text in enumerate(DOCUMENTS, 1)]
 
 
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""How Llama 3 takes texts apart, and but for the digits Qwen: marks and the line breaks behind them are together."""
+
+
+def write_tokenizer_of_llama_3(folder: Path, *, trim: bool) -> None:
+    """Put another tokenizer into a model's folder.
+
+    trim  a token's place does not say the blanks that it begins with
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["[1] the apple.\n\n[2] the road \n\n"] * 9, trainer)
+    opened = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    opened.chat_template = transformers.AutoTokenizer.from_pretrained(folder).chat_template
+    opened.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_what_parts_documents_is_no_documents(model: Path, trim: bool) -> None:
+    write_tokenizer_of_llama_3(model, trim=trim)
+    scorer = scorer_of(model)
+    assert len(scorer._tokens.tokens(".\n\n")) == 1
+    listed = scorer.listed(["the apple.", "the road", "", "...", "a car.\n\nIt is sweet "])
+    spans = [scorer._tokens.text(listed.ids[begin:end]) for begin, end in zip(listed.begins, listed.ends, strict=True)]
+    assert spans == ["[1] the apple", "[2] the road", "[3]", "[4] ..", "[5] a car.\n\nIt is sweet"]
+
+
 def test_a_special_token_in_a_document_is_text(model: Path) -> None:
     scorer = scorer_of(model)
     assert 2 not in scorer.listed(DOCUMENTS).ids  # <|im_end|>, which ends the user's turn
