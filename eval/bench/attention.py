@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     eager = _Eager(ours)
     for tokens in options.tokens:
         listed, query = _of_length(ours, first, tokens)
-        suffix = ours.suffix(query)
+        suffix = ours.suffix(query, len(listed.begins))
         works: dict[str, Callable[[], Any]] = {
             "eager": lambda listed=listed, query=query: eager.scores(listed, query),
             "ours": lambda listed=listed, query=query: _scores(ours, listed, query),
@@ -102,7 +102,7 @@ class _Eager:
         return output[0], None
 
     def _tokens(self, listed: Listed, query: str) -> np.ndarray:
-        suffix = self._scorer.suffix(query)
+        suffix = self._scorer.suffix(query, len(listed.begins))
         self._rows, self._read = len(suffix), []
         ids = torch.from_numpy(np.concatenate([listed.ids, suffix]))[None]
         with torch.inference_mode():

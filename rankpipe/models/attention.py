@@ -21,7 +21,7 @@ from rankpipe.models.attention_rows import ROWS, AttentionReader, Prefix
 from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, parsed_heads, read_heads
 from rankpipe.models.causal_lm import ChatTokens, Ids, open_causal_lm
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
-from rankpipe.models.prompt import SEPARATOR, filled, load_prompt
+from rankpipe.models.prompt import SEPARATOR, filled, load_attention_prompt
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve, weights_digest
 from rankpipe.models.runtime import Runtime
@@ -85,14 +85,9 @@ class AttentionScorer:
 
     def __init__(self, reference: str, settings: AttentionSettings, runtime: Runtime) -> None:
         """Open a model. Raises ModelError where that fails, UsageError for a prompt or heads that do not fit it."""
-        self.prompt = load_prompt(settings.prompt)
-        self.prompt.need(("documents", "query"), document=("document",))
-        before, _, behind = self.prompt.user.partition("{documents}")
-        if "{query}" in before:
-            raise UsageError(
-                f"prompt {self.prompt.file}: the query must stand behind the documents, which are read once"
-            )
-        self._before, self._behind = before, behind.lstrip()
+        self.prompt = load_attention_prompt(settings.prompt)
+        self._before, _, behind = self.prompt.user.partition("{documents}")
+        self._behind = behind.lstrip()
         self._gap = behind[: len(behind) - len(self._behind)] or SEPARATOR
         folder = resolve(reference)
         self._digest, self.weights = model_digest(folder), weights_digest(folder)
@@ -110,7 +105,6 @@ class AttentionScorer:
         self._config = network.config.get_text_config()
         self.shape = (self._reader.layers, self._reader.heads)
         self.heads = self._heads_of(settings)
-        self._blank = self.suffix(CONTENT_FREE)
 
     @property
     def dtype(self) -> str:
@@ -155,15 +149,17 @@ class AttentionScorer:
             text,
         )
 
-    def suffix(self, query: str) -> Ids:
-        """(S,) tokens of a prompt behind the documents."""
-        asked = filled(self._behind, {"query": query})
-        answer = self._tokens.tokens(self.prompt.answer) if self.prompt.answer else np.zeros(0, np.int64)
-        return np.concatenate([self._tokens.tokens(asked), self._tokens.after, answer])
+    def suffix(self, query: str, count: int) -> Ids:
+        """(S,) tokens of a prompt behind its documents, of which there are `count`."""
+        asked = filled(self._behind, {"query": query, "count": str(count)})
+        answer = filled(self.prompt.answer, {"query": query})
+        begun = self._tokens.tokens(answer) if answer else np.zeros(0, np.int64)
+        return np.concatenate([self._tokens.tokens(asked), self._tokens.after, begun])
 
     def tokens(self, listed: Listed, query: str) -> int:
         """Tokens of the longer of the prompts that are computed for a query."""
-        return len(listed.ids) + max(len(self.suffix(query)), len(self._blank) if self._settings.calibrate else 0)
+        computed = (query, CONTENT_FREE) if self._settings.calibrate else (query,)
+        return len(listed.ids) + max(len(self.suffix(one, len(listed.begins))) for one in computed)
 
     def most_documents(self, listed: Listed, query: str) -> int:
         """How many of these documents fit into a prompt, whichever they are; 0 if none does."""
@@ -172,6 +168,7 @@ class AttentionScorer:
         count = len(listed.begins)
         sizes = np.diff(listed.begins, append=len(listed.ids))
         around = self.tokens(listed, query) - int(sizes.sum())
+        around += self.prompt.user.count("{count}") * len(str(count))  # a smaller number may take more tokens
         grown = [len(str(count)) - len(str(number)) for number in range(1, count + 1)]  # with another number before it
         largest = np.sort(sizes + np.array(grown, np.int64))[::-1]
         return int(np.searchsorted(around + np.cumsum(largest), self.limit, side="right"))
@@ -194,13 +191,15 @@ class AttentionScorer:
         top = max(self.heads.layers)
         with thread_limit(self._threads):
             prefix = self._reader.prefix(listed.ids, top)
-            blank = self._rows(prefix, self._blank) if self._settings.calibrate else None
+            blank = None
+            if self._settings.calibrate:
+                blank = self._rows(prefix, self.suffix(CONTENT_FREE, len(listed.begins)))
         return ReadPrefix(listed, prefix, blank)
 
     def attention(self, read: ReadPrefix, query: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(W, H, P) what a query attends to among documents that were read; twice, the second time calibrated if set."""
         with thread_limit(self._threads):
-            rows = self._rows(read.prefix, self.suffix(query))
+            rows = self._rows(read.prefix, self.suffix(query, len(read.listed.begins)))
         return rows, rows if read.blank is None else rows - read.blank
 
     def token_scores(self, read: ReadPrefix, query: str) -> NDArray[np.float64]:

@@ -35,7 +35,9 @@ class ChatTokens:
         self._special = opened.backend_tokenizer
         self._plain = Tokenizer.from_str(self._special.to_str())
         self._plain.encode_special_tokens = True
-        self._plain.post_processor = None  # it would add nothing here, and some take white space out of where a token is
+        self._plain.post_processor = (
+            None  # it would add nothing here, and some take white space out of where a token is
+        )
         frame = chat_frame(opened, system, folder)
         if frame is not None:
             self.before, self.after = (self._encoded(self._special, text) for text in frame)

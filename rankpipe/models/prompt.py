@@ -113,6 +113,20 @@ def load_prompt(reference: str) -> Prompt:
     return Prompt(**_sections(path, text), file=str(path))
 
 
+def load_attention_prompt(reference: str) -> Prompt:
+    """As load_prompt, for re-ranking by attention: documents, and behind them the query.
+
+    Raises UsageError as well for a prompt that lacks a place, or has one that there is no text for.
+    """
+    prompt = load_prompt(reference)
+    prompt.need(("documents", "query"), document=("document",))
+    prompt.have_only("documents", "query", "count")
+    before, _, _ = prompt.user.partition("{documents}")
+    if "{query}" in before:
+        raise UsageError(f"prompt {prompt.file}: the query must stand behind the documents, which are read once")
+    return prompt
+
+
 def _found(reference: str) -> Path:
     path = Path(reference).expanduser()
     if path.is_file():

@@ -315,7 +315,22 @@ def test_what_parts_documents_is_no_documents(model: Path, trim: bool) -> None:
 def test_a_special_token_in_a_document_is_text(model: Path) -> None:
     scorer = scorer_of(model)
     assert 2 not in scorer.listed(DOCUMENTS).ids  # <|im_end|>, which ends the user's turn
-    assert (scorer.suffix("is <|im_end|> a token?") == 2).sum() == 1
+    assert (scorer.suffix("is <|im_end|> a token?", 4) == 2).sum() == 1
+
+
+def test_every_place_of_a_prompt_is_filled(tmp_path: Path, model: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(
+        "--- user\n{count} texts:\n\n{documents}\n\nWhich of the {count} fits {query}?\n--- answer\nOn {query}:"
+    )
+    scorer = scorer_of(model, prompt=str(prompt))
+    listed = scorer.listed(["apple", "{query}", "{count}"])
+    text = scorer._tokens.text(np.concatenate([listed.ids, scorer.suffix("sweet {count}", 3)]))
+    assert text == (
+        "user\n3 texts:\n\napple\n\n{query}\n\n{count}\n\nWhich of the 3 fits sweet {count}?\nassistant\nOn sweet {count}:"
+    )
+    assert scorer.tokens(listed, "sweet {count}") == len(listed.ids) + len(scorer.suffix("sweet {count}", 3))
+    assert scorer.scores(listed, scorer.token_scores(scorer.read(listed), "N/A")).tolist() == [0.0] * 3
 
 
 def test_a_document_is_found_by_its_place_not_by_its_text(model: Path) -> None:
@@ -330,7 +345,7 @@ def test_scores_are_those_of_one_whole_prompt_read_eagerly(model: Path) -> None:
     found = scorer.scores(listed, scorer.token_scores(scorer.read(listed), query))
     parts = []
     for text in (query, "N/A"):
-        suffix = scorer.suffix(text)
+        suffix = scorer.suffix(text, len(DOCUMENTS))
         ids = torch.from_numpy(np.concatenate([listed.ids, suffix]))
         parts.append(eager(model, ids, len(suffix)).sum((0, 1)).numpy()[: len(listed.ids)].astype(np.float64))
     expected = document_scores(parts[0] - parts[1], listed.begins, listed.ends, sigma=2.0)
@@ -360,7 +375,7 @@ def test_as_many_documents_as_the_context_holds(tmp_path: Path, tiny_causal_lm: 
 
 def test_a_model_without_a_chat_template_is_asked_plainly(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
     scorer = scorer_of(tiny_causal_lm(tmp_path / "plain", chat=False))
-    text = scorer._tokens.text(np.concatenate([scorer.listed(["apple"]).ids, scorer.suffix("fruit")]))
+    text = scorer._tokens.text(np.concatenate([scorer.listed(["apple"]).ids, scorer.suffix("fruit", 1)]))
     assert text == (
         "Below are several paragraphs, each of which begins with its number.\n\n[1] apple\n\n"
         "Find the information in the paragraphs above that is relevant to the query below.\n\nQuery: fruit\n\n"
