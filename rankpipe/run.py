@@ -33,6 +33,7 @@ class Candidate:
     rank    from 1
     scores  what named stages gave this document, by their names; NaN where a stage did not score it
     explained  by stages that were asked what made their score: the text that they read, in pieces, and what each adds
+    remarks    by stages whose pieces do not add up to their score: what they say instead
     """
 
     rank: int
@@ -42,6 +43,7 @@ class Candidate:
     _corpus: Corpus = field(repr=False)
     _row: int = field(repr=False)
     explained: Mapping[str, Pieces] = field(default_factory=dict, repr=False)
+    remarks: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def title(self) -> str:

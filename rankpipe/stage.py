@@ -207,6 +207,7 @@ class Trace:
     explain       stages that can say what made a score say it
     explained     label -> (query id, row of the document) -> pieces of the text that the stage read, and what each
                   added to the document's score
+    remarks       label -> query id -> what is to be said of its explanations, where they do not add up to the scores
     """
 
     labels: dict[int, str]
@@ -214,6 +215,7 @@ class Trace:
     explain: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     explained: dict[str, dict[tuple[str, int], Pieces]] = field(default_factory=dict)
+    remarks: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 _trace: ContextVar[Trace | None] = ContextVar("rankpipe_trace", default=None)
@@ -230,12 +232,19 @@ def traced(stage: Stage, *, keep_scores: bool = False, explain: bool = False) ->
         _trace.reset(token)
 
 
-def note_explained(stage: Stage, query_id: str, explained: Callable[[], Iterable[tuple[int, Pieces]]]) -> None:
-    """Leave in the trace what made the scores of a query's documents, by their rows, if it is asked for."""
+def note_explained(
+    stage: Stage, query_id: str, explained: Callable[[], Iterable[tuple[int, Pieces]]], *, remark: str | None = None
+) -> None:
+    """Leave in the trace what made the scores of a query's documents, by their rows, if it is asked for.
+
+    remark  what is to be said of it, where it does not add up to the scores
+    """
     trace = _trace.get()
     if trace is not None and trace.explain and (label := trace.labels.get(id(stage))) is not None:
         kept = trace.explained.setdefault(label, {})
         kept.update({(query_id, row): pieces for row, pieces in explained()})
+        if remark is not None:
+            trace.remarks.setdefault(label, {})[query_id] = remark
 
 
 def apply(stage: Stage, run: Run) -> Run:

@@ -154,7 +154,8 @@ def search(
         print(f"   {shortened(candidate.text)}")
         for name, pieces in candidate.explained.items():
             words = sorted(words_of(pieces), key=lambda one: -one[1])[:EXPLAINED]
-            print(f"   {name}: {'  '.join(f'{shortened(word)} {value:+.4f}' for word, value in words)}")
+            shown = f"{name} ({candidate.remarks[name]})" if name in candidate.remarks else name
+            print(f"   {shown}: {'  '.join(f'{shortened(word)} {value:+.4f}' for word, value in words)}")
         print()
 
 

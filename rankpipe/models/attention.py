@@ -218,6 +218,8 @@ class AttentionScorer:
         for begin, end in zip(listed.begins.tolist(), listed.ends.tolist(), strict=True):
             own = tokens[begin:end]
             added = np.where(kept_tokens(own, self._settings.filter_sigma), own, 0.0)
+            if self._settings.mean:
+                added /= max(1, end - begin)
             pieces = [listed.text[characters[at] : characters[at + 1]] for at in range(begin, end)]
             found.append(list(zip(pieces, added.tolist(), strict=True)))
         return found

@@ -146,10 +146,12 @@ class Pipeline(Chain):
         """
         with traced(self, keep_scores=True, explain=explain) as trace:
             run = self.run(query, progress=False).top(k)
+        remarks = {label: told["q1"] for label, told in trace.remarks.items()}
         return [
             replace(
                 candidate,
                 explained={label: one["q1", row] for label, one in trace.explained.items() if ("q1", row) in one},
+                remarks=remarks,
             )
             for candidate, row in zip(run["q1"], run.documents.tolist(), strict=True)
         ]

@@ -28,6 +28,9 @@ from rankpipe.stages.prompt_file import PromptFile
 if TYPE_CHECKING:
     from rankpipe.models.attention import AttentionScorer, Listed, ReadPrefix
 
+WINDOWED = "in the last window that read the document; the score is minus its rank"
+"""What an explanation says of itself where a query needs several windows."""
+
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Attention(Stage):
@@ -276,7 +279,10 @@ class _Reading:
         tokens = self._scorer.token_scores(read, self._run.queries.texts[row])
         documents = self._documents(row)[order].tolist()
         note_explained(
-            self._stage, self._id(row), lambda: zip(documents, self._scorer.explained(read.listed, tokens), strict=True)
+            self._stage,
+            self._id(row),
+            lambda: zip(documents, self._scorer.explained(read.listed, tokens), strict=True),
+            remark=None if len(documents) == self._run.counts[row] else WINDOWED,
         )
         return self._scorer.scores(read.listed, tokens)
 

@@ -359,8 +359,9 @@ def test_pieces_of_an_explanation_make_the_text_and_the_score(model: Path) -> No
     explained = scorer.explained(listed, tokens)
     whole = ["".join(piece for piece, _ in pieces).strip() for pieces in explained]
     assert whole == [f"[{at}] {text}".strip() for at, text in enumerate(DOCUMENTS, 1)]
-    totals = [sum(value for _, value in pieces) for pieces in explained]
-    assert totals == pytest.approx(scorer.scores(listed, tokens))
+    for one in (scorer, scorer_of(model, mean=True)):
+        totals = [sum(value for _, value in pieces) for pieces in one.explained(listed, tokens)]
+        assert totals == pytest.approx(one.scores(listed, tokens))
 
 
 def test_as_many_documents_as_the_context_holds(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:

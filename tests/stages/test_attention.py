@@ -179,6 +179,18 @@ def test_texts_are_cut_at_a_word_and_keep_their_lines() -> None:
     assert read_texts(corpus, np.array([0, 1]), ("title", "text"), 3) == (["T\na  b", "alone"], 1)
 
 
+def test_an_explanation_by_windows_says_that_it_makes_no_score(
+    model: str, rankpipe: Callable[..., Any], pets: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "attention.yaml"
+    file.write_text(f"stages:\n  - bm25: {{k: 3}}\n  - attention: {{model: {model}, window: 2}}\n")
+    remark = "in the last window that read the document; the score is minus its rank"
+    for query, remarked in (("cat", False), ("cat winter", True)):  # two candidates, three candidates
+        told = rankpipe("search", file, query, "-d", pets, "--dtype", "float32", "--explain").out
+        assert (f"   attention ({remark}): " in told) == remarked
+        assert ("   attention: " in told) != remarked
+
+
 def test_it_stands_in_a_pipeline_behind_a_first_stage(model: str) -> None:
     pipeline = (BM25(k=4) >> Attention(model=model, depth=2)).on(CORPUS)
     run = pipeline.run(["sweet apple"])
