@@ -55,7 +55,7 @@ class Attention(Stage):
     seed          of the order "random"
     window        candidates of a prompt: "fit" is all of them where the model's context holds them, else as many as it
                   holds; a number is never exceeded. Several windows move from the last candidates to the first
-    stride        places from one window to the next; by default half a window
+    stride        places from one window to the next, which may not be more than a window; by default half a window
 
     Scores are sums of attention; where a query needs several windows, they are minus its ranks, from -1.
     """
@@ -236,6 +236,11 @@ class _Reading:
             raise UsageError(
                 self._too_long(plan, f"even {fewest} of its candidates do not fit; choose a smaller max_words")
             )
+        if plan.window < count and stage.stride is not None and stage.stride > plan.window:
+            fit = (
+                f"{plan.window} of them fit, and a stride of {stage.stride} would leave out candidates between windows"
+            )
+            raise UsageError(self._too_long(plan, f"{fit}; choose a smaller stride or max_words"))
         return plan
 
     def _too_long(self, plan: _Plan, what: str) -> str:
@@ -253,7 +258,7 @@ class _Reading:
     def _in_windows(self, plan: _Plan) -> NDArray[np.float64]:
         """(N,) minus the ranks that windows, moved from the tail to the head, leave the candidates in."""
         window, places = plan.window, np.arange(len(plan.order))
-        stride = min(self._stage.stride or max(1, window // 2), window)
+        stride = self._stage.stride or max(1, window // 2)
         end = len(places)
         while True:
             begin = max(0, end - window)

@@ -140,6 +140,20 @@ def test_a_prompt_that_cannot_fit_is_refused_before_any_is_read(
     )
 
 
+def test_a_stride_above_the_windows_that_fit_is_refused(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    model = str(tiny_causal_lm(tmp_path / "short", positions=200))
+    run = run_of({"q": [0, 1, 2, 3, 4, 5, 6]})
+    stage = Attention(model=model, stride=6)
+    with pytest.raises(UsageError) as caught:
+        Pipeline(stages=(stage,), runtime=RUNTIME).rerank(run)
+    assert str(caught.value).endswith(
+        "tokens, and the model reads 200; 2 of them fit, and a stride of 6 would leave out candidates between windows; "
+        "choose a smaller stride or max_words (300)"
+    )
+    assert counted_of(stage)["prompts"] == 0
+    assert reranked(run_of({"q": [1, 3]}), model=model, stride=6)  # no windows, no stride
+
+
 def test_heads_of_one_layer_are_those_of_a_list(model: str) -> None:
     run = run_of({"q": [2, 0, 5, 1]})
     assert reranked(run, model=model, layers=(1, 1)) == reranked(run, model=model, heads=["1-0", "1-1", "1-2", "1-3"])
