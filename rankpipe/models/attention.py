@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankpipe.errors import ModelError, RankpipeError, UsageError
+from rankpipe.errors import ModelError, RankpipeError
 from rankpipe.machine import free_memory
 from rankpipe.models.attention_rows import ROWS, AttentionReader, Prefix
 from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, parsed_heads, read_heads
@@ -84,7 +84,10 @@ class AttentionScorer:
     """
 
     def __init__(self, reference: str, settings: AttentionSettings, runtime: Runtime) -> None:
-        """Open a model. Raises ModelError where that fails, UsageError for a prompt or heads that do not fit it."""
+        """Open a model.
+
+        Raises ModelError where that fails, UsageError and DataError for a prompt or heads that do not fit it.
+        """
         self.prompt = load_attention_prompt(settings.prompt)
         self._before, _, behind = self.prompt.user.partition("{documents}")
         self._behind = behind.lstrip()
@@ -92,6 +95,7 @@ class AttentionScorer:
         folder = resolve(reference)
         self._digest, self.weights = model_digest(folder), weights_digest(folder)
         self._settings = settings
+        chosen = self._chosen(settings.heads)  # before the network, which takes longer to open
         config = network_config(folder)
         self.limit = longest(config)
         self._tokens = ChatTokens(folder, self.prompt.system)
@@ -104,7 +108,7 @@ class AttentionScorer:
         self._reader = AttentionReader(network)
         self._config = network.config.get_text_config()
         self.shape = (self._reader.layers, self._reader.heads)
-        self.heads = self._heads_of(settings)
+        self.heads = Heads.all(*self.shape, settings.layers) if chosen is None else Heads.of(chosen, *self.shape)
 
     @property
     def dtype(self) -> str:
@@ -241,20 +245,16 @@ class AttentionScorer:
         attention = 3 * 4 * max(ROWS, self._reader.heads // groups)
         return tokens * ((kept + states) * max(2, self._dtype.itemsize) + attention)
 
-    def _heads_of(self, settings: AttentionSettings) -> Heads:
-        if settings.heads == "all":
-            return Heads.all(*self.shape, settings.layers)
-        if not isinstance(settings.heads, str):
-            return Heads.of(parsed_heads(settings.heads), *self.shape)
-        path = Path(settings.heads).expanduser()
-        if not path.is_file():
-            raise UsageError(
-                f"heads is {settings.heads!r}: no such file; choose all, a list such as [14-22], or a file"
-            )
-        told = read_heads(path)
+    def _chosen(self, heads: str | tuple[str, ...]) -> list[tuple[int, int, float]] | None:
+        """Heads by layer, number and weight; None: all."""
+        if heads == "all":
+            return None
+        if not isinstance(heads, str):
+            return parsed_heads(heads)
+        told = read_heads(path := Path(heads).expanduser())
         if told["model"]["weights"] != self.weights:
             raise ModelError(
                 f"{path}: its heads are those of another model ({told['model'].get('reference')}, whose weights' digest "
                 f"is {told['model']['weights'][:8]}, and here it is {self.weights[:8]}); detect them anew, or list them"
             )
-        return Heads.of(told["chosen"], *self.shape)
+        return told["chosen"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe.errors import DataError, UsageError
+from rankpipe.errors import DataError, RankpipeError, UsageError
 
 HEAD = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 """A head as text: its layer and its number in it, both from 0."""
 HEADS_FORMAT = 1
 """Of files of heads."""
+CHOICES = "choose all, a list such as [14-22], or a file"
+"""What heads can be, as errors say it."""
 FEWEST = 2
 """Tokens of a document, with fewer of which there is no deviation and so no outlier."""
 
@@ -69,7 +72,9 @@ class Heads:
 
 
 def parsed_heads(texts: Sequence[str]) -> list[tuple[int, int, float]]:
-    """Heads such as "14-22", with the weight 1. Raises UsageError for a text that names none."""
+    """Heads such as "14-22", with the weight 1. Raises UsageError for a text that names none, and where there is none."""
+    if not texts:
+        raise UsageError(f"no head is given; {CHOICES}")
     found = []
     for text in texts:
         if not (match := HEAD.fullmatch(text)):
@@ -79,19 +84,47 @@ def parsed_heads(texts: Sequence[str]) -> list[tuple[int, int, float]]:
 
 
 def read_heads(path: Path) -> dict[str, Any]:
-    """A file of heads, as a training writes it. Raises DataError for one that cannot be read as such."""
+    """A file of heads, as a training writes it; `chosen` are its heads by layer, number and weight.
+
+    Raises UsageError where there is no such file, DataError for one that cannot be read as such.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file of heads {str(path)!r}; {CHOICES}")
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told["format"] != HEADS_FORMAT:
             raise DataError(
                 f"{path} is of format {told['format']}, and format {HEADS_FORMAT} is read; detect heads again"
             )
-        told["chosen"] = [(int(one["layer"]), int(one["head"]), float(one["weight"])) for one in told["heads"]]
+        told["chosen"] = [_head(path, at, one) for at, one in enumerate(told["heads"])]
         if not isinstance(told["model"]["weights"], str):
             raise TypeError("the digest of the model's weights is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as a file of heads: {type(error).__name__}: {error}") from None
     return told
+
+
+def _head(path: Path, at: int, entry: Any) -> tuple[int, int, float]:
+    """Layer, number and weight of an entry of a file of heads."""
+    layer, head, weight = entry["layer"], entry["head"], entry["weight"]
+    for name, value in (("layer", layer), ("head", head)):
+        if type(value) is not int:  # a bool is an int, too
+            raise DataError(f"{path}: the {name} of heads[{at}] is {value!r}, must be a whole number")
+    if type(weight) not in (int, float) or not abs(weight) <= sys.float_info.max:  # nor is NaN
+        raise DataError(f"{path}: the weight of heads[{at}] is {weight!r}, must be a finite number")
+    return layer, head, float(weight)
+
+
+def known_heads(heads: str | Sequence[str]) -> str | Sequence[str]:
+    """The setting, if it is "all", heads, or a file of heads; a validator of settings."""
+    try:
+        if not isinstance(heads, str):
+            parsed_heads(heads)
+        elif heads != "all":
+            read_heads(Path(heads).expanduser())
+    except RankpipeError as error:
+        raise ValueError(str(error)) from None
+    return heads
 
 
 def document_scores(

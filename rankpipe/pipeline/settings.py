@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from rankpipe.errors import Problem
 from rankpipe.pipeline.registry import suggestion
@@ -90,7 +90,13 @@ class Setting(NamedTuple):
         if _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str):
             return _value(node, (folder or Path()).__truediv__)
         if folder is not None and self.is_reference:
-            return _value(node, lambda text: str(folder / text) if text and os.path.exists(folder / text) else text)
+            words = _words(self.field.annotation)  # of the setting itself, whatever lies beside the file
+            return _value(
+                node,
+                lambda text: (
+                    str(folder / text) if text and text not in words and os.path.exists(folder / text) else text
+                ),
+            )
         return _value(node)
 
 
@@ -100,6 +106,15 @@ def _without_none(annotation: Any) -> Any:
         members = [one for one in get_args(annotation) if one is not types.NoneType]
         return members[0] if len(members) == 1 else annotation
     return annotation
+
+
+def _words(annotation: Any) -> set[Any]:
+    """Values that a type spells out (Literal)."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return set(arguments)
+    members = arguments[:1] if get_origin(annotation) is Annotated else arguments
+    return set().union(*map(_words, members))
 
 
 def _value(node: Node, read_text: Callable[[str], Any] = str) -> Any:

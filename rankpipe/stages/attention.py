@@ -11,19 +11,19 @@ from zlib import crc32
 import numpy as np
 from annotated_types import Ge, Gt, Len, MinLen
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
-from rankpipe.models.attention_scores import parsed_heads
+from rankpipe.models.attention_scores import known_heads
 from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import counted
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage, note_explained
 from rankpipe.stages.generative import NEEDS, cut_to
-from rankpipe.stages.prompt_file import PromptFile
+from rankpipe.stages.prompt_file import AttentionPromptFile
 
 if TYPE_CHECKING:
     from rankpipe.models.attention import AttentionScorer, Listed, ReadPrefix
@@ -67,9 +67,9 @@ class Attention(Stage):
     rest: Rest = "keep"
     max_words: Annotated[int, Gt(0)] = 300
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
-    prompt: PromptFile = "attention-find"
-    heads: Reference | Several[str] = "all"
-    layers: Annotated[Several[int], Len(2, 2)] | None = None
+    prompt: AttentionPromptFile = "attention-find"
+    heads: Annotated[Literal["all"] | Reference | Several[str], AfterValidator(known_heads)] = "all"
+    layers: Annotated[Several[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
     calibrate: bool = True
     filter_sigma: Annotated[float, Ge(0)] | None = 2.0
     normalise: Literal["sum", "mean"] = "sum"
@@ -80,10 +80,12 @@ class Attention(Stage):
 
     @model_validator(mode="after")
     def _fits(self) -> Attention:
-        if not isinstance(self.heads, str):
-            parsed_heads(self.heads)
         if self.layers is not None and self.heads != "all":
             raise ValueError("'layers' are those of 'heads: all'; a list or a file of heads says its own")
+        if self.layers is not None and self.layers[0] > self.layers[1]:
+            raise ValueError(f"'layers' is {list(self.layers)}: the first of the two is above the last")
+        if self.seed and self.order != "random":
+            raise ValueError(f"'seed' is that of 'order: random'; the order is {self.order}, which draws nothing")
         if self.stride is not None and isinstance(self.window, int) and self.stride > self.window:
             raise ValueError(
                 f"'stride' is {self.stride}, and would leave out candidates between windows of {self.window}"

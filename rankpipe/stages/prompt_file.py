@@ -1,4 +1,4 @@
-"""PromptFile: the setting that names what a language model is asked."""
+"""PromptFile and AttentionPromptFile: the setting that names what a language model is asked."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from rankpipe.models.prompt import known_prompt
+from rankpipe.errors import RankpipeError
+from rankpipe.models.prompt import known_prompt, load_attention_prompt
 from rankpipe.stage import Reference
 
 PromptFile = Annotated[Reference, AfterValidator(known_prompt)]
 """A file with a prompt, or the name of one that comes with rankpipe."""
+
+
+def _for_attention(reference: str) -> str:
+    try:
+        load_attention_prompt(reference)
+    except RankpipeError as error:
+        raise ValueError(str(error)) from None
+    return reference
+
+
+AttentionPromptFile = Annotated[PromptFile, AfterValidator(_for_attention)]
+"""A prompt for re-ranking by attention."""

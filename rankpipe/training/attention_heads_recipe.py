@@ -9,7 +9,7 @@ from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.stage import SETTINGS, Reference, Several
-from rankpipe.stages.prompt_file import PromptFile
+from rankpipe.stages.prompt_file import AttentionPromptFile
 from rankpipe.training.recipe import INNER, FromModel
 
 KEPT = {"qr": 16, "core": 8}
@@ -64,7 +64,7 @@ class AttentionHeadsRecipe(FromModel):
     heads: Annotated[int, Ge(1)] | None = None
     layers: Annotated[Several[Annotated[int, Ge(0)]], Len(2, 2)] | None = None
     temperature: Annotated[float, Gt(0)] = TEMPERATURE
-    prompt: PromptFile = "attention-find"
+    prompt: AttentionPromptFile = "attention-find"
     max_words: Annotated[int, Gt(0)] = 300
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     filter_sigma: Annotated[float, Ge(0)] | None = SIGMA

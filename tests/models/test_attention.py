@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_rows import ROWS, AttentionReader
-from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens
+from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, read_heads
 from rankpipe.models.runtime import Runtime
 
 FLOAT32 = Runtime(dtype="float32", device="cpu")
@@ -394,10 +394,47 @@ def test_what_cannot_be_read_is_said(
     assert says(heads=("first",)) == "head 'first' is not of the form LAYER-HEAD, such as 14-22"
     assert says(layers=(1, 3)) == "layers is [1, 3]; the model has the layers 0 to 2"
     assert says(heads="nowhere.json") == (
-        "heads is 'nowhere.json': no such file; choose all, a list such as [14-22], or a file"
+        "there is no file of heads 'nowhere.json'; choose all, a list such as [14-22], or a file"
     )
+    assert says(heads=()) == "no head is given; choose all, a list such as [14-22], or a file"
     prompt = tmp_path / "prompt.txt"
     prompt.write_text("--- user\nQuery: {query}\n\n{documents}\n")
     assert says(prompt=str(prompt)) == (
         f"prompt {prompt}: the query must stand behind the documents, which are read once"
     )
+    prompt.write_text("--- user\n{documents}\n\nAs in {document}, find {query}\n")
+    assert says(prompt=str(prompt)) == (
+        f"prompt {prompt}: there is no text here for {{document}} in its section 'user', only {{documents}} and {{query}} "
+        "and {count}"
+    )
+
+
+def test_a_file_of_heads_is_read_before_the_network(
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+) -> None:
+    capped = tiny_causal_lm(tmp_path / "capped", kind="Gemma2")
+    assert refused(lambda: scorer_of(capped)) == (
+        "the attention of a Gemma2Attention has a softcap, which is not supported"
+    )
+    assert refused(lambda: scorer_of(capped, heads="nowhere.json")).startswith("there is no file of heads ")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('{"layer": 0, "head": 1, "weight": NaN}', "the weight of heads[1] is nan, must be a finite number"),
+        ('{"layer": 0, "head": 1, "weight": -1e999}', "the weight of heads[1] is -inf, must be a finite number"),
+        ('{"layer": 0, "head": 1, "weight": "1"}', "the weight of heads[1] is '1', must be a finite number"),
+        ('{"layer": 0, "head": 1.9, "weight": 1}', "the head of heads[1] is 1.9, must be a whole number"),
+        ('{"layer": true, "head": 1, "weight": 1}', "the layer of heads[1] is True, must be a whole number"),
+    ],
+)
+def test_a_file_of_heads_says_whole_and_finite_numbers(
+    entry: str, said: str, tmp_path: Path, refused: Callable[[Callable[[], object]], str]
+) -> None:
+    path = tmp_path / "heads.json"
+    first = '{"layer": 2, "head": 0, "weight": -0.5}'
+    path.write_text(f'{{"format": 1, "model": {{"weights": "x"}}, "heads": [{first}]}}')
+    assert read_heads(path)["chosen"] == [(2, 0, -0.5)]
+    path.write_text(f'{{"format": 1, "model": {{"weights": "x"}}, "heads": [{first}, {entry}]}}')
+    assert refused(lambda: read_heads(path)) == f"{path}: {said}"

@@ -177,13 +177,61 @@ def test_what_was_read_is_explained_on_request(model: str) -> None:
     assert trace.explained == {}
 
 
-def test_settings_that_do_not_fit_each_other_are_refused() -> None:
-    with pytest.raises(
-        ValidationError, match="'layers' are those of 'heads: all'; a list or a file of heads says its own"
-    ):
-        Attention(model="m", layers=(0, 1), heads=["1-1"])
-    with pytest.raises(ValidationError, match="'stride' is 5, and would leave out candidates between windows of 4"):
-        Attention(model="m", window=4, stride=5)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"layers": (0, 1), "heads": ["1-1"]},
+            "'layers' are those of 'heads: all'; a list or a file of heads says its own",
+        ),
+        ({"layers": (5, 2)}, r"'layers' is \[5, 2\]: the first of the two is above the last"),
+        ({"seed": 7}, "'seed' is that of 'order: random'; the order is reverse, which draws nothing"),
+        ({"window": 4, "stride": 5}, "'stride' is 5, and would leave out candidates between windows of 4"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Attention(model="m", **settings)
+
+
+def test_check_says_what_is_wrong_without_a_model(rankpipe: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "pipeline.yaml"
+    heads, prompt = tmp_path / "damaged.json", tmp_path / "early.txt"
+    heads.write_text('{"format": 1, "model": {"weights": "x"}, "heads": [{"layer": 0, "head": 0, "weight": NaN}]}')
+    prompt.write_text("--- user\nQuery: {query}\n\n{documents}\n")
+
+    def says(setting: str) -> str:
+        file.write_text(f"stages:\n  - bm25\n  - attention: {{model: no-model, {setting}}}\n")
+        told = rankpipe("check", file)
+        assert told.status == 2
+        return told.err.strip().removeprefix(f"{file}:3:")
+
+    choices = "choose all, a list such as [14-22], or a file"
+    assert says("heads: nowhere.json") == (
+        f"41: 'attention' setting 'heads' is 'nowhere.json', there is no file of heads 'nowhere.json'; {choices}"
+    )
+    assert says("heads: damaged.json") == (
+        f"41: 'attention' setting 'heads' is 'damaged.json', {heads}: the weight of heads[0] is nan, must be a finite number"
+    )
+    assert says("heads: []") == f"41: 'attention' setting 'heads' is a list, no head is given; {choices}"
+    assert says("layers: [5, 2]") == "5: 'attention': 'layers' is [5, 2]: the first of the two is above the last"
+    assert says("layers: [-1, 2]") == "43: 'attention' setting 'layers[0]' is -1, must be at least 0"
+    assert says("prompt: early.txt") == (
+        f"42: 'attention' setting 'prompt' is 'early.txt', prompt {prompt}: the query must stand behind the documents, "
+        "which are read once"
+    )
+    assert says("prompt: listwise").endswith(
+        "listwise.txt: the query must stand behind the documents, which are read once"
+    )
+
+
+def test_the_word_all_is_no_path(model: str, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(f"stages:\n  - bm25\n  - attention: {{model: {model}, heads: all}}\n")
+    stage = Pipeline.load(file).stages[1]
+    assert isinstance(stage, Attention)
+    assert stage.heads == "all"
 
 
 def test_texts_are_cut_at_a_word_and_keep_their_lines() -> None:
