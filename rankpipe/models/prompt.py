@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -37,6 +38,11 @@ SEPARATOR = "\n\n"
 LETTERS = ascii_uppercase
 MARK = "\ue000"
 """A character for private use, which no template writes."""
+DATE = datetime(2024, 7, 26)
+"""What chat templates are told that today is, so that a score does not depend on the day; the templates of Llama 3 take
+this date where they are told none."""
+DIRECTIVES = "aAbBdHIjmMpSyY"
+"""Of strftime: parts of a date that a template may ask for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,17 +174,36 @@ def _sections(path: Path, text: str) -> dict[str, str]:
 def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | None:
     """What a model's chat template writes before and after the text of a user; None for a model without a template.
 
-    Raises ModelError for a template that fails, or that leaves the text out.
+    system  what the model is told before, if anything
+
+    A template that writes today's date is given DATE. Raises ModelError for a template that fails, or that leaves out
+    what the user or the system says.
     """
     if not tokenizer.chat_template:
         return None
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": MARK})
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            template = f"{_fixed_date()}\n{template}"
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
     except Exception as error:  # a template can fail in any way
         raise ModelError(f"model folder {folder}: its chat template fails: {explained(error)}") from error
     before, mark, after = text.partition(MARK)
     if not mark or MARK in after:
         raise ModelError(f"model folder {folder}: its chat template does not write the text of a user once")
+    if system.strip() not in text:  # templates may trim it
+        raise ModelError(
+            f"model folder {folder}: its chat template does not write what the system says; take a prompt without the "
+            "section 'system'"
+        )
     return before, after
+
+
+def _fixed_date() -> str:
+    """A macro in the place of transformers' strftime_now, whose answer is another one every day."""
+    filled_in = "".join(f"|replace('%{letter}', '{DATE.strftime(f'%{letter}')}')" for letter in DIRECTIVES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{filled_in} }}}}{{% endmacro %}}"

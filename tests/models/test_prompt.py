@@ -93,3 +93,26 @@ def test_a_template_that_fails_or_leaves_out_the_user_is_said(
     assert refused(lambda: ChatTokens(silent)) == (
         f"model folder {silent}: its chat template does not write the text of a user once"
     )
+
+
+def test_a_template_is_told_the_same_day_every_day(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    dated = "{%- set today = strftime_now('%A, %d %b %Y') %}Today is {{ today }}, {{ strftime_now('%B %y') }}.\n"
+    template = f"{dated}{{% for one in messages %}}{{{{ one['content'] }}}}{{% endfor %}}!"
+    tokens = ChatTokens(tiny_causal_lm(tmp_path / "dated", chat=template))
+    assert tokens.text(tokens.before) == "Today is Friday, 26 Jul 2024, July 24.\n"
+    assert tokens.text(tokens.after) == "!"
+
+
+def test_a_template_that_leaves_out_the_system_is_said(
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+) -> None:
+    user = "{% for one in messages if one['role'] == 'user' %}{{ one['content'] }}{% endfor %}"
+    folder = tiny_causal_lm(tmp_path / "model", chat=user)
+    assert ChatTokens(folder).before.tolist() == []
+    assert refused(lambda: ChatTokens(folder, "Be brief.")) == (
+        f"model folder {folder}: its chat template does not write what the system says; take a prompt without the section "
+        "'system'"
+    )
+    inside = "{% for one in messages %}[{{ one['content']|trim }}]{% endfor %}"
+    tokens = ChatTokens(tiny_causal_lm(tmp_path / "inside", chat=inside), "Be brief.")
+    assert tokens.text(tokens.before) == "[Be brief.]["
