@@ -39,8 +39,8 @@ class Pointwise(Generative):
 
     @property
     def lowest_score(self) -> float | None:
-        """0 for probabilities; logits have no lowest one."""
-        return 0.0 if self.scores == "probability" else None
+        """0 for probabilities where the rest is dropped: what is kept stands below them. Logits have no lowest one."""
+        return 0.0 if self.scores == "probability" and self.rest == "drop" else None
 
     def _score(self, run: Run) -> NDArray[np.floating]:
         opened = self._opened_once()

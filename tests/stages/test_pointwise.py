@@ -1,6 +1,7 @@
 """The stages pointwise and likelihood, against what the model says of one candidate after the other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def test_the_score_is_the_logit_of_yes_less_that_of_no(tmp_path: Path, tiny_caus
             expected = (last[yes] - last[no]).item()
             assert abs(found[query_id][doc_id] - expected) < 1e-5
             assert abs(shares[query_id][doc_id] - 1 / (1 + np.exp(-expected))) < 1e-5
-    assert (Pointwise(model="m").lowest_score, Pointwise(model="m", scores="probability").lowest_score) == (None, 0.0)
+    dropping = Pointwise(model="m", scores="probability", rest="drop")
+    assert (dropping.lowest_score, replace(dropping, rest="keep").lowest_score) == (0.0, None)
+    assert replace(dropping, scores="logit").lowest_score is None
 
 
 def test_other_answers_stand_behind_what_the_prompt_begins_them_with(tmp_path: Path, tiny_causal_lm: Write) -> None:
