@@ -47,7 +47,8 @@ class EncoderSettings:
     """What a pipeline says of an encoder; None is what the model's folder says.
 
     pooling, similarity  stand above the folder's
-    normalise            vectors of length 1; by default as the model does, and always where similarity is cosine
+    normalise            vectors of length 1; by default as the model does, and always where similarity is cosine, so
+                         that False takes similarity "dot"
     dimensions           first dimensions to keep (Matryoshka: Kusupati et al., NeurIPS 2022, arXiv 2205.13147)
     max_length           tokens of a text that are read, special ones and prompt included
     windows              how texts that are longer are taken apart; without, they are cut
@@ -229,9 +230,15 @@ class BiEncoder:
 def encoder_recipe(folder: Path, role: Role, settings: EncoderSettings) -> Recipe:
     """A folder's recipe for the texts of a role, with what the pipeline says instead of the folder.
 
-    Raises ModelError as read_recipe does, UsageError for a length that the network does not read.
+    Raises ModelError as read_recipe does, UsageError for a length that the network does not read, and for vectors that
+    are not to be normalised where the similarity is cosine.
     """
     recipe = read_recipe(folder, role, pooling=settings.pooling, similarity=settings.similarity)
+    if settings.normalise is False and recipe.similarity == "cosine":
+        raise UsageError(
+            f"normalise is false, but the similarity of model folder {folder} is cosine, as it is where none is stated, "
+            "and its vectors always get length 1; choose similarity: dot"
+        )
     changes: dict[str, Any] = {}
     for name in ("query_prompt", "document_prompt"):
         if (value := getattr(settings, name)) is not None:

@@ -38,7 +38,7 @@ class Encoding(Stage):
     query_prompt     stands before every query; "" for none
     document_prompt  stands before every document; "" for none
     pooling          how the tokens' vectors become one
-    normalise        whether vectors get length 1; with similarity: cosine they always do
+    normalise        whether vectors get length 1; with similarity cosine they always do, so false takes similarity: dot
     dimensions       keep only so many dimensions, the first (models trained as Matryoshkas)
     similarity       "cosine" or "dot"
     max_length       tokens of a text that are read; what is longer is cut, and counted

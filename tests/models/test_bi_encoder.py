@@ -101,6 +101,21 @@ def test_similarity_decides_whether_vectors_are_normalised(
     assert not np.allclose(lengths(opened(unit, normalise=False)), 1)
 
 
+@pytest.mark.parametrize("described", [{}, {"similarity_fn_name": "cosine"}], ids=["states none", "states cosine"])
+def test_vectors_of_a_cosine_cannot_be_left_as_they_are(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], described: dict[str, str]
+) -> None:
+    folder = tiny_encoder(tmp_path, normalise=False, described=described)
+    with pytest.raises(UsageError) as caught:
+        opened(folder, normalise=False)
+    assert str(caught.value) == (
+        f"normalise is false, but the similarity of model folder {folder} is cosine, as it is where none is stated, and "
+        "its vectors always get length 1; choose similarity: dot"
+    )
+    lengths = np.linalg.norm(opened(folder, normalise=False, similarity="dot").documents(["a road"]).vectors, axis=1)
+    assert not np.allclose(lengths, 1)
+
+
 def test_texts_that_are_cut_are_counted(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
     # 46 words are 48 tokens with [CLS] and [SEP], which is the limit
     encoded = opened(tiny_encoder(tmp_path)).documents(["car " * 46, "car " * 47, "car"])
