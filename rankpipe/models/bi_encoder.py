@@ -51,7 +51,8 @@ class EncoderSettings:
                          that False takes similarity "dot"
     dimensions           first dimensions to keep (Matryoshka: Kusupati et al., NeurIPS 2022, arXiv 2205.13147)
     max_length           tokens of a text that are read, special ones and prompt included
-    windows              how texts that are longer are taken apart; without, they are cut
+    windows              how documents that are longer than one are taken apart; they are no longer than max_length.
+                         Without, documents are cut at max_length, as queries always are
     """
 
     query_prompt: str | None = None
@@ -230,8 +231,8 @@ class BiEncoder:
 def encoder_recipe(folder: Path, role: Role, settings: EncoderSettings) -> Recipe:
     """A folder's recipe for the texts of a role, with what the pipeline says instead of the folder.
 
-    Raises ModelError as read_recipe does, UsageError for a length that the network does not read, and for vectors that
-    are not to be normalised where the similarity is cosine.
+    Raises ModelError as read_recipe does, UsageError for a length that the network does not read, a window that is longer
+    than max_length, and vectors that are not to be normalised where the similarity is cosine.
     """
     recipe = read_recipe(folder, role, pooling=settings.pooling, similarity=settings.similarity)
     if settings.normalise is False and recipe.similarity == "cosine":
@@ -250,7 +251,13 @@ def encoder_recipe(folder: Path, role: Role, settings: EncoderSettings) -> Recip
             raise UsageError(f"{name} is {length}; the network {recipe.transformer} reads {limit} tokens")
     if settings.max_length is not None:
         changes["max_length"] = settings.max_length
-    return replace(recipe, **changes)
+    recipe = replace(recipe, **changes)
+    if settings.windows is not None and settings.windows.size > recipe.max_length:
+        raise UsageError(
+            f"window is {settings.windows.size}, but {recipe.max_length} tokens of a text are read; choose a smaller "
+            f"window, or a max_length of at least {settings.windows.size}"
+        )
+    return recipe
 
 
 def normalises(recipe: Recipe, settings: EncoderSettings) -> bool:

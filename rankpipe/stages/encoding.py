@@ -42,7 +42,8 @@ class Encoding(Stage):
     dimensions       keep only so many dimensions, the first (models trained as Matryoshkas)
     similarity       "cosine" or "dot"
     max_length       tokens of a text that are read; what is longer is cut, and counted
-    window           tokens of a window: longer documents are taken apart into windows, and the best one counts
+    window           tokens of a window, at most max_length: longer documents are not cut but taken apart into windows,
+                     and the best one counts
     stride           tokens from the beginning of one window to that of the next; by default half a window
     fields           the fields of a document, joined by a blank, that are encoded
     vectors          precision in which vectors are stored
@@ -72,6 +73,8 @@ class Encoding(Stage):
             raise ValueError("'stride' needs 'window'")
         if self.window is not None and (self.stride or 1) > self.window:
             raise ValueError("'stride' is larger than 'window': it would leave text out")
+        if self.window is not None and self.max_length is not None and self.window > self.max_length:
+            raise ValueError("'window' is larger than 'max_length', the tokens of a text that are read")
         return self
 
     def encoders(self) -> tuple[BiEncoder, BiEncoder]:

@@ -150,6 +150,19 @@ def test_every_window_has_the_prompt(tmp_path: Path, tiny_encoder: Callable[...,
     assert np.abs(encoded.vectors - alone.vectors).max() < 1e-6
 
 
+def test_a_window_is_no_longer_than_what_is_read_of_a_text(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    folder = tiny_encoder(tmp_path)  # says 48 itself
+    settings: dict[str, Any]
+    for settings, limit in (({}, 48), ({"max_length": 20}, 20)):
+        with pytest.raises(UsageError) as caught:
+            opened(folder, windows=Windows(size=50, stride=25), **settings)
+        assert str(caught.value) == (
+            f"window is 50, but {limit} tokens of a text are read; choose a smaller window, or a max_length of at least 50"
+        )
+    longer = opened(folder, windows=Windows(size=50, stride=25), max_length=50)
+    assert longer.documents(["car " * 48]).offsets.tolist() == [0, 1]  # 48 words, [CLS] and [SEP]
+
+
 def test_a_stride_that_would_leave_text_out_is_refused(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
     encoder = opened(tiny_encoder(tmp_path), windows=Windows(size=6, stride=5))
     with pytest.raises(UsageError, match="a window of 6 tokens has room for 4 of a text, so a stride of 5"):

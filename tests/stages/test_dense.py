@@ -310,6 +310,7 @@ def test_a_pipeline_of_bm25_and_rescore(model: str) -> None:
         ({"similarity": "cosine", "normalise": False}, "'similarity: cosine' and 'normalise: false' contradict"),
         ({"stride": 4}, "'stride' needs 'window'"),
         ({"window": 4, "stride": 5}, "'stride' is larger than 'window'"),
+        ({"window": 40, "max_length": 20}, "'window' is larger than 'max_length', the tokens of a text that are read"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
