@@ -125,6 +125,11 @@ class Stage(ABC):
         return None
 
     @property
+    def lowest_score_setting(self) -> str | None:
+        """What can be stated of this stage, as YAML writes it, so that its lowest score is known; None for nothing."""
+        return None
+
+    @property
     def parts(self) -> tuple[Stage, ...]:
         """The stages inside this one, in the order they run; none for a plain stage."""
         return ()
@@ -187,8 +192,19 @@ class Chain(Stage):
     @property
     def lowest_score(self) -> float | None:
         """That of the last stage which gives scores of its own."""
-        last = next((stage for stage in reversed(self.stages) if not stage.keeps_scores), None)
+        last = self._scoring
         return None if last is None else last.lowest_score
+
+    @property
+    def lowest_score_setting(self) -> str | None:
+        """That of the last stage which gives scores of its own."""
+        last = self._scoring
+        return None if last is None else last.lowest_score_setting
+
+    @property
+    def _scoring(self) -> Stage | None:
+        """The last stage that gives scores of its own."""
+        return next((stage for stage in reversed(self.stages) if not stage.keeps_scores), None)
 
     def __call__(self, run: Run) -> Run:
         """Run the stages in turn."""

@@ -114,6 +114,8 @@ def tune(
         notify(f"{one}: running what {stage.type_name()} joins over {len(one.dataset.queries(one.split))} queries")
         rankings.append(_rankings(pipeline, place, stage, one))
     settings = list(dict.fromkeys((stage, *_settings(stage))))
+    if (reason := _no_theoretical_minimum(stage)) is not None:
+        notify(f"theoretical-minimum is left out: {reason}")
     notify(f"trying {len(settings)} settings of {stage.type_name()}")
 
     def measured(stage: Joining) -> Tried:
@@ -191,6 +193,13 @@ def _rankings(pipeline: Pipeline, place: int, stage: Joining, judged: Judged) ->
     return _Rankings(alone, lambda setting: apply(setting, given))
 
 
+def _no_theoretical_minimum(stage: Joining) -> str | None:
+    """Why normalising by the theoretical minimum is not tried; None where it is."""
+    if isinstance(stage, Fuse):
+        return stage.unknown_minimum
+    return None if stage.minimum is not None else "interpolate states no 'minimum'"
+
+
 def _settings(stage: Joining) -> Iterator[Joining]:
     """All settings to try, the plainer first."""
     return _ways_to_fuse(stage) if isinstance(stage, Fuse) else _ways_to_interpolate(stage)
@@ -201,7 +210,7 @@ def _ways_to_interpolate(stage: Interpolate) -> Iterator[Interpolate]:
     for normalise in ways:
         for weight in SHARES:
             yield replace(stage, normalise=normalise, minimum=None, weight=weight)
-    if stage.minimum is not None:
+    if _no_theoretical_minimum(stage) is None:
         yield from (replace(stage, weight=weight) for weight in SHARES)
 
 
@@ -212,8 +221,7 @@ def _ways_to_fuse(fuse: Fuse) -> Iterator[Fuse]:
     by_rank: tuple[Method, ...] = ("inverse-square-rank", "borda")
     yield from (replace(plain, method=method) for method in by_rank)
     ways: list[tuple[Normalisation, tuple[float, ...] | None]] = [("min-max", None), ("z-score", None)]
-    known = [branch.lowest_score is not None for branch in fuse.branches]
-    if fuse.minimum is not None or all(known):
+    if _no_theoretical_minimum(fuse) is None:
         ways.append(("theoretical-minimum", None if fuse.minimum is None else tuple(fuse.minimum)))
     for normalise, minimum in ways:
         yield replace(plain, method="comb-mnz", normalise=normalise, minimum=minimum)

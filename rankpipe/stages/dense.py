@@ -47,6 +47,11 @@ class Dense(Encoding):
         """-1 where `similarity: cosine` is stated; what a model's own folder says is not known before it is read."""
         return -1.0 if self.similarity == "cosine" else None
 
+    @property
+    def lowest_score_setting(self) -> str | None:
+        """Of a model whose folder says cosine, stating it changes no score."""
+        return "similarity: cosine" if self.similarity is None else None
+
     def __call__(self, run: Run) -> Run:
         """Replace the candidates. Vectors that the queries carry are taken before their texts."""
         index = self.open_index(run.corpus)

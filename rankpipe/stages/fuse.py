@@ -40,7 +40,8 @@ class Fuse(Stage):
     smoothing  of "reciprocal-rank"; 60 is Cormack, Clarke and Büttcher's
     normalise  of scores, by the methods that use them; see rankpipe.stages.normalise
     minimum    one per branch, for normalise: theoretical-minimum: the lowest score that the branch's last stage can
-               give. BM25 (0) and cosines (-1) know their own, so it is needed for other branches only
+               give. BM25 (0) and dense with `similarity: cosine` (-1) know their own, so it is needed for other
+               branches only
 
     Scores: the method's, float32. The queries stay as they were before the branches. Scores that stages of the
     branches left under their names are kept, NaN for a document that only other branches found; where branches share
@@ -83,12 +84,19 @@ class Fuse(Stage):
         """Lowest score of every branch, as stated or as the branch itself knows it."""
         if self.normalise != "theoretical-minimum":
             return [None] * len(self.branches)
-        lowest = self.minimum or [branch.lowest_score for branch in self.branches]
-        if None in lowest:
-            raise ValueError(
-                f"'normalise: theoretical-minimum' needs 'minimum': branch {lowest.index(None) + 1} knows no lowest score"
-            )
-        return lowest
+        if (unknown := self.unknown_minimum) is not None:
+            raise ValueError(f"'normalise: theoretical-minimum' needs 'minimum': {unknown}")
+        return self.minimum or [branch.lowest_score for branch in self.branches]
+
+    @property
+    def unknown_minimum(self) -> str | None:
+        """Which branch has no lowest score that is known, and what could be stated; None where `minimum` states them."""
+        for number, branch in enumerate(self.branches, start=1):
+            if self.minimum is None and branch.lowest_score is None:
+                setting = branch.lowest_score_setting
+                remedy = "" if setting is None else f"; state '{setting}' in it, if that is its model's"
+                return f"branch {number} knows no lowest score{remedy}"
+        return None
 
     @property
     def parts(self) -> tuple[Stage, ...]:

@@ -16,6 +16,9 @@ from rankpipe.run import Run
 
 Normalisation = Literal["min-max", "z-score", "theoretical-minimum", "none"]
 """Names of the normalisations, as YAML writes them."""
+ROUNDING = 2.0**-10
+"""How far, relative to it, a score may be under the theoretical minimum: a cosine is a little under -1 where vectors are
+rounded, by 2^-11 of each value at most where they are stored as float16."""
 
 
 def min_max(scores: NDArray[np.floating], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -49,13 +52,14 @@ def theoretical_minimum(
     """Give 0 to the lowest score that the scoring function can give, and 1 to the query's highest.
 
     minimum  of the scoring function: 0 for BM25, -1 for a cosine. Where the query's highest score is no higher, all
-             get 0. A score under it raises UsageError.
+             get 0. A score that rounding has put under it counts as it; a lower one raises UsageError.
 
     Bruch, Gai and Ingber, TOIS 2023, 'An Analysis of Fusion Functions for Hybrid Retrieval' (arXiv 2210.11934): 'TMM'.
     """
     values = scores.astype(np.float64)
-    if len(values) and values.min() < minimum:
+    if len(values) and values.min() < minimum - ROUNDING * abs(minimum):
         raise UsageError(f"a score is {values.min():.9g}, under the theoretical minimum of {minimum:g} that was stated")
+    values = np.maximum(values, minimum)
     highest = per_query(np.maximum, values, offsets)
     return _share(values, np.full(len(highest), minimum, np.float64), highest, offsets, flat=0)
 

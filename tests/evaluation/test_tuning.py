@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from rankpipe import BM25, Corpus, Cut, Dataset, Fuse, Interpolate, Pipeline, Run, evaluate
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.tuning import Judged, settings_text, tune
-from rankpipe.stage import SETTINGS, Part, Stage
+from rankpipe.stage import SETTINGS, Chain, Part, Stage
 
 DOCUMENTS = [
     {"id": "d1", "title": "apples", "text": "pears pears cars"},
@@ -115,6 +115,29 @@ def test_the_weight_of_interpolate_is_chosen() -> None:
     run = Pipeline(stages=tuning.pipeline.stages[:3]).on(data.corpus).run(data.queries("dev"))
     assert evaluate(run, data.qrels("dev"), "RR@10")["RR@10"] == tuning.tried[0].mean == 1.0
     assert tuning.before.mean < 1.0
+
+
+@pytest.mark.parametrize(
+    ("stages", "reason"),
+    [
+        (
+            (Fuse([BM25(), Chain(stages=(BM25(), Reversed()))]),),
+            "branch 2 knows no lowest score",
+        ),
+        ((Interpolate(with_="title"),), "interpolate states no 'minimum'"),
+        ((Fuse([BM25(), BM25(k1=1)]),), None),
+        ((Interpolate(with_="title", normalise="theoretical-minimum", minimum=[0, 0]),), None),
+    ],
+    ids=["a branch", "interpolate", "all known", "stated"],
+)
+def test_that_the_theoretical_minimum_is_not_tried_is_said(stages: tuple[Stage, ...], reason: str | None) -> None:
+    said: list[str] = []
+    whole = Pipeline(stages=(BM25(fields=("title",), name="title"), *stages))
+    tuning = tune(whole, [Judged(dataset=dataset(), split="dev")], notify=said.append)
+    left_out = [line for line in said if "theoretical-minimum" in line]
+    assert left_out == ([] if reason is None else [f"theoretical-minimum is left out: {reason}"])
+    tried = any("theoretical-minimum" in settings_text(one.stage) for one in tuning.tried)
+    assert tried == (reason is None)
 
 
 def test_the_last_stage_that_joins_is_tuned() -> None:

@@ -13,7 +13,10 @@ from pydantic.dataclasses import dataclass
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Stage
+from rankpipe.stage import SETTINGS, Chain, Part, Stage
+from rankpipe.stages.bm25 import BM25
+from rankpipe.stages.cut import Cut
+from rankpipe.stages.dense import Dense
 from rankpipe.stages.fuse import BY_SCORES, Fuse, Method, weighted_sum
 from rankpipe.stages.normalise import Normalisation
 
@@ -297,6 +300,24 @@ def test_settings_that_cannot_be_right_are_refused(settings: dict[str, Any], mes
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("dense", "remedy"),
+    [
+        (Dense(model="any"), "; state 'similarity: cosine' in it, if that is its model's"),
+        (Chain(stages=(Dense(model="any"), Cut(k=5))), "; state 'similarity: cosine' in it, if that is its model's"),
+        (Dense(model="any", similarity="dot"), ""),
+        (Chain(stages=(Dense(model="any"), Given(ranked={}))), ""),
+    ],
+    ids=["unstated", "before a cut", "dot", "before other scores"],
+)
+def test_a_branch_without_lowest_score_is_named_with_what_could_be_stated(dense: Stage, remedy: str) -> None:
+    branches = [BM25(), dense]
+    with pytest.raises(ValidationError) as caught:
+        Fuse(branches, method="convex", normalise="theoretical-minimum")
+    assert f"needs 'minimum': branch 2 knows no lowest score{remedy} [" in str(caught.value)
+    assert Fuse(branches, method="convex", normalise="theoretical-minimum", minimum=[0, -2]).unknown_minimum is None
+
+
 def test_weights_beyond_float_are_shares_or_refused() -> None:
     one, two = {"a": 2.0, "b": 1.0}, {"b": 2.0, "a": 1.0}
     assert fused(one, two, method="convex", weights=[1e308, 1e308]) == {"b": 0.5, "a": 0.5}
@@ -314,6 +335,17 @@ def test_a_score_under_the_stated_minimum_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         fused({"a": -0.5}, method="convex", normalise="theoretical-minimum", minimum=[0])
     assert str(caught.value) == "a score is -0.5, under the theoretical minimum of 0 that was stated"
+
+
+def test_a_cosine_that_rounding_has_put_under_minus_one_counts_as_minus_one() -> None:
+    # (1 + 1) / 2 is 1, and (0 + 1) / 2 is 1/2
+    def shares(lowest: float) -> dict[str, float]:
+        scores = {"a": 1, "b": 0, "c": lowest}
+        return fused(scores, method="convex", normalise="theoretical-minimum", minimum=[-1])
+
+    assert shares(-1.00000024) == shares(-1.0004) == {"a": 1, "b": 0.5, "c": 0}
+    with pytest.raises(UsageError, match=r"^a score is -1\.25, under the theoretical minimum of -1 that was stated$"):
+        shares(-1.25)
 
 
 # -- against dictionaries -----------------------------------------------------------------------------------------------
