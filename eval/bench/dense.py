@@ -188,7 +188,7 @@ def opened(
     def make() -> float:
         folder.mkdir(exist_ok=True)
         start = time.perf_counter()
-        build(folder, kind, vectors)
+        build(folder, kind, vectors, threads=threads)
         return round(time.perf_counter() - start, 1)
 
     def recall() -> float:

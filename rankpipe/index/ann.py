@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -111,24 +111,26 @@ class ApproximateIndex:
         return min(self.effort.oversample * max(k, DEPTH) * -(-total // len(self.vectors.rows)), total)
 
 
-def open_ann(kind: Approximate, vectors: Vectors, key: Mapping[str, Any]) -> ApproximateIndex:
+def open_ann(kind: Approximate, vectors: Vectors, key: Mapping[str, Any], *, threads: int = 1) -> ApproximateIndex:
     """The index of a kind over vectors, built into the store if it is not there; `key` is what made the vectors.
+
+    threads  that measure recall; the index itself is built by one
 
     Raises MissingExtraError without FAISS, UsageError for vectors that the kind cannot index, StoreError for an
     artefact that is damaged.
     """
     faiss = import_faiss()
     made_by = {"format": FORMAT, "faiss": faiss.__version__, "index": asdict(kind), "vectors": dict(key)}
-    folder = store.artefact("ann", made_by, lambda folder: build(folder, kind, vectors))
+    folder = store.artefact("ann", made_by, lambda folder: build(folder, kind, vectors, threads=threads))
     return open_folder(folder, kind, vectors)
 
 
-def build(folder: Path, kind: Approximate, vectors: Vectors) -> None:
-    """Write the index of a kind over vectors into an empty folder, tuned to its target."""
+def build(folder: Path, kind: Approximate, vectors: Vectors, *, threads: int = 1) -> None:
+    """Write the index of a kind over vectors into an empty folder, tuned to its target by so many threads."""
     effort, recall, path = Effort(1), None, folder / INDEX
     if len(vectors.values):
         index = kind.build(vectors)
-        effort, recall = tuned(kind, index, vectors)
+        effort, recall = tuned(kind, index, vectors, threads=threads)
         kind.write(index, str(path))
     size = path.stat().st_size if path.exists() else 0
     header = Header(
@@ -162,17 +164,19 @@ def open_folder(folder: Path, kind: Approximate, vectors: Vectors) -> Approximat
     return ApproximateIndex(vectors, kind, index, effort, header)
 
 
-def tuned(kind: Approximate, index: Any, vectors: Vectors) -> tuple[Effort, float]:
+def tuned(kind: Approximate, index: Any, vectors: Vectors, *, threads: int = 1) -> tuple[Effort, float]:
     """The smallest effort whose recall reaches the target, and that recall; else the largest, and a line that says so.
 
     Lists are looked for first, while many candidates are scored; then the fewest candidates that do.
     """
     queries = sample(vectors, kind.seed)
     tie_order = np.zeros(int(vectors.rows.max()) + 1, np.int32)
-    exact = FlatIndex(vectors).search(queries, DEPTH, tie_order)
+    exact = FlatIndex(vectors).search(queries, DEPTH, tie_order, threads=threads)
 
+    @cache
     def recall(effort: Effort) -> float:
-        return recall_of(ApproximateIndex(vectors, kind, index, effort).search(queries, DEPTH, tie_order), exact)
+        found = ApproximateIndex(vectors, kind, index, effort).search(queries, DEPTH, tie_order, threads=threads)
+        return recall_of(found, exact)
 
     def reached(effort: Effort) -> bool:
         return recall(effort) >= kind.target_recall

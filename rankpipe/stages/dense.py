@@ -90,4 +90,4 @@ class Dense(Encoding):
             return FlatIndex(vectors)
         from rankpipe.index.ann import open_ann
 
-        return open_ann(self.index, vectors, self._key(corpus))
+        return open_ann(self.index, vectors, self._key(corpus), threads=current_runtime().thread_count)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import MissingExtraError, StoreError, UsageError
 from rankpipe.index import ann, ann_kinds
-from rankpipe.index.ann import ApproximateIndex, build, open_ann, open_folder, recall_of, sample
+from rankpipe.index.ann import ApproximateIndex, build, open_ann, open_folder, recall_of, sample, tuned
 from rankpipe.index.ann_kinds import Approximate, Binary, Effort, Hnsw, IvfPq, Sq8
 from rankpipe.index.dense import FlatIndex, Nearest
 from rankpipe.index.vectors import Block, Vectors
@@ -117,12 +118,30 @@ def test_an_empty_corpus_and_no_queries_are_no_error(kind: Approximate) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name)
-def test_the_same_vectors_give_the_same_files(kind: Approximate, tmp_path: Path) -> None:
-    for folder in ("one", "two"):
+def test_the_same_vectors_give_the_same_files_by_any_number_of_threads(kind: Approximate, tmp_path: Path) -> None:
+    for folder, threads in (("one", 1), ("two", 1), ("three", 3)):
         (tmp_path / folder).mkdir()
-        build(tmp_path / folder, kind, made(600))
+        build(tmp_path / folder, kind, made(600), threads=threads)
     for file in (ann.HEADER, ann.INDEX):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        first, *others = ((tmp_path / folder / file).read_bytes() for folder in ("one", "two", "three"))
+        assert others == [first, first]
+
+
+@pytest.mark.parametrize("kind", [Binary, IvfPq], ids=["Binary", "IvfPq"])
+def test_recall_is_measured_once_for_each_effort_with_all_threads(kind: Any) -> None:
+    measured: list[tuple[Effort, int]] = []
+
+    class Watched(kind):
+        def candidates(self, index: Any, queries: NDArray[np.float32], count: int, effort: Effort) -> NDArray[np.int64]:
+            measured.append((effort, faiss.omp_get_max_threads()))
+            return super().candidates(index, queries, count, effort)
+
+    watched, vectors = Watched(), made(3000)
+    effort, _ = tuned(watched, watched.build(vectors), vectors, threads=3)
+    efforts = [effort for effort, _ in measured]
+    assert len(set(efforts)) == len(efforts) > 1
+    assert effort in efforts
+    assert {threads for _, threads in measured} == {3}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=name)
