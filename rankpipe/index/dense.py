@@ -8,14 +8,16 @@ else is asked; ties at the cut fall as the corpus orders them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from rankpipe.compiled import compiled
 from rankpipe.errors import UsageError
@@ -30,6 +32,9 @@ LONGER = 8
 """So many times BLOCK at most where there are fewer queries."""
 FEW = 16
 """Up to so many queries are multiplied by a loop that reads every vector once; BLAS rearranges the vectors first."""
+
+_multiplying = threading.Lock()
+"""Held while BLAS works for one search: how many threads it has is a setting of the whole process."""
 
 
 class Nearest(NamedTuple):
@@ -191,12 +196,19 @@ def _multiply(
     pool: ThreadPoolExecutor,
     threads: int,
 ) -> None:
-    """Write the dot products of queries and a block's vectors into scores (Q, n)."""
+    """Write the dot products of queries and a block's vectors into scores (Q, n), by so many threads."""
     if len(queries) <= FEW:
         cuts = [len(block) * thread // threads for thread in range(threads + 1)]
         list(pool.map(partial(_multiply_few, queries, block, scores), cuts[:-1], cuts[1:]))
     else:
-        np.matmul(queries, block.T, out=scores)
+        with _multiplying, _blas().limit(limits=threads):
+            np.matmul(queries, block.T, out=scores)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The BLAS that is loaded; looking for it takes as long as many products."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 @partial(compiled, fastmath={"reassoc", "contract"})

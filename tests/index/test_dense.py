@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from rankpipe.errors import UsageError
 from rankpipe.index import dense
@@ -77,6 +78,27 @@ def test_a_query_is_answered_alike_whatever_else_is_asked(precision: str, thread
             together = np.concatenate([getattr(one, column) for one in alone[:count]])
             assert np.array_equal(getattr(found, column), together), (count, column)
         assert np.diff(found.offsets).tolist() == [10] * count
+
+
+def test_a_product_takes_no_more_threads_than_the_search_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blas_threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    if not blas_threads():
+        pytest.skip("numpy has a BLAS here whose threads cannot be told")
+    multiplied, matmul = [], np.matmul
+
+    def watched(*arrays: NDArray, **out: NDArray) -> NDArray:
+        multiplied.append(set(blas_threads()))
+        return matmul(*arrays, **out)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    queries = np.random.default_rng(4).standard_normal((dense.FEW + 1, 24)).astype(np.float32)
+    with threadpool_limits(3, user_api="blas"):
+        for threads in (1, 2):
+            FlatIndex(made(100)).search(queries, 10, np.arange(201, dtype=np.int32), threads=threads)
+        assert set(blas_threads()) == {3}  # what others use is as it was
+    assert multiplied == [{1}, {2}]
 
 
 def test_more_equal_documents_than_the_room_for_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
