@@ -97,7 +97,7 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
         {
             "scoring": SCORING,
             "stages": [described(stage) for stage in pipeline.stages],
-            "opened": _opened(pipeline),
+            "opened": facts(pipeline, counted=False),
             "queries": queries.ids,
             "data": digests(name),
         }
@@ -113,7 +113,12 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
         "key": key,
         "dataset": name,
         "method": method,
-        "counted": {key: int(value) for stage in asked for key, value in stage.counted(dataset.corpus).items()},
+        "counted": {
+            key: value
+            for stage in asked
+            for key, value in stage.counted(dataset.corpus).items()
+            if isinstance(value, int)  # shares are of the encoder
+        },
         "examples": _examples(asked[0], dataset, queries) if asked else [],
         "measures": {measure: mean(of_queries) for measure, of_queries in values.items()},
         "per_query": values,
@@ -122,12 +127,6 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
     }
     write_cell(file, content)
     return content
-
-
-def _opened(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """What stages tell of what they opened; not what is known only once the documents' vectors are in the store."""
-    told = facts(pipeline, counted=False)
-    return {label: {name: one for name, one in of.items() if name != "truncated_share"} for label, of in told.items()}
 
 
 def _examples(stage: Rewriting, dataset: Dataset, queries: Queries) -> list[list[Any]]:

@@ -120,7 +120,7 @@ def made(folder: Path, options: Any) -> tuple[Vectors, NDArray[np.float32]]:
 
         def taken(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
             advance(len(rows))
-            return Block(values[rows], np.arange(len(rows) + 1), 0)
+            return Block(values[rows], np.arange(len(rows) + 1), np.zeros(len(rows), bool))
 
         (folder / "vectors").mkdir(exist_ok=True)
         write(
@@ -141,14 +141,14 @@ def encoded(queries: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.fl
     parts = [stage.all_vectors(dataset.corpus).values.astype(np.float32) for dataset in datasets]
     texts = [text for dataset in datasets for text in dataset.queries("test").texts]
     chosen = np.random.default_rng(seed).choice(len(texts), min(queries, len(texts)), replace=False)
-    return np.concatenate(parts), stage.encoders()[1].queries([texts[row] for row in chosen])
+    return np.concatenate(parts), stage.encoders()[1].queries([texts[row] for row in chosen]).vectors
 
 
 def effective(name: str) -> dict[str, dict[str, float]]:
     """nDCG@10 and R@100 of every kind on a data set."""
     dataset = Dataset.load(name)
     asked = dataset.queries("test")
-    vectors = Dense(model=MODEL).encoders()[1].queries(asked.texts)
+    vectors = Dense(model=MODEL).encoders()[1].queries(asked.texts).vectors
     queries = Queries(ids=asked.ids, texts=asked.texts, vectors=vectors)
     found = {}
     for kind in ("flat", *KINDS):

@@ -53,6 +53,7 @@ def report(experiment: Experiment, described: dict[str, Any]) -> str:
         _fenced(described["command"], "sh"),
         ["## What was assumed"],
         _list(experiment.result.assumed) or ["Nothing."],
+        *_cut_section(described),
         ["## Data set"],
         _list(_dataset_facts(experiment, described)),
         ["## Pipeline"],
@@ -87,6 +88,23 @@ def _dataset_facts(experiment: Experiment, described: dict[str, Any]) -> Iterato
     yield from facts["quirks"]
     for name, digest in described["digests"].items():
         yield f"digest of the {name}: {digest}"
+
+
+def _cut_section(described: dict[str, Any]) -> Iterator[list[str]]:
+    """How much was longer than what a stage reads of a text; nothing where no stage has such a limit."""
+    lines = []
+    for label, told in described["opened"].items():
+        documents = "pairs of query and document" if "pairs" in told else "documents"
+        shares = [
+            f"{100 * told[name]:.4g} % of the {what}"
+            for name, what in (("truncated_share", documents), ("truncated_query_share", "queries"))
+            if name in told
+        ]
+        if shares:
+            lines.append(f"{label}: {' and '.join(shares)}")
+    if lines:
+        yield ["## What was too long, and cut"]
+        yield _list(lines)
 
 
 def _seconds(described: dict[str, Any]) -> list[tuple[str, str]]:

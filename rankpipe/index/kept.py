@@ -38,7 +38,7 @@ class Kept:
         self._precision: Precision = precision
         self._kind = f"{KIND}/{store.key_digest(key)}"
         self._lock = threading.Lock()
-        nothing = Block(np.empty((0, dimensions), np.float32), np.zeros(1, np.int64), 0)
+        nothing = Block(np.empty((0, dimensions), np.float32), np.zeros(1, np.int64), np.zeros(0, bool))
         self._nothing = Vectors.of(np.empty(0, np.int32), nothing, precision)
         self._unwritten = self._nothing
         self._parts = self._opened()

@@ -60,11 +60,11 @@ def build(
     shards.remove(folder)
 
 
-def truncated_share(folder: Path) -> float:
-    """Share of an index' documents that were cut, 0 for no documents. Raises StoreError for a damaged index."""
+def read_documents(folder: Path) -> tuple[int, int]:
+    """How many documents of an index were read, and how many of them cut. Raises StoreError for a damaged index."""
     try:
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        return header["truncated"] / max(header["documents"], 1)
+        return int(header["documents"]), int(header["truncated"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder} does not hold a whole index: {error}") from error
 

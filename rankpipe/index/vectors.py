@@ -1,19 +1,20 @@
 """Vectors of a corpus on disk: memory-mapped, built in shards, so that a killed build goes on where it stopped.
 
-    vectors.json        format, dimensions, documents, windows, truncated
+    vectors.json        format, dimensions, documents, windows, norm
     rows.npy            (N,) int32, the corpus row of every document, rising
     offsets.npy         (N + 1,) int64: document n owns vectors offsets[n]:offsets[n + 1], one for each of its windows
     vectors.npy         (W, D) float32 or float16
+    truncated.npy       (N,) bool, whether a document was cut when it was encoded
 
-While it is being built, the folder holds shards (rankpipe/index/shards.py) with their vectors, and counts: the windows
-of each document.
+While it is being built, the folder holds shards (rankpipe/index/shards.py) with vectors and truncated, and counts: the
+windows of each document.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,7 +27,7 @@ from rankpipe.errors import StoreError
 from rankpipe.index import shards
 from rankpipe.store import replacing
 
-FORMAT = 1
+FORMAT = 2
 SHARD = 2048
 """Documents of a shard: what a killed build loses at most, and the texts that are sorted by length together."""
 HEADER = "vectors.json"
@@ -40,12 +41,12 @@ class Block(NamedTuple):
 
     vectors    (W, D) float32, finite
     offsets    (N + 1,) int64: document n owns vectors offsets[n]:offsets[n + 1], at least one
-    truncated  documents that were cut
+    truncated  (N,) whether a document was cut
     """
 
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64]
-    truncated: int
+    truncated: NDArray[np.bool_]
 
 
 Encode = Callable[[NDArray[np.int32], Callable[[int], None]], Block]
@@ -54,12 +55,11 @@ Encode = Callable[[NDArray[np.int32], Callable[[int], None]], Block]
 
 @dataclass(frozen=True)
 class Header:
-    """How many there are: N documents, W windows, of D dimensions; documents that were cut; the longest vector."""
+    """How many there are: N documents, W windows, of D dimensions; the length of the longest vector."""
 
     dimensions: int
     documents: int
     windows: int
-    truncated: int
     norm: float
 
 
@@ -80,19 +80,16 @@ def _shard(block: Block, dimensions: int, precision: Precision) -> shards.Shard:
     if block.vectors.shape[1] != dimensions:
         raise StoreError(f"vectors of {block.vectors.shape[1]} dimensions among those of {dimensions}")
     kept = kept_in(precision, block.vectors)
-    described = {
-        "documents": len(block.offsets) - 1,
-        "windows": len(kept),
-        "truncated": block.truncated,
-        "norm": longest(kept),
-    }
-    return shards.Shard({"vectors": kept, "counts": np.diff(block.offsets)}, described)
+    arrays = {"vectors": kept, "counts": np.diff(block.offsets), "truncated": block.truncated}
+    return shards.Shard(arrays, {"documents": len(block.truncated), "windows": len(kept), "norm": longest(kept)})
 
 
 def _join(folder: Path, rows: NDArray[np.int32], count: int, dimensions: int, precision: Precision) -> None:
     """Copy the shards into one array; the header, written last, says that it is whole."""
     described = [shards.described(folder, number) for number in range(count)]
-    counts = [shards.array(folder, number, "counts") for number in range(count)]
+    counts, truncated = (
+        [shards.array(folder, number, name) for number in range(count)] for name in ("counts", "truncated")
+    )
     windows = sum(one["windows"] for one in described)
     with replacing(folder / "vectors.npy", "wb") as file:
         npy.begin(file, precision, (windows, dimensions))
@@ -100,8 +97,9 @@ def _join(folder: Path, rows: NDArray[np.int32], count: int, dimensions: int, pr
             file.write(shards.array(folder, number, "vectors").data)
     npy.save(folder / "offsets.npy", np.concatenate([[0], *counts]).cumsum().astype(np.int64))
     npy.save(folder / "rows.npy", rows.astype(np.int32))
-    truncated, norm = sum(one["truncated"] for one in described), max((one["norm"] for one in described), default=0.0)
-    _write_header(folder, Header(dimensions, len(rows), windows, truncated, norm))
+    npy.save(folder / "truncated.npy", np.concatenate([np.empty(0, bool), *truncated]))
+    norm = max((one["norm"] for one in described), default=0.0)
+    _write_header(folder, Header(dimensions, len(rows), windows, norm))
 
 
 def _write_header(folder: Path, header: Header) -> None:
@@ -132,15 +130,15 @@ class Vectors:
     rows     (N,) int32, rows of the corpus, rising
     offsets  (N + 1,) int64: document n owns values[offsets[n]:offsets[n + 1]], one for each of its windows
     values   (W, D) float32 or float16
-    norm     length of the longest vector
-    truncated  documents that were cut when they were encoded
+    norm     length of the longest vector, or more
+    truncated  (N,) whether a document was cut when it was encoded
     """
 
     rows: NDArray[np.int32]
     offsets: NDArray[np.int64]
     values: NDArray[np.float32 | np.float16]
     norm: float
-    truncated: int = 0
+    truncated: NDArray[np.bool_]
 
     @classmethod
     def open(cls, folder: Path) -> Vectors:
@@ -150,16 +148,17 @@ class Vectors:
             if read["format"] != FORMAT:
                 raise StoreError(f"{folder} has vectors of format {read['format']}; this version reads {FORMAT}")
             header = Header(**{name: read[name] for name in Header.__dataclass_fields__})
-            rows, offsets, values = (_mapped(folder / f"{name}.npy") for name in ("rows", "offsets", "vectors"))
+            names = ("rows", "offsets", "vectors", "truncated")
+            rows, offsets, values, truncated = (_mapped(folder / f"{name}.npy") for name in names)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder} does not hold whole vectors: {error}") from error
-        shapes = ((header.documents,), (header.documents + 1,), (header.windows, header.dimensions))
-        if (rows.shape, offsets.shape, values.shape) != shapes:
-            raise StoreError(
-                f"{folder} holds arrays of the shapes {rows.shape}, {offsets.shape}, {values.shape}, not "
-                f"{', '.join(map(str, shapes))}"
-            )
-        return cls(rows, offsets, values, float(header.norm), int(header.truncated))
+        documents = (header.documents,)
+        expected = (documents, (header.documents + 1,), (header.windows, header.dimensions), documents)
+        shapes = (rows.shape, offsets.shape, values.shape, truncated.shape)
+        if shapes != expected:
+            held, wanted = (", ".join(map(str, one)) for one in (shapes, expected))
+            raise StoreError(f"{folder} holds arrays of the shapes {held}, not {wanted}")
+        return cls(rows, offsets, values, float(header.norm), truncated)
 
     @classmethod
     def of(cls, rows: NDArray[np.int32], block: Block, precision: Precision = "float32") -> Vectors:
@@ -169,9 +168,10 @@ class Vectors:
 
     def save(self, folder: Path) -> None:
         """Write them into an empty folder, where `open` finds them."""
-        for name, array in (("rows", self.rows), ("offsets", self.offsets), ("vectors", self.values)):
-            npy.save(folder / f"{name}.npy", array)
-        _write_header(folder, Header(self.dimensions, len(self.rows), len(self.values), self.truncated, self.norm))
+        for name in ("rows", "offsets", "truncated"):
+            npy.save(folder / f"{name}.npy", getattr(self, name))
+        npy.save(folder / "vectors.npy", self.values)
+        _write_header(folder, Header(self.dimensions, len(self.rows), len(self.values), self.norm))
 
     @property
     def dimensions(self) -> int:
@@ -202,26 +202,23 @@ class Vectors:
 
 def merged(parts: Sequence[Vectors]) -> Vectors:
     """All documents of vectors that have equal dimensions, in memory; of one that several have, the first's."""
-    rows = np.unique(np.concatenate([part.rows for part in parts]))
-    return replace(gathered(parts, rows), truncated=sum(part.truncated for part in parts))
+    return gathered(parts, np.unique(np.concatenate([part.rows for part in parts])))
 
 
 def gathered(parts: Sequence[Vectors], rows: NDArray[np.int32]) -> Vectors:
-    """The documents at rising rows, in memory, each from the first of the parts that has it; one of them must.
-
-    How many of them were cut is not known.
-    """
+    """The documents at rising rows, in memory, each from the first of the parts that has it; one of them must."""
     places = np.stack([part.places(rows) for part in parts])
     source = (places >= 0).argmax(axis=0)
     chosen = [(part, source == number, places[number, source == number]) for number, part in enumerate(parts)]
-    counts = np.zeros(len(rows), np.int64)
+    counts, truncated = np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
     for part, mine, at in chosen:
-        counts[mine] = np.diff(part.offsets)[at]
+        counts[mine] = part.offsets[at + 1] - part.offsets[at]
+        truncated[mine] = part.truncated[at]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     values = np.empty((offsets[-1], parts[0].dimensions), parts[0].values.dtype)
     for part, mine, at in chosen:
         values[_runs(offsets[:-1][mine], counts[mine])] = part.values[_runs(part.offsets[at], counts[mine])]
-    return Vectors(rows, offsets, values, max(part.norm for part in parts))
+    return Vectors(rows, offsets, values, max(part.norm for part in parts), truncated)
 
 
 def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -70,12 +70,12 @@ class Encoded(NamedTuple):
 
     vectors    (W, D) float32
     offsets    (N + 1,) int64: text n owns vectors offsets[n]:offsets[n + 1], one for each of its windows
-    truncated  texts that were cut
+    truncated  (N,) whether a text was cut
     """
 
     vectors: NDArray[np.float32]
     offsets: NDArray[np.int64]
-    truncated: int
+    truncated: NDArray[np.bool_]
 
 
 class BiEncoder:
@@ -150,8 +150,8 @@ class BiEncoder:
             "normalise": self.normalises,
         }
 
-    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(N, D) vectors of queries, the query prompt before each; those that are too long are cut."""
+    def queries(self, texts: Sequence[str]) -> Encoded:
+        """Vectors of queries, one each, the query prompt before it; those that are too long are cut."""
         read = self._reader.read(texts, self.recipe.query_prompt)
         skipped = 0 if self.recipe.include_prompt else read.skipped
         vectors = np.empty((len(texts), self.dimensions), np.float32)
@@ -159,7 +159,7 @@ class BiEncoder:
             for rows, filled, length in query_batches(read.tokens, self._longest):
                 found = self._batch([read.tokens[row] for row in filled], skipped, length)
                 vectors[rows] = found[: len(rows)].cpu().numpy()
-        return self._checked(vectors)
+        return Encoded(self._checked(vectors), read.offsets, read.truncated)
 
     def documents(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Encoded:
         """Vectors of documents, the document prompt before each, one for each window.

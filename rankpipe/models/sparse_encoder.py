@@ -108,7 +108,7 @@ class SparseEncoder:
             for rows, filled, length in query_batches(read.tokens, self._longest):
                 weights = self._batch([read.tokens[row] for row in filled], length)[: len(rows)]
                 _take(found, rows, weights, most)
-        return _joined(found, read.truncated)
+        return _joined(found, int(read.truncated.sum()))
 
     def documents(
         self, texts: Sequence[str], most: int | None = None, advance: Callable[[int], None] = lambda _: None
@@ -127,7 +127,7 @@ class SparseEncoder:
             for rows, weights in each_on_a_core(weigh, list(batches(tokens, self._batch_tokens)), self._at_once):
                 _take(found, rows, weights, most)
                 advance(int(done[rows].sum()))
-        return _joined([found[one] for one in which], read.truncated)
+        return _joined([found[one] for one in which], int(read.truncated.sum()))
 
     def bags(self, texts: Sequence[str]) -> WeightedTerms:
         """The texts' own tokens, without special ones, each with weight 1 however often it stands there.
@@ -140,7 +140,7 @@ class SparseEncoder:
         for tokens in read.tokens:
             terms = np.setdiff1d(tokens, around).astype(np.int32)
             found.append((terms, np.ones(len(terms), np.float32)))
-        return _joined(found, read.truncated)
+        return _joined(found, int(read.truncated.sum()))
 
     @cached_property
     def _network(self) -> Any:

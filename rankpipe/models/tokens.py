@@ -36,13 +36,13 @@ class Sequences(NamedTuple):
     tokens     S arrays of int64
     offsets    (N + 1,) int64: text n owns sequences offsets[n]:offsets[n + 1], at least one
     skipped    leading tokens of every sequence that pooling leaves out where the recipe excludes the prompt
-    truncated  texts that were longer than their one sequence
+    truncated  (N,) whether a text was longer than its one sequence
     """
 
     tokens: list[NDArray[np.int64]]
     offsets: NDArray[np.int64]
     skipped: int
-    truncated: int
+    truncated: NDArray[np.bool_]
 
 
 @contextmanager
@@ -122,18 +122,19 @@ class Reader:
             )
         sequences: list[NDArray[np.int64]] = []
         counts: list[int] = []
-        truncated = 0
+        longer: list[bool] = []
         for content in self._tokens([prompt + text for text in texts] if prompt else texts):
-            if len(content) <= room:
+            longer.append(len(content) > room)
+            if not longer[-1]:
                 parts = [content]
             elif windows is None:
                 parts = [content[-room:] if self._from_left else content[:room]]
-                truncated += 1
             else:
                 parts = list(_windows(content, led, room, windows.stride))
             sequences += [np.concatenate([self.before, part, self.after]) for part in parts]
             counts.append(len(parts))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        truncated = np.array(longer, bool) & (windows is None)
         return Sequences(sequences, offsets, len(self.before) + led if led else 0, truncated)
 
     def vocabulary(self, size: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -81,6 +82,12 @@ class Dense(Encoding):
             return facts
         header = getattr(self.open_index(corpus), "header", None)
         return facts if header is None else {**facts, "index": header.as_json()}
+
+    def _read(self, corpus: Corpus) -> Counter[str]:
+        """All documents of the corpus: any of them can be found."""
+        vectors = self.stored_vectors(corpus)
+        documents = (0, 0) if vectors is None else (len(vectors.rows), int(vectors.truncated.sum()))
+        return super()._read(corpus) + Counter(documents=documents[0], truncated_documents=documents[1])
 
     def _open_index(self, corpus: Corpus) -> DenseIndex:
         vectors = self.all_vectors(corpus)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, MinLen
@@ -79,14 +80,17 @@ class Encoding(Stage):
 
     def encoders(self) -> tuple[BiEncoder, BiEncoder]:
         """The open encoders of documents and of queries, often one. Raises MissingExtraError, ModelError."""
-        return self.open_once(("encoders", current_runtime()), self._open_encoders)
+        opened = self._opened_encoders()
+        return opened.documents, opened.queries
 
     def encoded_queries(self, run: Run) -> NDArray[np.float32]:
         """(Q, D) vectors of a run's queries: those that it carries, else of their texts."""
         if run.queries.vectors is not None:
             run.queries.check_taken("vectors", self.type_name(), self.encoders()[0].space())
             return run.queries.vectors
-        return self.encoders()[1].queries(run.queries.texts)
+        encoded = self.encoders()[1].queries(run.queries.texts)
+        self._count(run.corpus, "queries", encoded.truncated)
+        return encoded.vectors
 
     def query_vectors(self, run: Run) -> NDArray[np.float32]:
         """(Q, D) as encoded_queries, to write into; zero for a query without text, which matches nothing."""
@@ -102,12 +106,18 @@ class Encoding(Stage):
             lambda: self.stored_vectors(corpus) or self.kept_vectors(corpus),
         )
 
-    def document_vectors(self, run: Run) -> Vectors:
-        """Vectors that have all candidates of a run among them, encoded now where the store does not have them."""
+    def candidate_vectors(self, run: Run) -> tuple[Vectors, NDArray[np.int64]]:
+        """Vectors that have all candidates of a run among them, and (H,) the candidates' places there.
+
+        What the store does not have is encoded now.
+        """
         from rankpipe.index.vectors import Vectors
 
         known = self.known_vectors(run.corpus)
-        return known if isinstance(known, Vectors) else known.of(run.documents)
+        vectors = known if isinstance(known, Vectors) else known.of(run.documents)
+        places = vectors.places(run.documents)
+        self._count(run.corpus, "documents", vectors.truncated[places])
+        return vectors, places
 
     def encode_rows(
         self, corpus: Corpus, rows: NDArray[np.int32], advance: Callable[[int], None] = lambda _: None
@@ -151,13 +161,13 @@ class Encoding(Stage):
         )
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Digests, precision and what was cut, for the manifest of a result."""
+        """Digests and precision, for the manifest of a result."""
         documents, queries = self.encoders()
-        facts = {**documents.key(), "query_model": queries.digest, "query_prompt": queries.recipe.query_prompt}
-        vectors = self.stored_vectors(corpus)
-        if vectors is not None and len(vectors.rows):
-            facts["truncated_share"] = round(vectors.truncated / len(vectors.rows), 6)
-        return facts
+        return {**documents.key(), "query_model": queries.digest, "query_prompt": queries.recipe.query_prompt}
+
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Which share of the documents that were scored, one for each query that it was scored for, and of queries was cut."""
+        return truncated_shares(self._read(corpus))
 
     def _key(self, corpus: Corpus) -> dict[str, Any]:
         from rankpipe.index.vectors import FORMAT, SHARD
@@ -170,7 +180,19 @@ class Encoding(Stage):
             **self.encoders()[0].key(),
         }
 
-    def _open_encoders(self) -> tuple[BiEncoder, BiEncoder]:
+    def _read(self, corpus: Corpus) -> Counter[str]:
+        """How many documents and queries were read so far, as truncated_shares takes them."""
+        return self._opened_encoders().counts.get(corpus.digest, Counter())
+
+    def _count(self, corpus: Corpus, what: str, truncated: NDArray[np.bool_]) -> None:
+        """Count documents or queries that were read, and those of them that were cut."""
+        counts = self._opened_encoders().counts.setdefault(corpus.digest, Counter())
+        counts.update({what: len(truncated), f"truncated_{what}": int(np.count_nonzero(truncated))})
+
+    def _opened_encoders(self) -> _Opened:
+        return self.open_once(("encoders", current_runtime()), self._open_encoders)
+
+    def _open_encoders(self) -> _Opened:
         need_extra(f"stage '{self.type_name()}'", NEEDS, "sentence-transformers", "dense")
         from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings  # brings torch, so not before it is needed
         from rankpipe.models.tokens import Windows
@@ -190,7 +212,7 @@ class Encoding(Stage):
         )
         documents = BiEncoder(self.model, settings, current_runtime(), role="document")
         if self.query_model is None and not documents.recipe.routed:
-            return documents, documents
+            return _Opened(documents, documents, {})
         queries = BiEncoder(self.query_model or self.model, settings, current_runtime(), role="query")
         if queries.dimensions != documents.dimensions:
             names = (f"query_model {self.query_model!r}", f"model {self.model!r}")
@@ -200,7 +222,24 @@ class Encoding(Stage):
                 f"{names[0]} gives vectors of {queries.dimensions} dimensions, {names[1]} of {documents.dimensions}; "
                 "they must fit each other"
             )
-        return documents, queries
+        return _Opened(documents, queries, {})
+
+
+class _Opened(NamedTuple):
+    """The open encoders, and of every corpus, by its digest, how much of it and of its queries was read."""
+
+    documents: BiEncoder
+    queries: BiEncoder
+    counts: dict[str, Counter[str]]
+
+
+def truncated_shares(counts: Counter[str]) -> dict[str, float]:
+    """Which share of documents and of queries was cut, as a manifest says it; nothing of what none was read of.
+
+    counts  documents, truncated_documents, queries, truncated_queries
+    """
+    names = {"truncated_share": "documents", "truncated_query_share": "queries"}
+    return {name: round(counts[f"truncated_{what}"] / counts[what], 6) for name, what in names.items() if counts[what]}
 
 
 def said(texts: Sequence[str]) -> NDArray[np.bool_]:

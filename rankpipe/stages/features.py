@@ -122,6 +122,10 @@ class Features(Stage):
         files = {"columns": self.columns, "texts": self.texts}
         return {**found, **{name: file_digest(path) for name, path in files.items() if path is not None}}
 
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Which share of what the encoder read was cut."""
+        return {} if self._similarity is None else self._similarity.counted(corpus)
+
     def _columns(self, run: Run) -> Iterator[tuple[str, NDArray[np.floating]]]:
         yield "score", self._normalised(run, run.scores)
         yield "reciprocal-rank", 1 / run.ranks

@@ -79,6 +79,10 @@ class Hyde(Rewriting, Encoding):
         """What makes the answers, and the encoder."""
         return {**Encoding.facts(self, corpus), **Rewriting.facts(self, corpus)}
 
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """What became of the answers, and which share of the queries was cut when they were encoded."""
+        return {**Encoding.counted(self, corpus), **Rewriting.counted(self, corpus)}
+
     @property
     def _answers_each(self) -> int:
         return self.passages

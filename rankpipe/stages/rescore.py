@@ -48,6 +48,6 @@ class Rescore(Encoding):
         """(H,) dot products of all candidates, in their order."""
         from rankpipe.index.dense import checked_queries, exact_scores  # brings numba
 
-        vectors = self.document_vectors(run)
+        vectors, places = self.candidate_vectors(run)
         queries = checked_queries(self.encoded_queries(run), vectors)
-        return exact_scores(queries, run.query_rows, vectors.places(run.documents), vectors)[0]
+        return exact_scores(queries, run.query_rows, places, vectors)[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, MinLen
@@ -19,7 +20,7 @@ from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
-from rankpipe.stages.encoding import said
+from rankpipe.stages.encoding import said, truncated_shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +90,8 @@ class Sparse(Stage):
 
     def encoders(self) -> tuple[SparseEncoder, SparseEncoder]:
         """The encoders of documents and of queries, often one. Raises MissingExtraError, ModelError."""
-        return self.open_once(("encoders", current_runtime()), self._open_encoders)
+        opened = self._opened_encoders()
+        return opened.documents, opened.queries
 
     def encoded_queries(self, run: Run) -> list[Mapping[str, float]]:
         """Term -> weight of a run's queries; none for one without text."""
@@ -99,6 +101,8 @@ class Sparse(Stage):
         rows = np.flatnonzero(said(run.queries.texts)).tolist()
         texts = [run.queries.texts[row] for row in rows]
         found = encoder.bags(texts) if self.queries == "tokens" else encoder.queries(texts, self.max_query_terms)
+        counts = self._opened_encoders().counts.setdefault(run.corpus.digest, Counter())
+        counts.update(queries=len(texts), truncated_queries=found.truncated)
         terms: list[Mapping[str, float]] = [{}] * len(run.queries)
         for row, weighted in zip(rows, as_mappings(SparseBlock(*found), encoder.vocabulary), strict=True):
             terms[row] = weighted
@@ -109,14 +113,18 @@ class Sparse(Stage):
         return self.open_once((corpus.digest, current_runtime()), lambda: self._open_index(corpus))
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Digests, precision and what was cut, for the manifest of a result."""
-        from rankpipe.index.sparse import truncated_share
-
+        """Digests and precision, for the manifest of a result."""
         documents, queries = self.encoders()
-        facts = {**documents.key(), "query_model": queries.digest, "query_prompt": queries.recipe.query_prompt}
-        if (folder := store.found("sparse", self._key(corpus))) is not None:
-            facts["truncated_share"] = round(truncated_share(folder), 6)
-        return facts
+        return {**documents.key(), "query_model": queries.digest, "query_prompt": queries.recipe.query_prompt}
+
+    def counted(self, corpus: Corpus) -> Mapping[str, Any]:
+        """Which share of the documents of the corpus, and of queries, was cut."""
+        from rankpipe.index.sparse import read_documents
+
+        folder = store.found("sparse", self._key(corpus))
+        documents, truncated = (0, 0) if folder is None else read_documents(folder)
+        counts = self._opened_encoders().counts.get(corpus.digest, Counter())
+        return truncated_shares(counts + Counter(documents=documents, truncated_documents=truncated))
 
     def _open_index(self, corpus: Corpus) -> InvertedIndex:
         from rankpipe.index.inverted import InvertedIndex  # brings numba, so not before it is needed
@@ -157,17 +165,28 @@ class Sparse(Stage):
             **self.encoders()[0].key(),
         }
 
-    def _open_encoders(self) -> tuple[SparseEncoder, SparseEncoder]:
+    def _opened_encoders(self) -> _Opened:
+        return self.open_once(("encoders", current_runtime()), self._open_encoders)
+
+    def _open_encoders(self) -> _Opened:
         need_extra(f"stage '{self.type_name()}'", NEEDS, "transformers", "dense")
         from rankpipe.models.sparse_encoder import SparseEncoder  # brings torch, so not before it is needed
 
         documents = SparseEncoder(self.model, current_runtime(), max_length=self.max_length)
         if self.query_model is None:
-            return documents, documents
+            return _Opened(documents, documents, {})
         queries = SparseEncoder(self.query_model, current_runtime(), max_length=self.max_length)
         if queries.vocabulary != documents.vocabulary:
             raise UsageError(
                 f"query_model {self.query_model!r} has another vocabulary than model {self.model!r}; "
                 "their terms must be the same"
             )
-        return documents, queries
+        return _Opened(documents, queries, {})
+
+
+class _Opened(NamedTuple):
+    """The open encoders, and of every corpus, by its digest, how many of its queries were read."""
+
+    documents: SparseEncoder
+    queries: SparseEncoder
+    counts: dict[str, Counter[str]]

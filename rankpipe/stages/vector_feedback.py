@@ -48,8 +48,7 @@ class VectorFeedback(Encoding):
         vectors = self.query_vectors(run)
         first = run.select(rows := np.flatnonzero((run.counts >= self.least) & vectors.any(axis=1))).top(self.documents)
         if len(rows):
-            found = self.document_vectors(first)
-            places = found.places(first.documents)
+            found, places = self.candidate_vectors(first)
             documents = np.stack([found.values[slice(*found.offsets[at : at + 2])].mean(axis=0) for at in places])
             for row, begin, end in zip(rows, first.offsets[:-1], first.offsets[1:], strict=True):
                 vectors[row] = self._moved(vectors[row], documents[begin:end].astype(np.float32))

@@ -70,7 +70,7 @@ class Searching:
         encoders, corpus = self.encoders, self.dataset.corpus
         rows = self._rows()
         documents = encoders.vectors(encoders.documents(corpus, rows, self.fields)).cpu().numpy()
-        block = Block(documents, np.arange(len(rows) + 1, dtype=np.int64), 0)
+        block = Block(documents, np.arange(len(rows) + 1, dtype=np.int64), np.zeros(len(rows), bool))
         queries = encoders.vectors(encoders.queries(self.run.queries.texts)).cpu().numpy()
         return searched(Vectors.of(rows, block), queries, self.run.queries, self.qrels, self.dataset, self.measure)
 

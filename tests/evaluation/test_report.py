@@ -1,11 +1,12 @@
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 import ir_measures
 import pytest
 
-from rankpipe import BM25, Corpus, Dataset, Fuse, Queries
+from rankpipe import BM25, Corpus, Dataset, Dense, Fuse, Queries, Rescore
 from rankpipe.data.catalogue import Card
 from rankpipe.errors import UsageError
 from rankpipe.evaluation.experiment import Experiment, evaluate_on, run_experiment
@@ -195,6 +196,22 @@ def test_settings_of_stages_inside_stages_and_their_names_are_in_the_manifest(tm
     branches = fuse["fuse"]["branches"]
     assert [(branch["bm25"]["k"], branch.get("name")) for branch in branches] == [(3, None), (5, "long")]
     assert list(manifest["seconds"]["stages"]) == ["bm25", "long", "both"]
+
+
+def test_the_report_tells_what_was_cut(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    model = str(tiny_encoder(tmp_path / "model"))  # reads 48 tokens
+    corpus = Corpus.from_texts(["car", "car " * 47, "a car on the road", "tree"])
+    dataset = Dataset.of(corpus, {"q1": "car", "q2": "car " * 50}, {"q1": {"d1": 1}, "q2": {"d3": 1}})
+    for name, stages, lines in (
+        ("plain", (BM25(),), ""),
+        ("dense", (Dense(model=model),), "- dense: 25 % of the documents and 50 % of the queries\n"),
+        # both queries have d1, d2 and d3 as candidates
+        ("rescore", (BM25(), Rescore(model=model)), "- rescore: 33.33 % of the documents and 50 % of the queries\n"),
+    ):
+        write_results(run_experiment(Pipeline(stages=stages), dataset), tmp_path / name, command="x")
+        report = (tmp_path / name / "report.md").read_text()
+        section = f"## What was too long, and cut\n\n{lines}\n## Data set\n"
+        assert (section in report) == ("too long" in report) == bool(lines)
 
 
 def test_digests_do_not_depend_on_the_order_of_queries_and_judgements():

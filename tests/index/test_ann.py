@@ -33,7 +33,7 @@ def made(
     if distinct is not None:
         values = values[random.integers(0, distinct, len(values))]
     rows = np.sort(random.choice(2 * documents + 1, documents, replace=False)).astype(np.int32)
-    return Vectors.of(rows, Block(values, np.cumsum([0, *counts]), 0), precision)  # type: ignore[arg-type]
+    return Vectors.of(rows, Block(values, np.cumsum([0, *counts]), np.zeros(documents, bool)), precision)  # type: ignore[arg-type]
 
 
 def ties(vectors: Vectors) -> NDArray[np.int32]:

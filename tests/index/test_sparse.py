@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rankpipe.errors import StoreError
 from rankpipe.index.inverted import InvertedIndex
 from rankpipe.index.shards import finished
-from rankpipe.index.sparse import SparseBlock, as_mappings, build, truncated_share
+from rankpipe.index.sparse import SparseBlock, as_mappings, build, read_documents
 
 ROWS = np.array([0, 2, 3, 5, 8, 9, 11], np.int32)
 VOCABULARY = ["a", "b", "c", "d"]
@@ -46,7 +46,7 @@ def test_what_is_written_is_found(tmp_path: Path, size: int) -> None:
     # b stands in the rows 2, 3, 11, with r + 1.25, twice; d nowhere; a with r + 1, c with r + 1.5, four times
     assert found.documents.tolist() == [11, 3, 2, 11, 3, 9, 5, 2]
     assert found.scores.tolist() == [24.5, 8.5, 6.5, 62.0, 22.0, 10.0, 6.0, 3.0]
-    assert truncated_share(tmp_path / "i") == 3 / 7  # rows 0, 2 and 8
+    assert read_documents(tmp_path / "i") == (7, 3)  # rows 0, 2 and 8
     assert not list((tmp_path / "i").glob("*shard*"))
 
 
@@ -98,7 +98,7 @@ def test_no_documents_are_an_index_too(tmp_path: Path) -> None:
     build(tmp_path, ROWS[:0], encoded, lambda: VOCABULARY)
     index = InvertedIndex.open(tmp_path)
     found = index.search(index.weighted_queries([{"a": 1.0}]), 3, np.empty(0, np.int32))
-    assert (found.offsets.tolist(), truncated_share(tmp_path)) == ([0, 0], 0)
+    assert (found.offsets.tolist(), read_documents(tmp_path)) == ([0, 0], (0, 0))
 
 
 def test_documents_without_terms_are_an_index_too(tmp_path: Path) -> None:
@@ -114,4 +114,4 @@ def test_terms_are_given_as_text() -> None:
 
 def test_a_folder_without_its_header_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="does not hold a whole index"):
-        truncated_share(tmp_path)
+        read_documents(tmp_path)

@@ -20,7 +20,7 @@ def encoded(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
     counts = 1 + rows % 3
     vectors = [[row + window / 4] * 4 for row, count in zip(rows, counts, strict=True) for window in range(count)]
     advance(len(rows))
-    return Block(np.array(vectors, np.float32).reshape(-1, 4), np.cumsum([0, *counts]), int((rows % 2 == 0).sum()))
+    return Block(np.array(vectors, np.float32).reshape(-1, 4), np.cumsum([0, *counts]), rows % 2 == 0)
 
 
 def written(folder: Path, precision: str = "float32", shard: int = 3) -> Vectors:
@@ -38,11 +38,13 @@ def test_what_is_written_is_read(tmp_path: Path, precision: str, shard: int) -> 
     assert vectors.rows.tolist() == ROWS.tolist()
     assert np.array_equal(vectors.values, expected.vectors)
     assert np.array_equal(vectors.offsets, expected.offsets)
-    assert (vectors.dimensions, vectors.truncated) == (4, 3)  # rows 0, 2 and 8
+    assert vectors.dimensions == 4
+    assert vectors.truncated.tolist() == [True, True, False, False, True, False, False]  # rows 0, 2 and 8
     assert vectors.norm == np.linalg.norm(expected.vectors, axis=1).max()
     assert sorted(path.name for path in (tmp_path / "v").iterdir()) == [
         "offsets.npy",
         "rows.npy",
+        "truncated.npy",
         "vectors.json",
         "vectors.npy",
     ]
@@ -67,7 +69,9 @@ def test_finished_shards_are_not_encoded_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*shard*"))
 
 
-@pytest.mark.parametrize("name", ["shard-00001.json", "shard-00001-vectors.npy", "shard-00001-counts.npy"])
+@pytest.mark.parametrize(
+    "name", ["shard-00001.json", "shard-00001-vectors.npy", "shard-00001-counts.npy", "shard-00001-truncated.npy"]
+)
 def test_a_damaged_shard_is_said_and_made_anew(tmp_path: Path, name: str) -> None:
     def stops(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
         if rows[0] == 11:
@@ -131,17 +135,20 @@ def test_merged_vectors_stand_in_the_order_of_their_rows() -> None:
     assert together.rows.tolist() == [0, 2, 8, 11]
     assert np.array_equal(together.offsets, whole.offsets)
     assert np.array_equal(together.values, whole.values)
-    assert (together.norm, together.truncated) == (whole.norm, whole.truncated)
+    assert together.norm == whole.norm
+    assert together.truncated.tolist() == whole.truncated.tolist() == [True, True, True, False]
 
 
 def test_of_a_document_that_several_have_the_first_counts() -> None:
     def of(value: float, *rows: int) -> Vectors:
         at = np.array(rows, np.int32)
-        return Vectors.of(at, Block(np.full((len(rows), 2), value, np.float32), np.arange(len(rows) + 1), 0))
+        values, cut = np.full((len(rows), 2), value, np.float32), np.full(len(rows), value == 2)
+        return Vectors.of(at, Block(values, np.arange(len(rows) + 1), cut))
 
     parts = [of(1, 5, 7), of(2, 3, 5, 9), of(3, 3)]
     assert merged(parts).rows.tolist() == [3, 5, 7, 9]
     assert merged(parts).values[:, 0].tolist() == [2, 1, 1, 2]
+    assert merged(parts).truncated.tolist() == [True, False, False, True]
     assert gathered(parts, np.array([5, 9], np.int32)).values[:, 0].tolist() == [1, 2]
 
 
@@ -155,6 +162,7 @@ def test_what_is_gathered_is_saved_and_read(tmp_path: Path, precision: Any) -> N
         assert (vectors.values.dtype, vectors.rows.tolist()) == (precision, rows.tolist())
         assert np.array_equal(vectors.values, encoded(rows, lambda _: None).vectors)
         assert vectors.offsets.tolist() == [0, 3, 6, 9]
+        assert vectors.truncated.tolist() == [True, False, False]
 
 
 def test_blocks_hold_whole_documents(tmp_path: Path) -> None:
@@ -164,7 +172,7 @@ def test_blocks_hold_whole_documents(tmp_path: Path) -> None:
     assert list(vectors.blocks(1)) == [(place, place + 1) for place in range(7)]
 
 
-@pytest.mark.parametrize("name", ["vectors.json", "rows.npy", "offsets.npy", "vectors.npy"])
+@pytest.mark.parametrize("name", ["vectors.json", "rows.npy", "offsets.npy", "vectors.npy", "truncated.npy"])
 def test_a_missing_file_is_a_store_error(tmp_path: Path, name: str) -> None:
     written(tmp_path / "v")
     (tmp_path / "v" / name).unlink()
@@ -175,5 +183,7 @@ def test_a_missing_file_is_a_store_error(tmp_path: Path, name: str) -> None:
 def test_arrays_that_do_not_fit_together_are_a_store_error(tmp_path: Path) -> None:
     written(tmp_path / "v")
     np.save(tmp_path / "v" / "rows.npy", ROWS[:3])
-    with pytest.raises(StoreError, match=r"holds arrays of the shapes \(3,\), \(8,\), \(15, 4\), not \(7,\), \(8,\)"):
+    with pytest.raises(
+        StoreError, match=r"holds arrays of the shapes \(3,\), \(8,\), \(15, 4\), \(7,\), not \(7,\), \(8,\)"
+    ):
         Vectors.open(tmp_path / "v")

@@ -52,7 +52,7 @@ def kind(
         return Kind(
             tiny_encoder,
             lambda folder, runtime=FULL, **settings: BiEncoder(str(folder), EncoderSettings(**settings), runtime),
-            lambda encoder, texts: encoder.queries(texts),
+            lambda encoder, texts: encoder.queries(texts).vectors,
             lambda encoder, texts, *more: encoder.documents(texts, *more).vectors,
             {"class": "BertModel", "prefix": "", "what": "an encoder"},
         )

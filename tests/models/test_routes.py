@@ -45,7 +45,7 @@ def assert_same_vectors(folder: Path, texts: list[str]) -> None:
     from sentence_transformers import SentenceTransformer
 
     theirs = SentenceTransformer(str(folder), device="cpu")
-    queries = opened(folder, "query", similarity="dot").queries(texts)
+    queries = opened(folder, "query", similarity="dot").queries(texts).vectors
     documents = opened(folder, "document", similarity="dot").documents(texts).vectors
     assert np.abs(queries - theirs.encode_query(texts)).max() < 1e-6
     assert np.abs(documents - theirs.encode_document(texts)).max() < 1e-6
@@ -105,8 +105,8 @@ def test_settings_of_the_pipeline_stand_above_those_of_a_route(
     folder = tiny_router(tmp_path / "routed", query={"seed": 1}, document={}, prompts=PROMPTS)
     alone = tiny_encoder(tmp_path / "alone", seed=1)
     settings: dict[str, Any] = {"pooling": "cls", "max_length": 12, "query_prompt": "the road ", "dimensions": 8}
-    expected = opened(alone, "query", **settings).queries(texts)
-    assert np.array_equal(opened(folder, "query", **settings).queries(texts), expected)
+    expected = opened(alone, "query", **settings).queries(texts).vectors
+    assert np.array_equal(opened(folder, "query", **settings).queries(texts).vectors, expected)
 
 
 def test_a_folder_without_routes_is_the_same_for_queries_and_documents(tmp_path: Path, tiny_encoder: Write) -> None:

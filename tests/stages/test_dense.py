@@ -100,7 +100,7 @@ def test_encoders_of_queries_and_documents_may_differ(
     found = ranked(Dense(model=model, query_model=other))["q2"]
     from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
 
-    query = BiEncoder(other, EncoderSettings(), FULL).queries(["road"])[0]
+    query = BiEncoder(other, EncoderSettings(), FULL).queries(["road"]).vectors[0]
     documents = BiEncoder(model, EncoderSettings(), FULL).documents(list(TEXTS.values())).vectors
     assert found == pytest.approx(dict(zip(TEXTS, (documents @ query).tolist(), strict=True)), abs=1e-6)
 
@@ -206,14 +206,17 @@ def test_the_manifest_is_told_of_model_precision_and_what_was_cut(model: str) ->
     corpus = Corpus.from_texts(["car", "car " * 100])
     stage = Dense(model=model, query_prompt="query: ")
     with FULL.active():
+        assert stage.counted(corpus) == {}
         stage.prepare(corpus)
         facts = stage.facts(corpus)
-    assert {name: facts[name] for name in ("dtype", "dimensions", "max_length", "query_prompt", "truncated_share")} == {
+        assert stage.counted(corpus) == {"truncated_share": 0.5}
+        stage(Run.empty(Queries.of(["car", "car " * 47, "road", "tree"]), corpus))
+        assert stage.counted(corpus) == {"truncated_share": 0.5, "truncated_query_share": 0.25}
+    assert {name: facts[name] for name in ("dtype", "dimensions", "max_length", "query_prompt")} == {
         "dtype": "float32",
         "dimensions": 32,
         "max_length": 48,
         "query_prompt": "query: ",
-        "truncated_share": 0.5,
     }
     json.dumps(facts)
 
@@ -244,6 +247,19 @@ def test_vectors_of_the_store_are_taken_where_there_are_any(model: str) -> None:
         assert stored is not None
         rescored = rescore(candidates()).to_dict()
     assert {doc_id: ranked(dense)["q1"][doc_id] for doc_id in rescored["q1"]} == rescored["q1"]
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["of candidates", "of the corpus"])
+def test_what_was_cut_is_told_whether_or_not_the_store_has_the_corpus(model: str, stored: bool) -> None:
+    lengths = {"a": 1, "b": 47, "c": 48, "d": 2}
+    corpus = Corpus.from_records({"id": doc_id, "text": "car " * length} for doc_id, length in lengths.items())
+    if stored:
+        Dense(model=model).prepare(corpus)
+    stage = Rescore(model=model, depth=2)
+    queries = Queries.of({"q1": "car", "q2": "road " * 50})
+    stage(Run.of(queries, corpus, {"q1": {"a": 9, "b": 8, "c": 7}, "q2": {"b": 2, "d": 1}}))  # b is cut, twice of four
+    assert stage.counted(corpus) == {"truncated_share": 0.5, "truncated_query_share": 0.5}
+    assert stage.facts(corpus) == Rescore(model=model).facts(corpus)
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ def test_a_query_gets_the_mean_of_its_vector_and_its_passages(
     documents, queries = stage.encoders()
     passages = [" ".join(one.split()) for one in stage.answered(run)[0]]
     assert sorted(passages) == ["A passage no. 0.", "A passage no. 1.", "A passage no. 2."]
-    parts = [queries.queries(["apple"])[0], *documents.documents(passages).vectors]
+    parts = [queries.queries(["apple"]).vectors[0], *documents.documents(passages).vectors]
     assert result.vectors[0] == pytest.approx(np.mean(parts, axis=0), abs=1e-6)
     assert not result.vectors[1].any()
-    assert result.vectors[2].tolist() == queries.queries(["the car"])[0].tolist()
+    assert result.vectors[2].tolist() == queries.queries(["the car"]).vectors[0].tolist()
     assert result.texts == QUERIES.texts
     assert stage.counted(CORPUS)["refused_empty"] == 6  # three answers, asked for twice
     assert stage.counted(CORPUS)["unchanged"] == 1

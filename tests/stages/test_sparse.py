@@ -170,10 +170,13 @@ def test_the_manifest_hears_of_the_model_and_of_what_was_cut(
     corpus = Corpus.from_texts(["car " * 63, "car", "road", "tree"])
     stage = Sparse(model=str(tiny_masked_lm(tmp_path)))
     with FLOAT32.active():
-        assert "truncated_share" not in stage.facts(corpus)
+        assert stage.counted(corpus) == {}
         stage.prepare(corpus)
         facts = stage.facts(corpus)
-    assert (facts["truncated_share"], facts["dtype"], facts["pooling"]) == (0.25, "float32", "max")
+        assert stage.counted(corpus) == {"truncated_share": 0.25}
+        stage(Run.empty(Queries.of(["car", " ", "road " * 63]), corpus))
+        assert stage.counted(corpus) == {"truncated_share": 0.25, "truncated_query_share": 0.5}  # one says nothing
+    assert (facts["dtype"], facts["pooling"]) == ("float32", "max")
     assert facts["model"] == facts["query_model"]
 
 

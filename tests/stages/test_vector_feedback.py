@@ -47,7 +47,7 @@ def test_vectors_move_towards_the_first_documents(encoder: str, normalise: bool)
     settings = {"model": encoder, "normalise": normalise, "similarity": "dot"}
     whole = Dense(k=4, **settings)
     documents = whole.all_vectors(CORPUS).values
-    query = whole.encoders()[1].queries(["apple"])[0]
+    query = whole.encoders()[1].queries(["apple"]).vectors[0]
     expected = {
         "rocchio": np.float32(0.3) * query + np.float32(0.6) * documents[:2].mean(axis=0),
         "average": (query + documents[0] + documents[1]) / 3,
@@ -69,7 +69,7 @@ def test_queries_with_too_few_candidates_keep_their_vectors_and_empty_ones_have_
     result = stage(a_run())
     vectors = result.queries.vectors
     assert vectors is not None
-    own = stage.encoders()[1].queries(["car", "pears"])
+    own = stage.encoders()[1].queries(["car", "pears"]).vectors
     assert vectors[[1, 3]].tolist() == own.tolist()
     assert not vectors[2].any()
     assert result.queries.texts == QUERIES.texts

@@ -121,7 +121,7 @@ def test_a_guard_leaves_out_what_scores_above_the_relevant_documents(
         for query_id in dict.fromkeys(one["query_id"] for one in table):
             rows = [one for one in table if one["query_id"] == query_id]
             if name == "model":
-                vector = encoders.encoders()[1].queries([dataset.queries("train")[query_id]])[0]
+                vector = encoders.encoders()[1].queries([dataset.queries("train")[query_id]]).vectors[0]
                 cosines = documents @ vector
                 best = max(cosines[dataset.corpus.rows([doc_id])[0]] for doc_id in qrels[query_id])
                 for one in rows:
