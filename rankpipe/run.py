@@ -126,6 +126,8 @@ class Run:
     def concatenate(cls, runs: Sequence[Run], queries: Queries | None = None) -> Run:
         """Runs of different queries over one corpus, one below the other. All have the same features.
 
+        Where some have passages, those of the others are -1.
+
         queries  those of all runs together, where the caller has them
         """
         first = runs[0]
@@ -139,7 +141,7 @@ class Run:
             np.concatenate([run.documents for run in runs]),
             np.concatenate([run.scores for run in runs]),
             {name: np.concatenate([run.features[name] for run in runs]) for name in names},
-            None if first.passages is None else np.concatenate([run.passages for run in runs]),  # type: ignore[arg-type]
+            _joined_passages(runs),
         )
 
     @staticmethod
@@ -400,6 +402,15 @@ def _shifted_under(lowest: NDArray[np.float32], rest: Run) -> NDArray[np.float32
             "below it; drop them (rest: drop), or score in another unit"
         )
     return _falling(numbers)
+
+
+def _joined_passages(runs: Sequence[Run]) -> NDArray[np.int32] | None:
+    """(H,) passages of several runs, -1 for the candidates of one that has none; None where no run has any."""
+    if all(run.passages is None for run in runs):
+        return None
+    return np.concatenate(
+        [np.full(len(run.documents), -1, np.int32) if run.passages is None else run.passages for run in runs]
+    )
 
 
 def _joined(parts: Sequence[Queries]) -> Queries:

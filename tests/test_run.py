@@ -1,6 +1,7 @@
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -210,6 +211,19 @@ def test_selected_queries_bring_their_candidates() -> None:
 def test_no_query_selected_is_an_empty_run() -> None:
     run = a_run().select([])
     assert (len(run), len(run.documents)) == (0, 0)
+
+
+def test_passages_are_minus_one_for_a_part_that_has_none() -> None:
+    first, last = a_run().select([0]), a_run().select([2])  # of three candidates and of two
+    named = replace(first, passages=np.array([4, 0, 2], np.int32))
+    assert _passages(named, last) == [4, 0, 2, -1, -1]
+    assert _passages(last, named) == [-1, -1, 4, 0, 2]
+    assert _passages(first, last) is None
+
+
+def _passages(*parts: Run) -> list[int] | None:
+    passages = Run.concatenate(parts).passages
+    return None if passages is None else passages.tolist()
 
 
 def test_parts_concatenated_are_the_whole() -> None:

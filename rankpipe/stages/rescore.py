@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -37,8 +38,16 @@ class Rescore(Encoding):
     rest: Rest = "keep"
 
     def __call__(self, run: Run) -> Run:
-        """Rescore the candidates."""
-        return run.rescored_to(self.depth, self.scores, rest=self.rest)
+        """Rescore the candidates. With `window`, run.passages says which of a document's windows counted."""
+        if not len(run.documents):
+            return run
+        scored = run.ranks <= self.depth
+        found, windows = self._scored(run.keep(scored))
+        if self.window is not None:
+            passages = np.full(len(run.documents), -1, np.int32)
+            passages[scored] = windows
+            run = replace(run, passages=passages)
+        return run.rescored_to(self.depth, lambda _: found, rest=self.rest)
 
     def prepare(self, corpus: Corpus) -> None:
         """Open the encoder, and the vectors that the store has."""
@@ -46,8 +55,12 @@ class Rescore(Encoding):
 
     def scores(self, run: Run) -> NDArray[np.float32]:
         """(H,) dot products of all candidates, in their order."""
+        return self._scored(run)[0]
+
+    def _scored(self, run: Run) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """(H,) dot products of all candidates, and the windows that they are of."""
         from rankpipe.index.dense import checked_queries, exact_scores  # brings numba
 
         vectors, places = self.candidate_vectors(run)
         queries = checked_queries(self.encoded_queries(run), vectors)
-        return exact_scores(queries, run.query_rows, places, vectors)[0]
+        return exact_scores(queries, run.query_rows, places, vectors)

@@ -311,6 +311,31 @@ def test_the_rest_stays_below_or_goes(model: str) -> None:
     assert list(dropped.to_dict()["q1"]) == ["a"]
 
 
+def test_the_best_windows_are_those_of_the_documents_that_were_scored(model: str) -> None:
+    text = "the car the road tree " * 6 + "sweet fruit"
+    corpus = Corpus.from_records([{"id": "a", "text": text}, {"id": "b", "text": "sweet"}, {"id": "c", "text": text}])
+    settings: dict[str, Any] = {"model": model, "window": 12, "stride": 5}
+    run = Dense(model=model, window=8, stride=2)(Run.empty(Queries.of("sweet fruit"), corpus))
+    assert run.passages is not None
+    rescored = Rescore(**settings)(run)
+    assert rescored.passages is not None
+    own = Dense(**settings)(Run.empty(Queries.of("sweet fruit"), corpus))
+    assert own.passages is not None
+    assert rescored.documents.tolist() == own.documents.tolist()
+    assert rescored.passages.tolist() == own.passages.tolist()
+    first = Rescore(**settings, depth=1)(run)
+    assert first.passages is not None
+    assert first.passages[0] == rescored.passages[rescored.documents.tolist().index(int(first.documents[0]))]
+    assert first.passages[1:].tolist() == [-1, -1]
+
+
+def test_windows_are_named_beside_queries_that_find_nothing(model: str) -> None:
+    pipeline = (BM25() >> Rescore(model=model, window=8)).on(CORPUS)
+    run = pipeline.run(["nothing", "sweet", "nothing", "car"], batch_size=1)
+    assert run.passages is not None
+    assert run.passages.tolist() == [0] * len(run.documents)  # all are short
+
+
 def test_a_pipeline_of_bm25_and_rescore(model: str) -> None:
     found = ranked(BM25(k=10) >> Rescore(model=model), {"q": "sweet road"})["q"]
     assert set(found) == {"a", "b", "c", "e", "f"}
