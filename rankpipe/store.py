@@ -89,13 +89,34 @@ def found(kind: str, key: Mapping[str, Any]) -> Path | None:
     return folder if _verify(folder) else None
 
 
+def has(kind: str, key: Mapping[str, Any]) -> bool:
+    """Whether the store has a folder for the artefact that `key` describes; `found` looks whether it is whole, too."""
+    return (home() / kind / key_digest(key)).is_dir()
+
+
 def all_found(kind: str) -> list[Path]:
     """Folders of all artefacts of a kind, in the order of their names. Raises StoreError if one is damaged."""
     return [folder for folder in sorted((home() / kind).glob("[!.]*")) if _verify(folder)]
 
 
+def made_by(kind: str, alike: Callable[[Mapping[str, Any]], bool]) -> list[tuple[Path, Mapping[str, Any]]]:
+    """Folders and keys of the artefacts of a kind whose key is `alike`, in the order of their names.
+
+    A key is as JSON gives it back: sequences are lists. Raises StoreError if one of them is damaged.
+    """
+    found = []
+    for folder in sorted((home() / kind).glob("[!.]*")):
+        try:
+            key = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["key"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # of what made it nothing is known; who asks for it by its key hears of the damage
+        if alike(key) and _verify(folder):
+            found.append((folder, key))
+    return found
+
+
 def remove(folder: Path) -> None:
-    """Remove an artefact, if it may be: others find it whole or not at all, and those who have it open keep it."""
+    """Remove an artefact, or all of a kind, if it may be: who has it open keeps it, others find it whole or not at all."""
     gone = folder.with_name(f"{_aside_prefix()}{folder.name}")
     try:
         os.rename(folder, gone)

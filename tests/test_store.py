@@ -17,8 +17,10 @@ from rankpipe.store import (
     artefact,
     check_replaceable,
     file_digest,
+    has,
     home,
     key_digest,
+    made_by,
     remove,
     replacing,
     replacing_folder,
@@ -145,6 +147,29 @@ def test_all_artefacts_of_a_kind_are_found_and_removed() -> None:
     with pytest.raises(StoreError, match=r"is damaged: No such file or directory"):
         all_found("index/of")
     assert all_found("index/of") == [made[0]]
+
+
+def test_artefacts_are_found_by_what_their_keys_have_in_common() -> None:
+    made = {part: artefact("index", {"part": part, "of": (1, 2)}, make) for part in range(3)}
+    assert has("index", {"part": 1, "of": (1, 2)})
+    assert not has("index", {"part": 3, "of": (1, 2)})
+    (made[0] / "manifest.json").write_text("{")
+    found = made_by("index", lambda key: key["part"] < 2)
+    assert found == [(made[1], {"part": 1, "of": [1, 2]})]
+    (made[2] / "words.txt").unlink()
+    assert made_by("index", lambda key: key["part"] < 2) == found
+    with pytest.raises(StoreError, match=r"is damaged: No such file or directory"):
+        made_by("index", lambda key: True)
+
+
+def test_all_of_a_kind_go_at_once() -> None:
+    for part in range(3):
+        artefact("index/of", {"part": part}, make)
+    remove(home() / "index" / "of")
+    assert all_found("index/of") == []
+    assert names(home() / "index") == []
+    artefact("index/of", {"part": 1}, make)
+    assert len(all_found("index/of")) == 1
 
 
 def test_an_artefact_that_cannot_be_read_just_now_stays() -> None:

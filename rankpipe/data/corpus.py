@@ -1,6 +1,6 @@
 """Corpus: the documents, as rows of immutable columns.
 
-Stages see little of it: size, digest, ids(rows), rows(ids), texts(rows, field) and tie_order. On disk it is a folder:
+Stages see little of it: size, digest, segments, ids(rows), rows(ids), texts(rows, field) and tie_order. On disk it is a folder:
 
     corpus.json          format, segments in order, tombstones, digest
     segment-N-M.arrow    Arrow IPC files of text columns: id, title, text and whatever further fields the source had
@@ -169,6 +169,11 @@ class Corpus:
     def fields(self) -> tuple[str, ...]:
         """Names of the text fields that any document has."""
         return tuple(dict.fromkeys(name for batch in self._batches for name in batch.schema.names if name != "id"))
+
+    @property
+    def segments(self) -> tuple[tuple[str, int], ...]:
+        """Digest and rows of every segment, in their order: where digests are equal, so are the documents in these rows."""
+        return tuple((segment["digest"], segment["rows"]) for segment in self._segments)
 
     def live_rows(self) -> NDArray[np.int32]:
         """(size,) int32: the rows that are not deleted, rising."""

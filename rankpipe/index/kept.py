@@ -1,8 +1,9 @@
-"""Vectors of those documents of a corpus that were asked for so far, kept in the store.
+"""Vectors that the store has of single documents of a corpus: of those that were asked for so far, and of others.
 
 They lie in parts, each an artefact laid out as the vectors of a whole corpus are (rankpipe/index/vectors.py), so what
 was encoded before a process was killed is there for the next one. A part of fewer than SHARD documents is joined with
-what comes after it, so that there are never many. Two processes that want the same at once both encode and keep it.
+what comes after it, so that there are never many. When the whole corpus is encoded, the parts are taken over, and go.
+Two processes that want the same at once both encode and keep it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,24 @@ KIND = "candidate-vectors"
 class Kept:
     """The vectors that the store has of a key, and those that are added. Threads may share it."""
 
-    def __init__(self, key: Mapping[str, Any], encode: Encode, *, dimensions: int, precision: Precision) -> None:
+    def __init__(
+        self,
+        key: Mapping[str, Any],
+        encode: Encode,
+        *,
+        dimensions: int,
+        precision: Precision,
+        others: Sequence[Vectors] = (),
+    ) -> None:
         """Open what there is. Raises StoreError for what is damaged.
 
         key     what makes the vectors, as that of a whole corpus
         encode  makes those that are missing
+        others  that are known as well, and need not be kept here
         """
-        self._key, self._encode = key, encode
+        self._key, self._encode, self._others = key, encode, others
         self._precision: Precision = precision
-        self._kind = f"{KIND}/{store.key_digest(key)}"
+        self._kind = _kind(key)
         self._lock = threading.Lock()
         nothing = Block(np.empty((0, dimensions), np.float32), np.zeros(1, np.int64), np.zeros(0, bool))
         self._nothing = Vectors.of(np.empty(0, np.int32), nothing, precision)
@@ -47,9 +57,7 @@ class Kept:
         """Vectors of the documents at these rows, and of no others; what is missing is encoded, shard after shard."""
         wanted = np.unique(rows)
         with self._lock:
-            missing = wanted
-            for part in self._all():
-                missing = missing[part.places(missing) < 0]
+            missing = _missing(wanted, self._all())
             if len(missing):
                 with counted(len(missing), "candidates") as advance:
                     for begin in range(0, len(missing), SHARD):
@@ -57,8 +65,24 @@ class Kept:
                         self._add(Vectors.of(new, self._encode(new, advance), self._precision))
             return gathered(self._all(), wanted)
 
+    def rows(self) -> NDArray[np.int32]:
+        """Rows of the documents that there are vectors of, rising."""
+        return np.unique(np.concatenate([part.rows for part in self._all()]))
+
+    def block(self, rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
+        """Vectors of the documents at rising rows, for who keeps them: those that are missing are encoded, and not kept.
+
+        advance  told how many more are encoded
+        """
+        parts = self._all()
+        missing = _missing(rows, parts)
+        if len(missing):
+            parts.append(Vectors.of(missing, self._encode(missing, advance), self._precision))
+        found = gathered(parts, rows)
+        return Block(found.values.astype(np.float32, copy=False), found.offsets, found.truncated)
+
     def _all(self) -> list[Vectors]:
-        return [self._unwritten, *self._parts.values()]
+        return [self._unwritten, *self._parts.values(), *self._others]
 
     def _add(self, new: Vectors) -> None:
         """Keep vectors of documents that no part has, those of small parts with them."""
@@ -86,3 +110,19 @@ class Kept:
             except StoreError:
                 if all(folder.exists() for folder in folders):  # else another process has just joined one with others
                     raise
+
+
+def forget(key: Mapping[str, Any]) -> None:
+    """Remove what is kept of a key, if anything is; those who have it open keep it."""
+    store.remove(store.home() / _kind(key))
+
+
+def _kind(key: Mapping[str, Any]) -> str:
+    return f"{KIND}/{store.key_digest(key)}"
+
+
+def _missing(rows: NDArray[np.int32], parts: Sequence[Vectors]) -> NDArray[np.int32]:
+    """Those of the rows that no part has."""
+    for part in parts:
+        rows = rows[part.places(rows) < 0]
+    return rows

@@ -20,6 +20,9 @@ from rankpipe.errors import StoreError
 from rankpipe.progress import counted
 from rankpipe.store import replacing
 
+NONE = np.empty(0, np.int32)
+"""No rows."""
+
 
 class Shard(NamedTuple):
     """What is written of a range of documents: arrays by name, and a description that JSON takes."""
@@ -33,13 +36,20 @@ Advance = Callable[[int], None]
 
 
 def complete(
-    folder: Path, rows: NDArray[np.int32], make: Callable[[NDArray[np.int32], Advance], Shard], size: int
+    folder: Path,
+    rows: NDArray[np.int32],
+    make: Callable[[NDArray[np.int32], Advance], Shard],
+    size: int,
+    known: NDArray[np.int32] = NONE,
 ) -> int:
-    """Make and write the shards of `size` rows that the folder does not have; give the number of all shards."""
+    """Make and write the shards of `size` rows that the folder does not have; give the number of all shards.
+
+    known  rows of documents that take `make` no time, and are not told of: they count as done before
+    """
     parts = [rows[begin : begin + size] for begin in range(0, len(rows), size)]
     missing = [number for number in range(len(parts)) if not _json(folder, number).is_file()]
-    done = len(rows) - sum(len(parts[number]) for number in missing)
-    with counted(len(rows), "documents", done=done) as advance:
+    left = sum(int(np.isin(parts[number], known, invert=True).sum()) for number in missing)
+    with counted(len(rows), "documents", done=len(rows) - left) as advance:
         for number in missing:
             write(folder, number, make(parts[number], advance))
     return len(parts)

@@ -64,15 +64,25 @@ class Header:
 
 
 def build(
-    folder: Path, rows: NDArray[np.int32], encode: Encode, *, dimensions: int, precision: Precision, shard: int = SHARD
+    folder: Path,
+    rows: NDArray[np.int32],
+    encode: Encode,
+    *,
+    dimensions: int,
+    precision: Precision,
+    shard: int = SHARD,
+    known: NDArray[np.int32] = shards.NONE,
 ) -> None:
-    """Write the vectors of documents at `rows` into a folder, keeping the shards that are finished there."""
+    """Write the vectors of documents at `rows` into a folder, keeping the shards that are finished there.
+
+    known  rows of documents that `encode` has the vectors of, so that it does not tell of them
+    """
     if not (folder / HEADER).is_file():
 
         def make(part: NDArray[np.int32], advance: shards.Advance) -> shards.Shard:
             return _shard(encode(part, advance), dimensions, precision)
 
-        _join(folder, rows, shards.complete(folder, rows, make, shard), dimensions, precision)
+        _join(folder, rows, shards.complete(folder, rows, make, shard, known), dimensions, precision)
     shards.remove(folder)
 
 
@@ -189,6 +199,18 @@ class Vectors:
             return np.full(len(rows), -1, np.int64)
         at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
         return np.where(self.rows[at] == rows, at, -1)
+
+    def moved(self, begin: int, end: int, start: int) -> Vectors:
+        """The documents of rows begin to end - 1 as those of rows start, start + 1, ...; a view."""
+        first, last = np.searchsorted(self.rows, [begin, end]).tolist()
+        offsets = self.offsets[first : last + 1]
+        return Vectors(
+            self.rows[first:last] + np.int32(start - begin),
+            offsets - offsets[0],
+            self.values[offsets[0] : offsets[-1]],
+            self.norm,
+            self.truncated[first:last],
+        )
 
     def blocks(self, size: int) -> Iterator[tuple[int, int]]:
         """Ranges of documents, in turn, that have at most `size` vectors together, or are one document."""

@@ -101,8 +101,11 @@ class Encoding(Stage):
 
     def known_vectors(self, corpus: Corpus) -> Vectors | Kept:
         """The vectors of the whole corpus if the store has them, else those of the documents asked for so far."""
+        from rankpipe.index.segments import KIND
+
+        whole = store.has(KIND, self._key(corpus))  # perhaps only now: another stage may have encoded it
         return self.open_once(
-            ("documents", corpus.digest, current_runtime()),
+            ("documents", whole, corpus.digest, current_runtime()),
             lambda: self.stored_vectors(corpus) or self.kept_vectors(corpus),
         )
 
@@ -129,35 +132,47 @@ class Encoding(Stage):
 
     def stored_vectors(self, corpus: Corpus) -> Vectors | None:
         """The vectors of a whole corpus, if the store has them."""
+        from rankpipe.index.segments import KIND
         from rankpipe.index.vectors import Vectors
 
-        folder = store.found("vectors", self._key(corpus))
+        folder = store.found(KIND, self._key(corpus))
         return None if folder is None else Vectors.open(folder)
 
     def all_vectors(self, corpus: Corpus) -> Vectors:
-        """The vectors of a whole corpus; what the store does not have of them is encoded, shard after shard."""
+        """The vectors of a whole corpus; what the store does not have of them is encoded, shard after shard.
+
+        It may have those of candidates, which are then kept here alone, and those of other corpora's documents.
+        """
+        from rankpipe.index.kept import forget
+        from rankpipe.index.segments import KIND
         from rankpipe.index.vectors import Vectors, build
 
         def make(folder: Any) -> None:
+            known = self.kept_vectors(corpus)
             build(
                 folder,
                 corpus.live_rows(),
-                lambda rows, advance: self.encode_rows(corpus, rows, advance),
+                known.block,
                 dimensions=self.encoders()[0].dimensions,
                 precision=self.vectors,
+                known=known.rows(),
             )
 
-        return Vectors.open(store.resumable("vectors", self._key(corpus), make))
+        folder = store.resumable(KIND, self._key(corpus), make)
+        forget(self._key(corpus))
+        return Vectors.open(folder)
 
     def kept_vectors(self, corpus: Corpus) -> Kept:
         """The vectors of those documents that are asked for; what the store does not have of them is encoded."""
         from rankpipe.index.kept import Kept
+        from rankpipe.index.segments import shared
 
         return Kept(
             self._key(corpus),
             lambda rows, advance: self.encode_rows(corpus, rows, advance),
             dimensions=self.encoders()[0].dimensions,
             precision=self.vectors,
+            others=shared(self._key(corpus)),
         )
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
@@ -166,7 +181,7 @@ class Encoding(Stage):
         return {**documents.key(), "query_model": queries.digest, "query_prompt": queries.recipe.query_prompt}
 
     def counted(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Which share of the documents that were scored, one for each query that it was scored for, and of queries was cut."""
+        """Which share of the candidates that were scored, and of the queries, was cut."""
         return truncated_shares(self._read(corpus))
 
     def _key(self, corpus: Corpus) -> dict[str, Any]:
@@ -175,6 +190,7 @@ class Encoding(Stage):
         return {
             "format": [FORMAT, SHARD],
             "corpus": corpus.digest,
+            "segments": corpus.segments,
             "fields": self.fields,
             "stored": self.vectors,
             **self.encoders()[0].key(),

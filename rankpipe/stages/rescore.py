@@ -22,7 +22,7 @@ class Rescore(Encoding):
 
     Vectors of the corpus that the store has (a dense stage with the same settings left them) are taken from there;
     otherwise the candidates alone are encoded, and kept in the store: each document once, however many queries, runs
-    and pipelines share it.
+    and pipelines share it. A dense stage takes them over when it encodes the corpus.
 
     depth  candidates scored per query
     rest   what becomes of those below: "keep" leaves them below in their order, "drop" removes them

@@ -250,6 +250,16 @@ def test_new_documents_get_new_rows() -> None:
     assert len(corpus) == 3
 
 
+def test_segments_stay_what_they_are_when_a_corpus_grows_and_shrinks(tmp_path: Path) -> None:
+    corpus = Corpus.from_records(RECORDS)
+    more = corpus.without(["a"]).extended([{"id": "z", "text": "last letter"}])
+    assert [rows for _, rows in more.segments] == [3, 1]
+    assert more.segments[:1] == corpus.segments == Corpus.from_records(RECORDS).segments
+    assert more.segments[1:] == Corpus.from_records([{"id": "z", "text": "last letter"}]).segments
+    assert more.save(folder(tmp_path / "saved")).segments == more.segments
+    assert Corpus.from_records(RECORDS[::-1]).segments != corpus.segments
+
+
 def test_an_id_that_is_there_cannot_be_added_until_it_is_deleted() -> None:
     corpus = Corpus.from_records(RECORDS)
     with pytest.raises(DataError, match=r"^document id 'a' is in the corpus already$"):

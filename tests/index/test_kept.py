@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rankpipe.errors import StoreError
 from rankpipe.index import kept
-from rankpipe.index.kept import Kept
+from rankpipe.index.kept import Kept, forget
 from rankpipe.index.vectors import Block, Precision, Vectors
 
 KEY = {"model": "abc"}
@@ -147,6 +147,54 @@ def test_a_damaged_part_is_set_aside_and_encoded_anew(store: Path) -> None:
     encoder = Encoder()
     taken(opened(encoder), *range(4), 6)
     assert encoder.asked == [[6]]
+
+
+def test_a_block_is_what_is_kept_and_what_is_missing_which_is_not_kept(store: Path) -> None:
+    encoder, told = Encoder(), []
+    vectors = opened(encoder)
+    taken(vectors, 2, 7)
+    found = vectors.block(np.array([1, 2, 6, 7], np.int32), told.append)
+    expected = Encoder()(np.array([1, 2, 6, 7], np.int32), lambda _: None)
+    assert np.array_equal(found.vectors, expected.vectors)
+    assert (found.offsets.tolist(), found.truncated.tolist()) == (
+        expected.offsets.tolist(),
+        [False, False, True, False],
+    )
+    assert (encoder.asked, told) == ([[2, 7], [1, 6]], [2])
+    assert vectors.rows().tolist() == [2, 7]
+    assert sizes(store) == [2]
+
+
+def test_a_block_of_float16_is_what_is_kept() -> None:
+    vectors = opened(Encoder(), "float16")
+    kept = taken(vectors, 2, 7)
+    block = vectors.block(np.array([2, 7], np.int32), lambda _: None)
+    assert block.vectors.dtype == np.float32
+    assert np.array_equal(block.vectors, kept.values)
+
+
+def test_others_are_taken_and_not_kept(store: Path) -> None:
+    encoder = Encoder()
+    rows = np.array([3, 4], np.int32)
+    others = [Vectors.of(rows, Encoder()(rows, lambda _: None))]
+    vectors = Kept(KEY, encoder, dimensions=3, precision="float32", others=others)
+    taken(vectors, 2, 3, 4)
+    assert encoder.asked == [[2]]
+    assert vectors.rows().tolist() == [2, 3, 4]
+    assert sizes(store) == [1]
+
+
+def test_what_is_forgotten_stays_for_who_has_it_open(store: Path) -> None:
+    encoder = Encoder()
+    vectors = opened(encoder)
+    taken(vectors, 1, 2)
+    forget(KEY)
+    forget(KEY)  # another process was first
+    assert not list((store / "candidate-vectors").iterdir())
+    taken(vectors, 1, 2)
+    assert encoder.asked == [[1, 2]]
+    taken(opened(encoder), 2)
+    assert encoder.asked == [[1, 2], [2]]
 
 
 def test_where_nothing_can_be_kept_it_is_said_once_and_the_work_goes_on(

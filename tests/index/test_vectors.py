@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rankpipe import progress
 from rankpipe.errors import StoreError
 from rankpipe.index.shards import finished
 from rankpipe.index.vectors import Block, Vectors, build, gathered, merged
@@ -163,6 +164,33 @@ def test_what_is_gathered_is_saved_and_read(tmp_path: Path, precision: Any) -> N
         assert np.array_equal(vectors.values, encoded(rows, lambda _: None).vectors)
         assert vectors.offsets.tolist() == [0, 3, 6, 9]
         assert vectors.truncated.tolist() == [True, False, False]
+
+
+def test_moved_documents_keep_their_vectors(tmp_path: Path) -> None:
+    vectors = written(tmp_path / "v")
+    moved = vectors.moved(3, 9, 103)  # of the rows 3, 5 and 8
+    assert moved.rows.tolist() == [103, 105, 108]
+    expected = encoded(np.array([3, 5, 8], np.int32), lambda _: None)
+    assert np.array_equal(moved.values, expected.vectors)
+    assert moved.offsets.tolist() == expected.offsets.tolist()
+    assert moved.truncated.tolist() == [False, False, True]
+    assert moved.places(np.array([8, 105], np.int32)).tolist() == [-1, 1]
+    assert len(vectors.moved(6, 8, 0).rows) == len(vectors.moved(12, 20, 0).values) == 0
+    assert gathered([moved], np.array([105], np.int32)).values.tolist() == [[5] * 4, [5.25] * 4, [5.5] * 4]
+
+
+def test_documents_whose_vectors_are_known_count_as_done_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LOOK", "LONG"):
+        monkeypatch.setattr(progress, name, -1.0)  # a line at once
+
+    def encode(rows: NDArray[np.int32], advance: Callable[[int], None]) -> Block:
+        return encoded(rows, advance if rows[0] == 5 else lambda _: None)
+
+    known = np.array([0, 2, 3, 4, 11], np.int32)
+    build(tmp_path, ROWS, encode, dimensions=4, precision="float32", shard=3, known=known)
+    assert capsys.readouterr().err.startswith("7 of 7 documents done, ")
 
 
 def test_blocks_hold_whole_documents(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from rankpipe.models.runtime import Runtime
 from rankpipe.run import Run
 from rankpipe.stages.bm25 import BM25
 from rankpipe.stages.dense import Dense
+from rankpipe.stages.encoding import Encoding
+from rankpipe.stages.fuse import Fuse
 from rankpipe.stages.rescore import Rescore
 
 TEXTS = {
@@ -266,13 +268,13 @@ def test_what_was_cut_is_told_whether_or_not_the_store_has_the_corpus(model: str
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the documents that were encoded, in turn."""
     rows_of: list[int] = []
-    encode = Rescore.encode_rows
+    encode = Encoding.encode_rows
 
-    def counting(self: Rescore, corpus: Corpus, rows: Any, *more: Any) -> Any:
+    def counting(self: Encoding, corpus: Corpus, rows: Any, *more: Any) -> Any:
         rows_of.extend(rows.tolist())
         return encode(self, corpus, rows, *more)
 
-    monkeypatch.setattr(Rescore, "encode_rows", counting)
+    monkeypatch.setattr(Encoding, "encode_rows", counting)
     return rows_of
 
 
@@ -303,6 +305,79 @@ def test_what_makes_other_vectors_is_kept_apart(model: str, encoded: list[int], 
     Rescore(model=model, depth=1, **settings)(candidates())
     Rescore(model=model, depth=1)(Run.of(QUERIES, CORPUS.without(["d"]), {"q1": {"a": 1}}))
     assert encoded == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_encoding_the_corpus_takes_over_what_was_encoded_of_candidates(
+    model: str, store: Path, encoded: list[int]
+) -> None:
+    with FULL.active():
+        Rescore(model=model, depth=2)(candidates())  # a, b, c and f
+        assert encoded == [0, 1, 2, 5]
+        encoded.clear()
+        index = Dense(model=model).all_vectors(CORPUS)
+        assert encoded == [3, 4]
+        assert not list((store / "candidate-vectors").iterdir())
+        alone = Dense(model=model).encoders()[0].documents(list(TEXTS.values())).vectors
+    assert np.abs(index.values - alone).max() < 1e-6  # other texts in a batch, another rounding
+
+
+def test_a_rescorer_takes_what_a_dense_stage_has_encoded_meanwhile(model: str, encoded: list[int]) -> None:
+    pipeline = Fuse([BM25() >> Rescore(model=model, rest="drop"), Dense(model=model)]).on(CORPUS)
+    pipeline.run(["sweet road"])
+    assert encoded == list(range(6))
+    open_before = Rescore(model=model, document_prompt="the ")
+    open_before.prepare(CORPUS)
+    Dense(model=model, document_prompt="the ").prepare(CORPUS)
+    open_before(candidates())
+    assert encoded == [*range(6), *range(6)]
+
+
+# -- corpora that grow and shrink -----------------------------------------------------------------------------------------
+
+
+def test_of_a_corpus_that_grows_or_shrinks_only_new_documents_are_encoded(model: str, encoded: list[int]) -> None:
+    more = CORPUS.extended([{"id": "g", "text": "fruit on the road"}, {"id": "h", "text": "car " * 50}])
+    less = more.without(["b", "g"])
+    again = less.extended([{"id": "g", "text": "another"}])  # a segment of its own, behind the old one
+    with FULL.active():
+        stage = Dense(model=model)
+        for corpus, new in ((CORPUS, [*range(6)]), (more, [6, 7]), (less, []), (again, [8])):
+            encoded.clear()
+            found = stage.all_vectors(corpus)
+            assert encoded == new
+            texts = corpus.joined_texts(found.rows)
+            expected = stage.encoders()[0].documents(texts)
+            assert found.rows.tolist() == corpus.live_rows().tolist()
+            assert np.abs(found.values - expected.vectors).max() < 1e-6
+            assert found.truncated.tolist() == expected.truncated.tolist() == [len(text) > 100 for text in texts]
+
+
+def test_documents_of_another_place_in_a_corpus_are_known_again(model: str, encoded: list[int]) -> None:
+    first, second = ({"id": name, "text": text} for name, text in (("x", "sweet fruit"), ("y", "a road")))
+    Dense(model=model).prepare(Corpus.from_records([first]).extended([second]))
+    assert encoded == [0, 1]
+    corpus = Corpus.from_records([{"id": "z", "text": "tree"}]).extended([second])  # y in the second row again
+    run = Rescore(model=model)(Run.of(Queries.of("road"), corpus, {"q1": {"y": 1, "z": 0}}))
+    assert encoded == [0, 1, 0]
+    corpus = Corpus.from_records([second]).extended([first])  # both change places
+    swapped = Dense(model=model)(Run.empty(Queries.of("road"), corpus))
+    assert encoded == [0, 1, 0]
+    assert swapped.to_dict()["q1"]["y"] == pytest.approx(run.to_dict()["q1"]["y"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fields": ["text"]}, {"vectors": "float16"}, {"document_prompt": "the "}], ids=str
+)
+def test_vectors_that_other_settings_made_are_not_taken(
+    model: str, encoded: list[int], settings: dict[str, Any]
+) -> None:
+    Dense(model=model).prepare(CORPUS)
+    encoded.clear()
+    Dense(model=model, **settings).prepare(CORPUS.without(["a"]))
+    assert encoded == [1, 2, 3, 4, 5]
+
+
+# -- what a rescorer leaves -----------------------------------------------------------------------------------------------
 
 
 def test_the_rest_stays_below_or_goes(model: str) -> None:
