@@ -8,7 +8,8 @@ there is one), which value, and what would be right. `exit_status` is what the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +82,12 @@ class PipelineError(RankpipeError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+@contextmanager
+def told_of_a_setting() -> Iterator[None]:
+    """Turn an error of ours into the ValueError by which a validator refuses a setting; pydantic adds which one."""
+    try:
+        yield
+    except RankpipeError as error:
+        raise ValueError(str(error)) from None

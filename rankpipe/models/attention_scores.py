@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankpipe.errors import DataError, RankpipeError, UsageError
+from rankpipe.errors import DataError, UsageError, told_of_a_setting
 
 HEAD = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 """A head as text: its layer and its number in it, both from 0."""
@@ -117,13 +117,11 @@ def _head(path: Path, at: int, entry: Any) -> tuple[int, int, float]:
 
 def known_heads(heads: str | Sequence[str]) -> str | Sequence[str]:
     """The setting, if it is "all", heads, or a file of heads; a validator of settings."""
-    try:
+    with told_of_a_setting():
         if not isinstance(heads, str):
             parsed_heads(heads)
         elif heads != "all":
             read_heads(Path(heads).expanduser())
-    except RankpipeError as error:
-        raise ValueError(str(error)) from None
     return heads
 
 

@@ -21,7 +21,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from rankpipe.data.shipped import shipped
-from rankpipe.errors import DataError, ModelError, UsageError
+from rankpipe.errors import DataError, ModelError, UsageError, told_of_a_setting
 from rankpipe.models.references import explained
 from rankpipe.store import key_digest
 
@@ -99,10 +99,8 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 
 def known_prompt(reference: str) -> str:
     """The reference, if there is such a prompt; a validator of settings."""
-    try:
+    with told_of_a_setting():
         _found(reference)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
     return reference
 
 

@@ -85,10 +85,6 @@ class Pipeline(Chain):
         """Raise PipelineError with every mistake in the order of the stages, if there is any."""
         check_stages(self.stages)
 
-    def check_reranks(self) -> None:
-        """Raise PipelineError as check does, and if a given run's candidates would count for nothing."""
-        check_stages(self.stages, GIVEN_RUN)
-
     def prepare(self, corpus: Corpus | None = None) -> None:
         """Build or open every index and model, so that the first query does not wait for them."""
         corpus = self._corpus() if corpus is None else corpus
@@ -122,7 +118,7 @@ class Pipeline(Chain):
 
         Raises PipelineError for a pipeline in whose answers the run's candidates count for nothing.
         """
-        self.check_reranks()
+        check_stages(self.stages, GIVEN_RUN)
         self.prepare(run.corpus)
         return self._in_batches(run.with_feature(RUN, run.scores), batch_size, progress)
 

@@ -14,7 +14,7 @@ from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
-from rankpipe.errors import RankpipeError, UsageError
+from rankpipe.errors import UsageError, told_of_a_setting
 from rankpipe.models.language_model import Chat, LanguageModel
 from rankpipe.models.prompt import SEPARATOR, Prompt, filled, load_prompt
 from rankpipe.models.references import need_extra
@@ -64,10 +64,8 @@ class Generative(Stage):
     @field_validator("prompt")
     @classmethod
     def _has_its_places(cls, reference: str) -> str:
-        try:
+        with told_of_a_setting():
             cls._prompt_of(reference)
-        except RankpipeError as error:
-            raise ValueError(str(error)) from None
         return reference
 
     def __call__(self, run: Run) -> Run:

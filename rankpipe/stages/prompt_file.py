@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from rankpipe.errors import RankpipeError
+from rankpipe.errors import told_of_a_setting
 from rankpipe.models.prompt import known_prompt, load_attention_prompt
 from rankpipe.stage import Reference
 
@@ -15,10 +15,8 @@ PromptFile = Annotated[Reference, AfterValidator(known_prompt)]
 
 
 def _for_attention(reference: str) -> str:
-    try:
+    with told_of_a_setting():
         load_attention_prompt(reference)
-    except RankpipeError as error:
-        raise ValueError(str(error)) from None
     return reference
 
 

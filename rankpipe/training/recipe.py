@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, ConfigDict, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.errors import RankpipeError
+from rankpipe.errors import told_of_a_setting
 from rankpipe.evaluation.manifest import plain
 from rankpipe.evaluation.measures import read_measures
 from rankpipe.stage import SETTINGS, Part, Reference, Several
@@ -24,10 +24,8 @@ INNER = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _known_measure(name: str) -> str:
-    try:
+    with told_of_a_setting():
         read_measures(name)
-    except RankpipeError as error:
-        raise ValueError(str(error)) from None
     return name
 
 
