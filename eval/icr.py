@@ -160,11 +160,15 @@ class _Reader:
     def runs(self, first: Run, orders: Callable[[int, int], NDArray[np.int64]]) -> dict[str, Run]:
         """The run, scored by every variant; the order of a query's candidates is a function of its row and their number."""
         scores = {name: np.zeros(len(first.documents)) for name in VARIANTS}
-        for row in range(len(first)):
-            begin, end = int(first.offsets[row]), int(first.offsets[row + 1])
-            if end > begin:
-                for name, values in self.scores(first, row, orders(row, end - begin)).items():
-                    scores[name][begin:end] = values
+        rows = np.flatnonzero(first.counts).tolist()
+        at_once = self.scorer.at_once(self.scorer.limit or 0, "the longest prompt")
+
+        def read(row: int) -> dict[str, NDArray[np.float64]]:
+            return self.scores(first, row, orders(row, int(first.counts[row])))
+
+        for row, found in self.scorer.each(read, rows, at_once):
+            for name, values in found.items():
+                scores[name][first.offsets[row] : first.offsets[row + 1]] = values
         return {name: first.rescored(values) for name, values in scores.items()}
 
 

@@ -6,10 +6,10 @@ the query, and once more a query without content, whose attention is what the pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,16 @@ from rankpipe.errors import ModelError, RankpipeError
 from rankpipe.machine import free_memory
 from rankpipe.models.attention_rows import ROWS, AttentionReader, Prefix
 from rankpipe.models.attention_scores import Heads, document_scores, kept_tokens, parsed_heads, read_heads
+from rankpipe.models.batching import each_on_a_core
 from rankpipe.models.causal_lm import ChatTokens, Ids, open_causal_lm
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.prompt import SEPARATOR, filled, load_attention_prompt
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve, weights_digest
 from rankpipe.models.runtime import Runtime
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 CONTENT_FREE = "N/A"
 """The query without content. Zhao et al., Calibrate Before Use, ICML 2021, arXiv 2102.09690."""
@@ -177,8 +181,10 @@ class AttentionScorer:
         largest = np.sort(sizes + np.array(grown, np.int64))[::-1]
         return int(np.searchsorted(around + np.cumsum(largest), self.limit, side="right"))
 
-    def check_memory(self, tokens: int, whose: str) -> None:
-        """Raise RankpipeError if a prompt of so many tokens needs more memory than is free.
+    def at_once(self, tokens: int, whose: str) -> int:
+        """How many prompts of so many tokens are read at once: on a CPU one a core, where all of these fit into memory.
+
+        Raises RankpipeError if one alone needs more memory than is free.
 
         whose  prompt it is, for the error
         """
@@ -189,21 +195,29 @@ class AttentionScorer:
                 f"{whose}: a prompt of {tokens:,} tokens needs about {needed / 2**30:.1f} GiB of memory, and "
                 f"{free / 2**30:.1f} GiB are free; choose a smaller depth, window or max_words"
             )
+        fit = self._device.type == "cpu" and (free is None or self._threads * needed <= free)
+        return self._threads if fit else 1
+
+    def each(self, work: Callable[[P], T], parts: Sequence[P], at_once: int) -> Iterator[tuple[P, T]]:
+        """Pairs (part, work(part)) in order, where work reads prompts; see `at_once`.
+
+        Fewer parts than that are read one after the other, each by all cores, so that a single query does not wait for
+        one of them.
+        """
+        with thread_limit(self._threads):
+            yield from each_on_a_core(work, parts, at_once)
 
     def read(self, listed: Listed) -> ReadPrefix:
         """Let the network read documents, for any number of queries."""
-        top = max(self.heads.layers)
-        with thread_limit(self._threads):
-            prefix = self._reader.prefix(listed.ids, top)
-            blank = None
-            if self._settings.calibrate:
-                blank = self._rows(prefix, self.suffix(CONTENT_FREE, len(listed.begins)))
+        prefix = self._reader.prefix(listed.ids, max(self.heads.layers))
+        blank = None
+        if self._settings.calibrate:
+            blank = self._rows(prefix, self.suffix(CONTENT_FREE, len(listed.begins)))
         return ReadPrefix(listed, prefix, blank)
 
     def attention(self, read: ReadPrefix, query: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(W, H, P) what a query attends to among documents that were read; twice, the second time calibrated if set."""
-        with thread_limit(self._threads):
-            rows = self._rows(read.prefix, self.suffix(query, len(read.listed.begins)))
+        rows = self._rows(read.prefix, self.suffix(query, len(read.listed.begins)))
         return rows, rows if read.blank is None else rows - read.blank
 
     def token_scores(self, read: ReadPrefix, query: str) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 BATCH_TOKENS = {"cpu": 1024, "mps": 16_384, "cuda": 131_072}
@@ -133,8 +134,8 @@ def padded(tokens: Sequence[NDArray[np.int64]], padding: int, length: int = 0) -
 
 
 def each_on_a_core(
-    work: Callable[[NDArray[np.int64]], T], parts: Sequence[NDArray[np.int64]], threads: int, *, shared: bool = True
-) -> Iterator[tuple[NDArray[np.int64], T]]:
+    work: Callable[[P], T], parts: Sequence[P], threads: int, *, shared: bool = True
+) -> Iterator[tuple[P, T]]:
     """Pairs (part, work(part)) in order, `threads` parts at a time, torch computing each with one thread.
 
     A core that has a batch to itself never waits for the others at the end of every small operation.
@@ -148,13 +149,13 @@ def each_on_a_core(
         yield from ((part, work(part)) for part in parts)
         return
 
-    def alone(part: NDArray[np.int64]) -> T:
+    def alone(part: P) -> T:
         with torch.inference_mode():  # it is a thread's own, as the number of threads is
             return work(part)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    begun: deque[tuple[NDArray[np.int64], Future[T]]] = deque()
+    begun: deque[tuple[P, Future[T]]] = deque()
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:

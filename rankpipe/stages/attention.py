@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from zlib import crc32
 
@@ -26,7 +27,7 @@ from rankpipe.stages.generative import NEEDS, cut_to
 from rankpipe.stages.prompt_file import AttentionPromptFile
 
 if TYPE_CHECKING:
-    from rankpipe.models.attention import AttentionScorer, Listed, ReadPrefix
+    from rankpipe.models.attention import AttentionScorer, Listed
 
 WINDOWED = "in the last window that read the document; the score is minus its rank"
 """What an explanation says of itself where a query needs several windows."""
@@ -189,8 +190,23 @@ class _Plan:
     window: int
 
 
+@plain_dataclass
+class _Read:
+    """What became of a query.
+
+    scores   (N,) of its candidates
+    prompts  that were read: the candidates in each, by their place in the ranking, in the order in which they were read;
+             the prompt's beginning; (P,) scores of its tokens
+    shared   whether the first of the prompts had been read before, for another query
+    """
+
+    scores: NDArray[np.float64]
+    prompts: list[tuple[NDArray[np.int64], Listed, NDArray[np.float64]]]
+    shared: bool = False
+
+
 class _Reading:
-    """The candidates of a run, read query by query."""
+    """The candidates of a run: queries one a core, or, where they have the same candidates, one after the other."""
 
     def __init__(self, stage: Attention, scorer: AttentionScorer, run: Run, counts: _Counts) -> None:
         self._stage, self._scorer, self._run, self._counts = stage, scorer, run, counts
@@ -204,25 +220,16 @@ class _Reading:
         """Each query's row, and the (N,) scores of its candidates. All prompts are checked before the first is read."""
         plans = [self._plan(row) for row in range(len(self._run)) if self._run.counts[row]]
         largest = max(plans, key=lambda plan: self._tokens(plan))
-        self._scorer.check_memory(self._tokens(largest), f"query {self._id(largest.row)!r}")
+        at_once = self._scorer.at_once(self._tokens(largest), f"query {self._id(largest.row)!r}")
         shared: dict[bytes, list[_Plan]] = {}
         for plan in plans:
             whole = plan.window == len(plan.order)
             key = self._documents(plan.row)[plan.order].tobytes() if whole else f"query {plan.row}".encode()
             shared.setdefault(key, []).append(plan)
-        for together in shared.values():
-            read = None
-            for plan in together:
-                self._counts.queries += 1
-                if plan.window < len(plan.order):
-                    self._counts.windowed += 1
-                    yield plan.row, self._in_windows(plan)
-                    continue
-                if read is None:
-                    read = self._read(plan.listed)
-                scores = np.empty(len(plan.order))
-                scores[plan.order] = self._scored(plan.row, plan.order, read)
-                yield plan.row, scores
+        for together, found in self._scorer.each(self._read_all, list(shared.values()), at_once):
+            for plan, one in zip(together, found, strict=True):
+                self._note(plan.row, one)
+                yield plan.row, one.scores
 
     def _plan(self, row: int) -> _Plan:
         scorer, stage, query = self._scorer, self._stage, self._run.queries.texts[row]
@@ -257,16 +264,33 @@ class _Reading:
         tokens = self._scorer.tokens(plan.listed, self._run.queries.texts[plan.row])
         return tokens if plan.window == len(plan.order) else min(tokens, self._scorer.limit or tokens)
 
-    def _in_windows(self, plan: _Plan) -> NDArray[np.float64]:
-        """(N,) minus the ranks that windows, moved from the tail to the head, leave the candidates in."""
+    def _read_all(self, together: Sequence[_Plan]) -> list[_Read]:
+        """What becomes of queries whose prompts begin alike, or of one that is read in windows."""
+        if together[0].window < len(together[0].order):
+            return [self._in_windows(plan) for plan in together]
+        read, found = self._scorer.read(together[0].listed), []
+        for at, plan in enumerate(together):
+            tokens = self._scorer.token_scores(read, self._run.queries.texts[plan.row])
+            scores = np.empty(len(plan.order))
+            scores[plan.order] = self._scorer.scores(read.listed, tokens)
+            found.append(_Read(scores, [(plan.order, read.listed, tokens)], shared=at > 0))
+        return found
+
+    def _in_windows(self, plan: _Plan) -> _Read:
+        """Scores are minus the ranks that windows, moved from the tail to the head, leave the candidates in."""
+        scorer, query = self._scorer, self._run.queries.texts[plan.row]
         window, places = plan.window, np.arange(len(plan.order))
+        prompts = []
         stride = self._stage.stride or max(1, window // 2)
         end = len(places)
         while True:
             begin = max(0, end - window)
             inside = places[begin:end]
             order = self._ordered(plan.row, inside)
-            found = self._scored(plan.row, order, self._read(self._scorer.listed(self._written(plan.row, order))))
+            listed = scorer.listed(self._written(plan.row, order))
+            tokens = scorer.token_scores(scorer.read(listed), query)
+            prompts.append((order, listed, tokens))
+            found = scorer.scores(listed, tokens)
             scores = dict(zip(order.tolist(), found.tolist(), strict=True))
             places[begin:end] = sorted(inside.tolist(), key=lambda place: -scores[place])  # equal ones stay as they are
             if begin == 0:
@@ -274,24 +298,29 @@ class _Reading:
             end -= stride
         ranks = np.empty(len(places))
         ranks[places] = np.arange(1, len(places) + 1)
-        return -ranks
+        return _Read(-ranks, prompts)
 
-    def _read(self, listed: Listed) -> ReadPrefix:
-        self._counts.prompts += 1
-        self._counts.tokens += len(listed.ids)
-        return self._scorer.read(listed)
+    def _note(self, row: int, read: _Read) -> None:
+        """Count a query, and explain it where that is asked for."""
+        counts, windowed = self._counts, len(read.prompts) > 1
+        counts.queries += 1
+        counts.windowed += windowed
+        for order, listed, tokens in read.prompts:
+            if not read.shared:
+                counts.prompts += 1
+                counts.tokens += len(listed.ids)
+            note_explained(
+                self._stage,
+                self._id(row),
+                partial(self._explained, row, order, listed, tokens),
+                remark=WINDOWED if windowed else None,
+            )
 
-    def _scored(self, row: int, order: NDArray[np.int64], read: ReadPrefix) -> NDArray[np.float64]:
-        """(N,) scores of candidates that were read in this order."""
-        tokens = self._scorer.token_scores(read, self._run.queries.texts[row])
+    def _explained(
+        self, row: int, order: NDArray[np.int64], listed: Listed, tokens: NDArray[np.float64]
+    ) -> Iterator[tuple[int, list[tuple[str, float]]]]:
         documents = self._documents(row)[order].tolist()
-        note_explained(
-            self._stage,
-            self._id(row),
-            lambda: zip(documents, self._scorer.explained(read.listed, tokens), strict=True),
-            remark=None if len(documents) == self._run.counts[row] else WINDOWED,
-        )
-        return self._scorer.scores(read.listed, tokens)
+        return zip(documents, self._scorer.explained(listed, tokens), strict=True)
 
     def _ordered(self, row: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Candidates, which stand in the order of their ranks, in that of the prompt."""

@@ -210,18 +210,22 @@ def _read(
 
     def make(folder: Path) -> None:
         left = [at for at in range(len(tasks)) if not (folder / f"{at}.npy").is_file()]
-        if left:
-            _refuse_long(recipe, [tasks[at] for at in left], scorer)
+        if not left:
+            return
+        at_once = _at_once(recipe, [tasks[at] for at in left], scorer)
         with counted(len(tasks), "queries", done=len(tasks) - len(left)) as advance:
-            for at in left:
-                npy.save(folder / f"{at}.npy", _features(tasks[at], scorer, recipe.filter_sigma))
+            for at, found in scorer.each(lambda at: _features(tasks[at], scorer, recipe.filter_sigma), left, at_once):
+                npy.save(folder / f"{at}.npy", found)
                 advance(1)
 
     return resumable("attention-heads", key, make)
 
 
-def _refuse_long(recipe: AttentionHeadsRecipe, tasks: Sequence[_Task], scorer: AttentionScorer) -> None:
-    """Raise UsageError where a prompt is longer than the model reads, RankpipeError where it needs more memory than is free."""
+def _at_once(recipe: AttentionHeadsRecipe, tasks: Sequence[_Task], scorer: AttentionScorer) -> int:
+    """How many queries are read at once.
+
+    Raises UsageError where a prompt is longer than the model reads, RankpipeError where it needs more memory than is free.
+    """
     tokens, task = max(
         ((scorer.tokens(scorer.listed(task.texts), task.query), task) for task in tasks), key=lambda one: one[0]
     )
@@ -231,7 +235,7 @@ def _refuse_long(recipe: AttentionHeadsRecipe, tasks: Sequence[_Task], scorer: A
             f"{whose}: {len(task.texts)} candidates make a prompt of {tokens:,} tokens, and the model reads "
             f"{scorer.limit:,}; choose a smaller max_words ({recipe.max_words}) or depth"
         )
-    scorer.check_memory(tokens, whose)
+    return scorer.at_once(tokens, whose)
 
 
 def _features(task: _Task, scorer: AttentionScorer, sigma: float | None) -> NDArray[np.float32]:

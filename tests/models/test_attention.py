@@ -262,6 +262,18 @@ def test_the_query_without_content_scores_exactly_nothing(model: Path) -> None:
     assert scorer.scores(listed, scorer.token_scores(scorer.read(listed), "N/A")).tolist() == [0.0] * 4
 
 
+def test_as_many_prompts_are_read_at_once_as_there_are_threads_and_memory(
+    model: Path, refused: Callable[[Callable[[], object]], str]
+) -> None:
+    def scorer(threads: int) -> AttentionScorer:
+        return AttentionScorer(str(model), AttentionSettings(), Runtime(device="cpu", threads=threads))
+
+    assert [scorer(threads).at_once(100, "query 'q'") for threads in (1, 3, 10**9)] == [1, 3, 1]
+    said = refused(lambda: scorer(1).at_once(10**12, "query 'q'"))
+    assert said.startswith("query 'q': a prompt of 1,000,000,000,000 tokens needs about ")
+    assert said.endswith(" GiB are free; choose a smaller depth, window or max_words")
+
+
 def test_spans_are_those_of_the_documents_and_their_numbers(model: Path) -> None:
     scorer = scorer_of(model)
     listed = scorer.listed(DOCUMENTS)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rankpipe import BM25, Attention, Corpus, Pipeline, Queries, Run, Runtime
 from rankpipe.errors import UsageError
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
-from rankpipe.stage import traced
+from rankpipe.stage import Trace, traced
 from rankpipe.stages.attention import read_texts
 
 RUNTIME = Runtime(dtype="float32", device="cpu")
@@ -87,6 +87,37 @@ def test_queries_over_the_same_candidates_share_what_was_read(model: str) -> Non
     assert found["a"] == scores_of(model, [5, 0, 2])
     assert found["b"] == scores_of(model, [5, 0, 2], "car")
     assert found["c"] == scores_of(model, [2, 0, 5], "road")
+
+
+def test_queries_that_are_read_at_once_score_as_they_do_alone(model: str) -> None:
+    texts = {"a": "sweet fruit", "b": "car", "c": "road", "d": "tree", "e": "apple"}
+    ranked = {"a": [2, 0, 5], "b": [5, 1, 3, 6], "c": [5, 0, 2], "d": [2, 0, 5], "e": [0, 6]}
+    runtime = Runtime(dtype="float32", device="cpu", threads=2)
+    variants: list[dict[str, Any]] = [{}, {"window": 3, "stride": 1}]
+    for settings in variants:
+        stage = Attention(model=model, **settings)
+        pipeline = Pipeline(stages=(stage,), runtime=runtime)
+        run = run_of(ranked, texts)
+        with traced(pipeline, explain=True) as trace:
+            found = pipeline.rerank(run).to_dict()
+        assert {name: list(lists) for name, lists in trace_of(trace).items()} == {
+            name: sorted(rows) for name, rows in ranked.items()
+        }
+        windowed = 1 if settings else 0
+        with runtime.active():
+            counted = stage.counted(CORPUS)
+        assert (counted["queries"], counted["in_windows"], counted["prompts"]) == (5, windowed, 4 + windowed)
+        for name in ranked:
+            alone = reranked(run_of({name: ranked[name]}, texts), model=model, **settings)[name]
+            assert list(found[name].items()) == alone
+
+
+def trace_of(trace: Trace) -> dict[str, list[int]]:
+    """Rows that were explained, by query."""
+    rows: dict[str, list[int]] = {}
+    for query_id, row in sorted(trace.explained["attention"]):
+        rows.setdefault(query_id, []).append(row)
+    return rows
 
 
 def test_windows_move_from_the_tail_to_the_head_and_rank(model: str) -> None:
