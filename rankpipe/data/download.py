@@ -23,6 +23,7 @@ from rankpipe.errors import DataError, RankpipeError
 from rankpipe.progress import tracked
 from rankpipe.store import locked
 
+SCHEMES = ("http://", "https://")
 BLOCK = 1 << 18
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
@@ -66,7 +67,7 @@ def download(url: str, path: Path, *, md5: str | None = None, limits: Limits | N
     Raises DownloadError for what the server refuses, a transfer that keeps breaking off, a file that is too large, and
     one whose digest is not `md5`; the wrong file is deleted, so that the next call starts anew.
     """
-    if not url.startswith(("http://", "https://")):
+    if not url.startswith(SCHEMES):
         raise DownloadError(f"cannot fetch {url}: only http and https are")
     part = _Part(path)
     while not path.is_file():
@@ -169,7 +170,7 @@ def _answer(url: str, part: _Part, limits: Limits) -> Any:
         request.add_header("Range", f"bytes={part.size}-")
         request.add_header("If-Range", part.version)
     try:
-        return urllib.request.urlopen(request, timeout=limits.timeout)  # noqa: S310 - http(s) only, see download
+        return _OPENER.open(request, timeout=limits.timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the file has no bytes beyond those that have come
@@ -186,6 +187,23 @@ def _answer(url: str, part: _Part, limits: Limits) -> Any:
         raise _Broken(str(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(_in_one_line(error)) from error
+
+
+class _SentOn(urllib.request.HTTPRedirectHandler):
+    """Follows a server that sends on to another address; not to FTP, which Python would."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith(SCHEMES):
+            fp.close()
+            raise DownloadError(
+                f"cannot fetch {req.full_url}: the server sends on to {newurl}, and only http and https are fetched"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SentOn)
 
 
 def _begin(url: str, part: _Part, response: Any, limits: Limits) -> int | None:

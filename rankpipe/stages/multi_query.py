@@ -34,6 +34,7 @@ class MultiQuery(Rewriting):
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
     in_turn: ClassVar[bool] = True
+    places: ClassVar = ("query", "count")
 
     stages: Annotated[Several[Stage], MinLen(1)]
     queries: Annotated[int, Ge(1)] = 3

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.data.text import text_problem
+from rankpipe.errors import told_of_a_setting
 from rankpipe.models.answers import Answers
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.models.language_model import Answer, Chat, Writer, Writing
@@ -48,6 +50,8 @@ class Rewriting(Stage):
     What the model answers is kept in the store, and not asked for again. An answer that is empty, is no text, turns in
     circles, or is a piece of the prompt's own text is refused: the query then stays as it is. `counted` says how often.
 
+    places       of the prompt, which has all of them and no other
+
     writer       folder, GGUF file, hub name, alias or package: reference of the model; with `endpoint`, its name there
     endpoint     server of OpenAI's interface that has the model: {url: http://localhost:8000/v1}; by default the model
                  runs in this process. See rankpipe.models.endpoint
@@ -58,6 +62,8 @@ class Rewriting(Stage):
     seed         of what is drawn
     """
 
+    places: ClassVar[Sequence[str]] = ("query",)
+
     writer: Reference
     endpoint: Endpoint | None = None
     prompt: PromptFile
@@ -65,6 +71,13 @@ class Rewriting(Stage):
     temperature: Annotated[float, Ge(0)] = 0.0
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_its_places(cls, reference: str) -> str:
+        with told_of_a_setting():
+            cls._prompt_of(reference)
+        return reference
 
     def prepare(self, corpus: Corpus) -> None:
         """Read the prompt, and open the model where it runs in this process."""
@@ -107,7 +120,7 @@ class Rewriting(Stage):
 
     @property
     def _values(self) -> Mapping[str, str]:
-        """What other places of the prompt hold."""
+        """What places of the prompt hold, beside that of the query."""
         return {}
 
     @property
@@ -124,10 +137,16 @@ class Rewriting(Stage):
         """The prompt and the model. Raises MissingExtraError, ModelError, DataError for the prompt, UsageError."""
         return self.open_once(("writer", current_runtime()), self._open)
 
+    @classmethod
+    def _prompt_of(cls, reference: str) -> Prompt:
+        """The prompt in a file, or of a name. Raises UsageError for places that do not fit, DataError where it is none."""
+        prompt = load_prompt(reference)
+        prompt.need(cls.places)
+        prompt.have_only(*cls.places)
+        return prompt
+
     def _open(self) -> Open:
-        prompt = load_prompt(self.prompt)
-        prompt.need(("query", *self._values))
-        prompt.have_only("query", *self._values)
+        prompt = self._prompt_of(self.prompt)
         writer = open_writer(self.writer, self.endpoint, f"stage '{self.type_name()}'")
         writing = Writing(
             longest=self.max_tokens,

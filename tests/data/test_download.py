@@ -46,6 +46,7 @@ class Server:
     etag: str = '"one"'
     ranges: bool = True
     status: int = 200
+    sends_on: str = ""
     cuts: list[int] = field(default_factory=list)
     stall: float = 0.0
     lie: bool = False
@@ -63,6 +64,11 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
             server.asked.append(wanted)
+            if server.sends_on and self.path == "/file.zip":
+                self.send_response(302)
+                self.send_header("Location", server.sends_on)
+                self.end_headers()
+                return
             if server.status != 200:
                 self.send_error(server.status)
                 return
@@ -360,6 +366,17 @@ def _refusal(archive: Path, folder: Path) -> str:
         unpack(archive, folder)
     assert list(folder.rglob("*")) == []
     return str(raised.value).removeprefix(f"{archive}: ")
+
+
+def test_a_server_may_send_on_to_http_alone(server: Server, tmp_path: Path) -> None:
+    server.sends_on = f"{server.url}-elsewhere"
+    download(server.url, tmp_path / "file", md5=MD5, limits=QUICK)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    for address in ("ftp://127.0.0.1/file", "file:///etc/hostname"):
+        server.sends_on = address
+        with pytest.raises(DownloadError, match=f"cannot fetch {server.url}: the server .*{address}.*"):
+            download(server.url, tmp_path / "other", limits=QUICK)
+        assert not (tmp_path / "other").exists()
 
 
 def test_an_archive_is_unpacked_with_its_folders(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from rankpipe.data import Corpus, Queries
-from rankpipe.errors import DataError, RankpipeError, UsageError
+from rankpipe.errors import RankpipeError
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.models.language_model import Answer
 from rankpipe.pipeline import Pipeline
@@ -209,21 +211,44 @@ def test_a_run_that_was_killed_goes_on_from_what_was_answered(model: Any, tmp_pa
     assert again.stdout.count("of ") == 3
 
 
-def test_a_prompt_without_a_place_for_the_query_is_refused(model: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stages", "text", "message"),
+    [
+        ("keywords: {WRITER}, bm25", "Write.", "its section 'user' has {query} 0 times, and needs it at least once"),
+        (
+            "query2doc: {WRITER}, bm25",
+            "{query} {document}",
+            "there is no text here for {document} in its section 'user', only {query}",
+        ),
+        (
+            "hyde: {model: m, WRITER}, dense: {model: m}",
+            "{query} {count}",
+            "there is no text here for {count} in its section 'user', only {query}",
+        ),
+        (
+            "multi-query: {stages: [bm25], WRITER}",
+            "{query}",
+            "its section 'user' has {count} 0 times, and needs it at least once",
+        ),
+    ],
+)
+def test_a_prompt_without_its_places_is_refused_without_a_model(
+    rankpipe: Callable[..., Any], tmp_path: Path, stages: str, text: str, message: str
+) -> None:
+    pipeline, prompt = tmp_path / "p.yaml", tmp_path / "mine.txt"
+    prompt.write_text(f"--- user\n{text}\n")
+    pipeline.write_text(f"stages: [{stages.replace('WRITER', 'writer: m, prompt: mine.txt')}]\n")
+    done = rankpipe("check", pipeline)
+    assert done.status == 2
+    name = stages.partition(":")[0]
+    assert f"'{name}' setting 'prompt' is 'mine.txt', prompt {prompt}: {message}\n" in done.err
+
+
+def test_of_a_file_that_is_no_prompt_the_line_is_said(model: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
-    file.write_text("--- user\nWrite something.")
-    with pytest.raises(UsageError) as caught:
-        texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
-    assert str(caught.value) == f"prompt {file}: its section 'user' has {{query}} 0 times, and needs it at least once"
-    file.write_text("--- user\n{nothing}\n--- what\n")
-    with pytest.raises(DataError):
-        texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
-    file.write_text("--- user\n{query} {document}")
-    with pytest.raises(UsageError) as caught:
-        texts(Keywords(writer="any", endpoint=model.endpoint, prompt=str(file)))
-    assert str(caught.value) == (
-        f"prompt {file}: there is no text here for {{document}} in its section 'user', only {{query}}"
-    )
+    file.write_text("--- user\n{query}\n--- what\n")
+    with pytest.raises(ValidationError, match=re.escape(f"{file}:3: no section 'what'")):
+        Keywords(writer="any", endpoint=model.endpoint, prompt=str(file))
 
 
 def test_an_example_of_the_system_prompt_is_one_of_the_prompt(model: Any, tmp_path: Path) -> None:
