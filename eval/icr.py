@@ -268,7 +268,7 @@ def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, 
         say(f"{file}: finished before", markup=False)
         return
     say(f"{file}: reading", markup=False)
-    dataset, split, started = Dataset.load(name), _split(name), time.perf_counter()
+    dataset, split, started = Dataset.load(name), _split(name), time.process_time()
     queries = _some(dataset.queries(split), _count(kind, options))
     first = _first(name, dataset, queries, options)
     if kind == "attention":
@@ -298,7 +298,7 @@ def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, 
         "split": split,
         "queries": len(first),
         **results,
-        "seconds": round(time.perf_counter() - started, 1),
+        "core_seconds": round(time.process_time() - started, 1),
         "dtype": options.dtype,
         "versions": versions(),
         "machine": machine(),
@@ -348,10 +348,10 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
             ids = set(asked[0]["by_query"]["first"]) if asked else set()
             values = {} if cell is None else cell["by_query"][row]
             shown.append(fmean(values[one] for one in ids) if ids and ids <= set(values) else None)
-            if cell is not None and row in GENERATIVE:
-                seconds.append(cell["seconds"] / cell["queries"])
+            if row in GENERATIVE and cell is not None and "core_seconds" in cell:
+                seconds.append(cell["core_seconds"] / cell["queries"])
         whole = fmean(shown) if None not in shown and shown else None  # type: ignore[type-var]
-        told = f", {fmean(seconds):.0f} s a query" if seconds else ""
+        told = f", {fmean(seconds):.0f} s of a core a query" if seconds else ""
         yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
     yield f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over the orders.\n"
     shuffled = [name for kind, name in by if kind == "bias"]
