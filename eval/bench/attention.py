@@ -7,7 +7,7 @@ the whole prompt for the query and one for the query without content, eager atte
 takes the rows it needs, so that one layer's attention stands in memory at a time. Both give the same scores, which is
 checked. With heads that a file lists (--heads) our stage needs no layer above them. Listwise generation (RankGPT: windows
 of 20, 10 apart) re-ranks the same candidates with the same model; its answers are kept in the store, so every turn asks
-about queries that differ in a number at their end.
+about queries that end in a number which no turn before had, of this depth or another, in this run of the script or another.
 
 Everything is timed in turns, in one process; ratios of medians are printed. The memory of the attention of one layer is
 what a fresh process grows by while it is computed, of random numbers of the model's shapes.
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -76,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"  attention of a layer takes {memory['eager'] / 2**20:.0f} MiB in eager, {memory['ours'] / 2**20:.0f} MiB in "
             f"ours: {memory['ours'] / memory['eager']:.3f}"
         )
+    turns = count(int(time.time()))
     for depth in options.depths:
-        _against_generation(first, depth, options, runtime)
+        _against_generation(first, depth, options, runtime, turns)
     return 0
 
 
@@ -125,14 +127,13 @@ def _of_length(scorer: AttentionScorer, first: Run, tokens: int) -> tuple[Listed
     return scorer.listed(texts[:fitting]), query
 
 
-def _against_generation(first: Run, depth: int, options: Any, runtime: Runtime) -> None:
+def _against_generation(first: Run, depth: int, options: Any, runtime: Runtime, turns: Iterator[int]) -> None:
     common = {"model": MODEL, "depth": depth, "max_words": WORDS, "rest": "drop"}
     stages = {"listwise generation": Listwise(**common, constrained=False), "attention": Attention(**common)}
     stages |= {f"attention, {name}": Attention(**common, heads=file) for name, file in _named(options.heads)}
     pipelines = {name: Pipeline(stages=(stage,), runtime=runtime) for name, stage in stages.items()}
-    turns = {name: count() for name in pipelines}
     works = {
-        name: lambda name=name, one=one: one.rerank(_numbered(first, next(turns[name])), progress=False)
+        name: lambda one=one: one.rerank(_numbered(first, next(turns)), progress=False)
         for name, one in pipelines.items()
     }
     seconds = {name: median(values) / len(first) for name, values in interleaved(works, options.repeats).items()}
