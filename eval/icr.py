@@ -339,7 +339,8 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
     yield "\np: paired t-test against the first stage.\n\nOn the queries that generation was asked for too:\n"
     yield f"| {MEASURE} | {' | '.join(names)} | mean |\n|---|{'---:|' * (len(names) + 1)}"
     taken = dict.fromkeys((choice["heads"], choice["early"]))
-    rows = ["first", "calibrated", *(row for one in taken for row in (one, f"{one}, mixed")), *GENERATIVE]
+    rows = ["first", "calibrated", *(row for one in taken for row in (one, f"{one}, mixed"))]
+    rows += [kind for kind in GENERATIVE if any((kind, name) in by for name in names)]
     for row in rows:
         shown, seconds = [], []
         for name in names:
@@ -353,10 +354,11 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
         whole = fmean(shown) if None not in shown and shown else None  # type: ignore[type-var]
         told = f", {fmean(seconds):.0f} s of a core a query" if seconds else ""
         yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
-    yield f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over the orders.\n"
     shuffled = [name for kind, name in by if kind == "bias"]
-    yield f"| | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
-    for variant in VARIANTS:
+    if shuffled:
+        yield f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over them.\n"
+        yield f"| | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
+    for variant in VARIANTS if shuffled else ():
         shown = []
         for name in shuffled:
             orders = by["bias", name]["by_order"][variant]
