@@ -14,14 +14,14 @@ from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
-from rankpipe.errors import UsageError, told_of_a_setting
+from rankpipe.errors import UsageError
 from rankpipe.models.language_model import Chat, LanguageModel
 from rankpipe.models.prompt import SEPARATOR, Prompt, filled, load_prompt
 from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import current_runtime
 from rankpipe.run import Rest, Run
 from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
-from rankpipe.stages.prompt_file import PromptFile
+from rankpipe.stages.prompt_file import PromptFile, loadable
 
 NEEDS = ("torch", "transformers")
 """What the extra 'llm' brings, as far as a model that is no GGUF file needs it."""
@@ -64,9 +64,7 @@ class Generative(Stage):
     @field_validator("prompt")
     @classmethod
     def _has_its_places(cls, reference: str) -> str:
-        with told_of_a_setting():
-            cls._prompt_of(reference)
-        return reference
+        return loadable(cls._prompt_of, reference)
 
     def __call__(self, run: Run) -> Run:
         """Rescore the candidates."""

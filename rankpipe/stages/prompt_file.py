@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -14,11 +16,12 @@ PromptFile = Annotated[Reference, AfterValidator(known_prompt)]
 """A file with a prompt, or the name of one that comes with rankpipe."""
 
 
-def _for_attention(reference: str) -> str:
+def loadable(load: Callable[[str], object], reference: str) -> str:
+    """The reference, if this way of loading a prompt takes it; for validators of settings."""
     with told_of_a_setting():
-        load_attention_prompt(reference)
+        load(reference)
     return reference
 
 
-AttentionPromptFile = Annotated[PromptFile, AfterValidator(_for_attention)]
+AttentionPromptFile = Annotated[PromptFile, AfterValidator(partial(loadable, load_attention_prompt))]
 """A prompt for re-ranking by attention."""

@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.data.text import text_problem
-from rankpipe.errors import told_of_a_setting
 from rankpipe.models.answers import Answers
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.models.language_model import Answer, Chat, Writer, Writing
@@ -26,7 +25,7 @@ from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Reference, Stage
 from rankpipe.stages.encoding import said
 from rankpipe.stages.generative import NEEDS
-from rankpipe.stages.prompt_file import PromptFile
+from rankpipe.stages.prompt_file import PromptFile, loadable
 
 RUNAWAY_WORDS, RUNAWAY_SHARE = 30, 0.25
 """An answer of so many words, of which a smaller share than this are different ones, turns in circles."""
@@ -75,9 +74,7 @@ class Rewriting(Stage):
     @field_validator("prompt")
     @classmethod
     def _has_its_places(cls, reference: str) -> str:
-        with told_of_a_setting():
-            cls._prompt_of(reference)
-        return reference
+        return loadable(cls._prompt_of, reference)
 
     def prepare(self, corpus: Corpus) -> None:
         """Read the prompt, and open the model where it runs in this process."""
