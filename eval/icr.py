@@ -36,7 +36,7 @@ from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.experiment import given_run
 from rankpipe.evaluation.manifest import versions
 from rankpipe.machine import machine
-from rankpipe.models.attention import AttentionScorer, AttentionSettings
+from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
 from rankpipe.models.attention_scores import Heads, document_scores, read_heads
 from rankpipe.models.prompt import load_prompt
 from rankpipe.stages.attention import read_texts
@@ -140,12 +140,9 @@ class _Reader:
             **{name: Heads.of(read_heads(path)["chosen"], *shape) for name, path in heads.items()},
         }
 
-    def scores(self, run: Run, row: int, order: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """(N,) scores of a query's candidates by every variant, read in an order of them."""
-        documents = run.documents[run.offsets[row] : run.offsets[row + 1]]
-        texts, _ = read_texts(run.corpus, documents[order], ("title", "text"), WORDS)
-        listed = self.scorer.listed(texts)
-        raw, calibrated = self.scorer.attention(self.scorer.read(listed), run.queries.texts[row])
+    def scores(self, listed: Listed, query: str, order: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """(N,) scores of a query's candidates by every variant, listed in an order of them."""
+        raw, calibrated = self.scorer.attention(self.scorer.read(listed), query)
         tokens: dict[str, tuple[NDArray[np.float64], float | None]] = {
             "raw": (Heads.all(*self.scorer.shape).summed(raw), None)
         }
@@ -157,19 +154,27 @@ class _Reader:
             found[name][order] = document_scores(values, listed.begins, listed.ends, sigma=sigma)
         return found
 
-    def runs(self, first: Run, orders: Callable[[int, int], NDArray[np.int64]]) -> dict[str, Run]:
+    def runs(self, first: Run, ordered: Callable[[int, int], NDArray[np.int64]]) -> dict[str, Run]:
         """The run, scored by every variant; the order of a query's candidates is a function of its row and their number."""
         scores = {name: np.zeros(len(first.documents)) for name in VARIANTS}
         rows = np.flatnonzero(first.counts).tolist()
-        at_once = self.scorer.at_once(self.scorer.limit or 0, "the longest prompt")
+        orders = {row: ordered(row, int(first.counts[row])) for row in rows}
+        listed = {row: self._listed(first, row, orders[row]) for row in rows}
+        tokens = {row: self.scorer.tokens(listed[row], first.queries.texts[row]) for row in rows}
+        largest = max(rows, key=tokens.__getitem__)
+        at_once = self.scorer.at_once(tokens[largest], f"query {first.queries.ids[largest]!r}")
 
         def read(row: int) -> dict[str, NDArray[np.float64]]:
-            return self.scores(first, row, orders(row, int(first.counts[row])))
+            return self.scores(listed[row], first.queries.texts[row], orders[row])
 
         for row, found in self.scorer.each(read, rows, at_once):
             for name, values in found.items():
                 scores[name][first.offsets[row] : first.offsets[row + 1]] = values
         return {name: first.rescored(values) for name, values in scores.items()}
+
+    def _listed(self, run: Run, row: int, order: NDArray[np.int64]) -> Listed:
+        documents = run.documents[run.offsets[row] : run.offsets[row + 1]]
+        return self.scorer.listed(read_texts(run.corpus, documents[order], ("title", "text"), WORDS)[0])
 
 
 def _reverse(_: int, count: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rankpipe.data import Corpus, Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
-from rankpipe.training.recipe import Recipe
+from rankpipe.training.recipe import HELD_OUT, Recipe
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z])")
 """Where a sentence ends: a full stop before a blank, and no small letter after it."""
@@ -64,6 +64,11 @@ def train_and_development(
         train, dropped = judged_queries(dataset, recipe.split)
         account["judged"] = {"split": recipe.split, "queries": len(train), "dropped_recurring": dropped}
     split = recipe.development.split or ("dev" if "dev" in dataset.splits else recipe.split)
+    if split != recipe.split and recipe.development.held_out != HELD_OUT:
+        raise UsageError(
+            f"'development' holds out no training queries ('held_out'), for data set '{dataset.name}' has a split '{split}', "
+            f"on which development is then measured; to hold some out nevertheless, give it 'split: {recipe.split}'"
+        )
     if split == recipe.split and train is not None:
         train, development = held_out(train, recipe.development.held_out, recipe.seed)
         account["judged"]["queries"] = len(train)

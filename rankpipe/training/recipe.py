@@ -65,7 +65,7 @@ class Development:
 
     split     None: "dev" where the data set has such a split; else, and where it is the split that is trained on,
               queries of the training split are held out
-    held_out  share of the training queries that are then held out; they train nothing
+    held_out  share of the training queries that are then held out; they train nothing. Set where none is, it is an error
     queries   of the split at most, drawn by the seed
     depth     candidates that are re-ranked; None: those there are, at most 50
     measure   decides

@@ -243,6 +243,12 @@ def test_without_a_dev_split_training_queries_are_held_out(
             "data set '{garden}' has no split 'more'; it has dev, test, train",
         ),
         (
+            "development: {held_out: 0.4}",
+            "  - labels: {steps: 2, learning_rate: 1.0e-3}",
+            "'development' holds out no training queries ('held_out'), for data set '{garden}' has a split 'dev', on which "
+            "development is then measured; to hold some out nevertheless, give it 'split: train'",
+        ),
+        (
             "adapter: {method: lora, targets: [querry]}",
             "  - labels: {steps: 2, learning_rate: 1.0e-3}",
             "adapter target 'querry' names no linear layer of a BertForSequenceClassification outside of its head; "
