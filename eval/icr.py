@@ -361,14 +361,19 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
         yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
     shuffled = [name for kind, name in by if kind == "bias"]
     if shuffled:
-        yield f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over them.\n"
-        yield f"| | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
+        yield (
+            f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over them; in "
+            "brackets, the first stage's best candidate last, as everywhere above.\n"
+        )
+        yield f"| {MEASURE} | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
     for variant in VARIANTS if shuffled else ():
         shown = []
         for name in shuffled:
             orders = by["bias", name]["by_order"][variant]
             spread = fmean(stdev(one[query_id] for one in orders) for query_id in orders[0])
-            shown.append(f"{fmean(mean(one) for one in orders):.4f} ± {spread:.4f}")
+            last = by["attention", name]["by_query"][variant] if name in names else {}
+            beside = f" ({fmean(last[one] for one in orders[0]):.4f})" if orders[0].keys() <= last.keys() else ""
+            shown.append(f"{fmean(mean(one) for one in orders):.4f} ± {spread:.4f}{beside}")
         yield f"| {variant} | {' | '.join(shown)} |"
     yield ""
     for (kind, name), one in by.items():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'llm'")
@@ -44,6 +45,11 @@ def test_every_cell_runs_and_a_finished_one_is_not_run_again(
     table = (tmp_path / "results" / "table.md").read_text()
     for name in ("first", "raw", "calibrated"):
         assert f"| {name} | {sum(read[name].values()) / 4:.4f}" in table
+    orders = cells["bias"]["by_order"]["raw"]
+    values = [[order[query_id] for order in orders] for query_id in orders[0]]
+    last = [read["raw"][query_id] for query_id in orders[0]]
+    told = (np.mean(values), np.std(values, axis=1, ddof=1).mean(), np.mean(last))
+    assert "| raw | {:.4f} ± {:.4f} ({:.4f}) |".format(*told) in table
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert all(f"{kind}.json: finished before" in again.stderr for kind in CELLS)
