@@ -366,14 +366,18 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
             "brackets, the first stage's best candidate last, as everywhere above.\n"
         )
         yield f"| {MEASURE} | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
-    for variant in VARIANTS if shuffled else ():
+    for variant in ("first", *VARIANTS) if shuffled else ():
         shown = []
         for name in shuffled:
-            orders = by["bias", name]["by_order"][variant]
-            spread = fmean(stdev(one[query_id] for one in orders) for query_id in orders[0])
-            last = by["attention", name]["by_query"][variant] if name in names else {}
-            beside = f" ({fmean(last[one] for one in orders[0]):.4f})" if orders[0].keys() <= last.keys() else ""
-            shown.append(f"{fmean(mean(one) for one in orders):.4f} ± {spread:.4f}{beside}")
+            orders = by["bias", name]["by_order"]
+            ids = orders["raw"][0].keys()
+            values = by["attention", name]["by_query"][variant] if name in names else {}
+            last = f"{fmean(values[one] for one in ids):.4f}" if ids <= values.keys() else ""
+            if variant != "first":
+                spread = fmean(stdev(order[one] for order in orders[variant]) for one in ids)
+                told = f"{fmean(mean(order) for order in orders[variant]):.4f} ± {spread:.4f}"
+                last = f"{told} ({last})" if last else told
+            shown.append(last)
         yield f"| {variant} | {' | '.join(shown)} |"
     yield ""
     for (kind, name), one in by.items():
