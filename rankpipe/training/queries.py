@@ -53,22 +53,26 @@ def train_and_development(
     account  is told what was taken and what was left out, under "judged" and "development"
     needed   whether judged queries to train with have to be there; without, UsageError is raised
     """
-    if recipe.split not in dataset.splits:
-        if needed:
-            raise no_judgements(dataset, recipe.split)
-        if recipe.development.split is None and "dev" not in dataset.splits:
-            account["development"] = {"held_out": "a share of the queries that were drawn from documents"}
-            return None, None
+    judged = recipe.split in dataset.splits
+    if needed and not judged:
+        raise no_judgements(dataset, recipe.split)
+    split = recipe.development.split or ("dev" if "dev" in dataset.splits else recipe.split)
+    if recipe.development.held_out != HELD_OUT and not (judged and split == recipe.split):
+        if split in dataset.splits:
+            why = f"has a split '{split}', on which development is then measured"
+        else:
+            why = f"has no split '{recipe.split}' of which they could be held out"
+        instead = f"to hold some out nevertheless, give it 'split: {recipe.split}'" if judged else "leave it out"
+        raise UsageError(
+            f"'development' holds out no training queries ('held_out'), for data set '{dataset.name}' {why}; {instead}"
+        )
+    if not judged and recipe.development.split is None and split == recipe.split:
+        account["development"] = {"held_out": "a share of the queries that were drawn from documents"}
+        return None, None
     train = None
-    if recipe.split in dataset.splits:
+    if judged:
         train, dropped = judged_queries(dataset, recipe.split)
         account["judged"] = {"split": recipe.split, "queries": len(train), "dropped_recurring": dropped}
-    split = recipe.development.split or ("dev" if "dev" in dataset.splits else recipe.split)
-    if split != recipe.split and recipe.development.held_out != HELD_OUT:
-        raise UsageError(
-            f"'development' holds out no training queries ('held_out'), for data set '{dataset.name}' has a split '{split}', "
-            f"on which development is then measured; to hold some out nevertheless, give it 'split: {recipe.split}'"
-        )
     if split == recipe.split and train is not None:
         train, development = held_out(train, recipe.development.held_out, recipe.seed)
         account["judged"]["queries"] = len(train)

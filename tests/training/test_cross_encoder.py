@@ -216,6 +216,28 @@ def test_texts_that_the_loss_is_measured_on_train_no_phase(garden: Path, recipe_
     assert not held & trained
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("dev", "has a split 'dev', on which development is then measured; leave it out"),
+        (None, "has no split 'train' of which they could be held out; leave it out"),
+    ],
+)
+def test_without_training_judgements_no_share_of_them_is_held_out(
+    garden: Path, recipe_file: Write, kept: str | None, said: str, rankpipe: Command, tmp_path: Path
+) -> None:
+    for file in (garden / "qrels").iterdir():
+        if file.stem != kept:
+            file.unlink()
+    phases = "  - distil: {group: 6, random: 2, steps: 4, learning_rate: 1.0e-3}"
+    recipe = recipe_file(phases, more="development: {held_out: 0.4}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 2
+    told = f"error: 'development' holds out no training queries ('held_out'), for data set '{garden}' {said}"
+    assert done.err.splitlines()[-1] == told
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_dev_split_training_queries_are_held_out(
     garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
 ) -> None:
