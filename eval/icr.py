@@ -5,8 +5,9 @@
 The first 20 candidates of BM25, 100 words of each, are re-ranked by SmolLM2-135M-Instruct: by attention, uncalibrated and
 calibrated, of all heads and of heads that were found on 100 train claims of scifact, in the whole network or, to be fast,
 in its first layers only (--early); and, on 50 of the same queries, by generation: pointwise, likelihood, setwise, listwise.
-Another 100 train claims (`choice`) decide which heads are taken and how much the first stage counts beside them; that one
-setting serves all data sets. `bias` reads the candidates in random orders, for how much the ranking depends on the order.
+Another 100 train claims (`choice`) decide which heads are taken, in which order the candidates are read (the best one last
+or first), whether a document's length counts, and how much the first stage counts beside the attention; that one setting
+serves all data sets. `bias` reads the candidates in random orders, for how much the ranking depends on the order.
 
 A finished cell (one kind of work on one data set) is a small file in --output and is not run again; --cells and
 --datasets choose some. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
@@ -49,10 +50,20 @@ from rankpipe.stages.setwise import Setwise
 from rankpipe.store import file_digest, key_digest
 from rankpipe.training.queries import judged_queries
 
+Reading = tuple[str, str]
+"""In which order candidates are read, and what becomes of a document's tokens: "sum" or "mean"."""
+
 MEASURE = "nDCG@10"
 DEPTH, WORDS = 20, 100
-ORDERS = 4
+SHUFFLES = 4
 """Random orders of the candidates."""
+NORMALISED = ("sum", "mean")
+ORDERS: Mapping[str, Callable[[int, int], NDArray[np.int64]]] = {
+    "reverse": lambda _, count: np.arange(count)[::-1],
+    "forward": lambda _, count: np.arange(count),
+}
+"""Orders of the candidates, as the stage has them: of the row of a query and their number."""
+READINGS: tuple[Reading, ...] = tuple((order, normalise) for order in ORDERS for normalise in NORMALISED)
 SIGMA = 2.0
 HEADS = {
     "qr": "method: qr\nheads: 16",
@@ -78,7 +89,7 @@ CELLS = ("attention", "bias", *GENERATIVE)
 DATASETS = ("scifact", "msmarco-dl19", "hotpotqa-100", "musique-100")
 DEV = ("hotpotqa-100", "musique-100")
 """Data sets of which dev is reported: they have no other split, and nothing is chosen on them."""
-SCORING = {"setwise": 2}
+SCORING = {"setwise": 2, "choice": 2, "attention": 2}
 """By kind of cell, 1 where none is given; raised whenever it may come out otherwise than before: finished ones count no more."""
 
 
@@ -140,8 +151,10 @@ class _Reader:
             **{name: Heads.of(read_heads(path)["chosen"], *shape) for name, path in heads.items()},
         }
 
-    def scores(self, listed: Listed, query: str, order: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-        """(N,) scores of a query's candidates by every variant, listed in an order of them."""
+    def scores(
+        self, listed: Listed, query: str, order: NDArray[np.int64]
+    ) -> dict[tuple[str, str], NDArray[np.float64]]:
+        """(N,) scores of a query's candidates, listed in an order of them, by variant and whether normalised."""
         raw, calibrated = self.scorer.attention(self.scorer.read(listed), query)
         tokens: dict[str, tuple[NDArray[np.float64], float | None]] = {
             "raw": (Heads.all(*self.scorer.shape).summed(raw), None)
@@ -150,13 +163,15 @@ class _Reader:
             tokens[name] = (heads.summed(calibrated[list(heads.layers)]), SIGMA)
         found = {}
         for name, (values, sigma) in tokens.items():
-            found[name] = np.empty(len(order))
-            found[name][order] = document_scores(values, listed.begins, listed.ends, sigma=sigma)
+            for normalise in NORMALISED:
+                scores = document_scores(values, listed.begins, listed.ends, sigma=sigma, mean=normalise == "mean")
+                found[name, normalise] = np.empty(len(order))
+                found[name, normalise][order] = scores
         return found
 
-    def runs(self, first: Run, ordered: Callable[[int, int], NDArray[np.int64]]) -> dict[str, Run]:
-        """The run, scored by every variant; the order of a query's candidates is a function of its row and their number."""
-        scores = {name: np.zeros(len(first.documents)) for name in VARIANTS}
+    def runs(self, first: Run, ordered: Callable[[int, int], NDArray[np.int64]]) -> dict[tuple[str, str], Run]:
+        """The run by variant and whether normalised; the order of candidates is a function of their row and their number."""
+        scores = {(name, normalise): np.zeros(len(first.documents)) for name in VARIANTS for normalise in NORMALISED}
         rows = np.flatnonzero(first.counts).tolist()
         orders = {row: ordered(row, int(first.counts[row])) for row in rows}
         listed = {row: self._listed(first, row, orders[row]) for row in rows}
@@ -164,7 +179,7 @@ class _Reader:
         largest = max(rows, key=tokens.__getitem__)
         at_once = self.scorer.at_once(tokens[largest], f"query {first.queries.ids[largest]!r}")
 
-        def read(row: int) -> dict[str, NDArray[np.float64]]:
+        def read(row: int) -> dict[tuple[str, str], NDArray[np.float64]]:
             return self.scores(listed[row], first.queries.texts[row], orders[row])
 
         for row, found in self.scorer.each(read, rows, at_once):
@@ -172,13 +187,21 @@ class _Reader:
                 scores[name][first.offsets[row] : first.offsets[row + 1]] = values
         return {name: first.rescored(values) for name, values in scores.items()}
 
+    def readings(self, first: Run) -> dict[str, Run]:
+        """The run by every variant and reading; see _named."""
+        return {
+            _named(variant, (order, normalise)): run
+            for order, ordered in ORDERS.items()
+            for (variant, normalise), run in self.runs(first, ordered).items()
+        }
+
     def _listed(self, run: Run, row: int, order: NDArray[np.int64]) -> Listed:
         documents = run.documents[run.offsets[row] : run.offsets[row + 1]]
         return self.scorer.listed(read_texts(run.corpus, documents[order], ("title", "text"), WORDS)[0])
 
 
-def _reverse(_: int, count: int) -> NDArray[np.int64]:
-    return np.arange(count)[::-1]
+def _named(variant: str, reading: Sequence[str]) -> str:
+    return f"{variant}, {', '.join(reading)}"
 
 
 def _first(name: str, dataset: Dataset, queries: Queries, options: Any) -> Run:
@@ -201,7 +224,7 @@ def _mixed(run: Run, weight: float) -> Run:
 
 
 def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]:
-    """Which heads are taken, and the first stage's weight beside every variant: by other train claims."""
+    """Which heads are taken, how every variant reads, and the first stage's weight beside it: by other train claims."""
     file: Path = options.output / "choice" / f"{slug(options.choice)}.json"
     used = set(read_heads(heads["qr"])["data"]["chosen_on"])
     key = _key("choice", options.choice, heads, None, options)
@@ -212,24 +235,32 @@ def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]
     queries, _ = judged_queries(dataset, "train")
     queries = queries.select([row for row, one in enumerate(queries.ids) if one not in used])
     first = _first(options.choice, dataset, _some(queries, options.queries), options)
-    runs = _Reader(heads, options).runs(first, _reverse)
-    alone = {name: mean(by_query(run, dataset, "train", MEASURE)) for name, run in runs.items()}
-    weights = {
-        name: {f"{weight:g}": mean(by_query(_mixed(run, weight), dataset, "train", MEASURE)) for weight in WEIGHTS}
+    runs = _Reader(heads, options).readings(first)
+    value = {
+        (name, weight): mean(by_query(_mixed(run, weight), dataset, "train", MEASURE))
         for name, run in runs.items()
+        for weight in WEIGHTS
     }
-    best = {name: max(WEIGHTS, key=lambda weight, name=name: weights[name][f"{weight:g}"]) for name in VARIANTS}
+    best = {
+        variant: max(
+            ((reading, weight) for reading in READINGS for weight in WEIGHTS),
+            key=lambda one, variant=variant: value[_named(variant, one[0]), one[1]],
+        )
+        for variant in VARIANTS
+    }
+    chosen = {variant: value[_named(variant, reading), weight] for variant, (reading, weight) in best.items()}
     content = {
         "key": key,
         "kind": "choice",
         "dataset": options.choice,
         "queries": len(first),
         "first": mean(by_query(first, dataset, "train", MEASURE)),
-        "alone": alone,
-        "weight": best,
-        "by_weight": weights,
-        "heads": max(HEADS, key=lambda name: max(weights[name].values())),
-        "early": max(EARLY, key=lambda name: max(weights[name].values())),
+        "by_weight": {name: {f"{weight:g}": value[name, weight] for weight in WEIGHTS} for name in runs},
+        "reading": {variant: list(reading) for variant, (reading, _) in best.items()},
+        "weight": {variant: weight for variant, (_, weight) in best.items()},
+        "best": chosen,
+        "heads": max(HEADS, key=chosen.__getitem__),
+        "early": max(EARLY, key=chosen.__getitem__),
         "seconds": round(time.perf_counter() - started, 1),
         "versions": versions(),
         "machine": machine(),
@@ -256,8 +287,8 @@ def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, A
             "data": digests(name),
             "given": file_digest(options.dl19_run) if name == "msmarco-dl19" else None,
             "heads": {one: read_heads(path)["chosen"] for one, path in heads.items()} if attends else None,
-            "weight": choice["weight"] if choice is not None and attends else None,
-            "sizes": [DEPTH, WORDS, _count(kind, options), ORDERS],
+            "weight": [choice["reading"], choice["weight"]] if choice is not None and kind == "attention" else None,
+            "sizes": [DEPTH, WORDS, _count(kind, options), SHUFFLES],
             "stage": None if stage is None else repr(stage),
             "prompt": load_prompt(prompt).digest(),
             "model": weights_of(options.model),
@@ -277,16 +308,18 @@ def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, 
     queries = _some(dataset.queries(split), _count(kind, options))
     first = _first(name, dataset, queries, options)
     if kind == "attention":
-        runs = _Reader(heads, options).runs(first, _reverse)
-        runs |= {f"{one}, mixed": _mixed(run, choice["weight"][one]) for one, run in runs.items()}
+        runs = _Reader(heads, options).readings(first)
+        for one, weight in choice["weight"].items():
+            runs[f"{one}, mixed"] = _mixed(runs[_named(one, choice["reading"][one])], weight)
         told = {one: by_query(run, dataset, split, MEASURE) for one, run in {"first": first, **runs}.items()}
         results: dict[str, Any] = {"by_query": told}
     elif kind == "bias":
         reader = _Reader(heads, options)
         results = {"by_order": {one: [] for one in VARIANTS}}
-        for seed in range(ORDERS):
-            for one, run in reader.runs(first, _shuffled(seed)).items():
-                results["by_order"][one].append(by_query(run, dataset, split, MEASURE))
+        for seed in range(SHUFFLES):
+            runs = reader.runs(first, _shuffled(seed))
+            for one, orders in results["by_order"].items():
+                orders.append(by_query(runs[one, "sum"], dataset, split, MEASURE))
     else:
         stage = GENERATIVE[kind](options.model)
         pipeline = Pipeline(stages=(stage,), runtime=Runtime(dtype=options.dtype))
@@ -322,29 +355,64 @@ def _shuffled(seed: int) -> Callable[[int, int], NDArray[np.int64]]:
 def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Iterator[str]:
     by = {(one["kind"], one["dataset"]): one for one in cells}
     names = [name for kind, name in by if kind == "attention"]
-    chosen = [
-        f"{what} `{taken}`, the first stage's weight beside them {choice['weight'][taken]:g} "
-        f"({MEASURE} {max(choice['by_weight'][taken].values()):.4f})"
-        for what, taken in (("heads", choice["heads"]), ("of the first layers", choice["early"]))
-    ]
+    yield from _chosen(choice)
+    yield from _attention([by["attention", name] for name in names], choice)
+    yield from _generation(by, names, choice)
+    if any(kind == "bias" for kind, _ in by):
+        yield from _bias(by)
+    yield ""
+    for (kind, name), one in by.items():
+        if one.get("counted"):
+            yield f"- {kind}, {name}: {json.dumps(one['counted'])}"
+
+
+def _chosen(choice: Mapping[str, Any]) -> Iterator[str]:
+    """What the claims that everything is chosen on say of every variant and reading."""
     yield (
         f"Chosen on {choice['queries']} other train claims of {choice['dataset']}, the first stage's {MEASURE} being "
-        f"{choice['first']:.4f}: {'; '.join(chosen)}.\n"
+        f"{choice['first']:.4f}: heads `{choice['heads']}`, and of the first layers `{choice['early']}`. Candidates are read "
+        "with the best one last (reverse) or first (forward); what a document's tokens draw is added up (sum) or divided by "
+        "their number (mean).\n"
     )
-    yield f"| {MEASURE} | {' | '.join(names)} |\n|---|{'---:|' * len(names)}"
-    for variant in ("first", *VARIANTS, *(f"{one}, mixed" for one in VARIANTS)):
-        values = [by["attention", name]["by_query"] for name in names]
+    yield f"| {MEASURE} | {' | '.join(', '.join(one) for one in READINGS)} | chosen, with the first stage |"
+    yield f"|---|{'---:|' * (len(READINGS) + 1)}"
+    for variant in VARIANTS:
+        alone = [choice["by_weight"][_named(variant, reading)]["0"] for reading in READINGS]
+        how = f"{', '.join(choice['reading'][variant])}, weight {choice['weight'][variant]:g}"
+        yield f"| {variant} | {' | '.join(f'{one:.4f}' for one in alone)} | {how}: {choice['best'][variant]:.4f} |"
+    yield ""
+
+
+def _attention(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Iterator[str]:
+    """Every variant in its reading, alone and with the first stage."""
+    yield f"| {MEASURE} | {' | '.join(cell['dataset'] for cell in cells)} |\n|---|{'---:|' * len(cells)}"
+    rows = {"first": "first"}
+    rows |= {_row(one, choice): f"{one}, {', '.join(choice['reading'][one])}" for one in VARIANTS}
+    rows |= {f"{one}, mixed": f"{one}, mixed, weight {choice['weight'][one]:g}" for one in VARIANTS}
+    for row, told in rows.items():
         shown = [
-            f"{mean(one[variant]):.4f}"
-            + ("" if variant == "first" else f" (p {comparison(one['first'], one[variant], MEASURE).t_p:.3f})")
-            for one in values
+            f"{mean(values[row]):.4f}"
+            + ("" if row == "first" else f" (p {comparison(values['first'], values[row], MEASURE).t_p:.3f})")
+            for values in (cell["by_query"] for cell in cells)
         ]
-        weight = f", weight {choice['weight'][variant.removesuffix(', mixed')]:g}" if "mixed" in variant else ""
-        yield f"| {variant}{weight} | {' | '.join(shown)} |"
-    yield "\np: paired t-test against the first stage.\n\nOn the queries that generation was asked for too:\n"
+        yield f"| {told} | {' | '.join(shown)} |"
+    yield "\np: paired t-test against the first stage.\n"
+
+
+def _row(variant: str, choice: Mapping[str, Any]) -> str:
+    """Under which name a cell of attention has what was chosen for a variant."""
+    return _named(variant, choice["reading"][variant])
+
+
+def _generation(
+    by: Mapping[tuple[str, str], Mapping[str, Any]], names: Sequence[str], choice: Mapping[str, Any]
+) -> Iterator[str]:
+    """Attention and generation on the same queries."""
+    yield "On the queries that generation was asked for too:\n"
     yield f"| {MEASURE} | {' | '.join(names)} | mean |\n|---|{'---:|' * (len(names) + 1)}"
-    taken = dict.fromkeys((choice["heads"], choice["early"]))
-    rows = ["first", "calibrated", *(row for one in taken for row in (one, f"{one}, mixed"))]
+    rows = ["first", _row("calibrated", choice)]
+    for one in dict.fromkeys((choice["heads"], choice["early"])):
+        rows += [_row(one, choice), f"{one}, mixed"]
     rows += [kind for kind in GENERATIVE if any((kind, name) in by for name in names)]
     for row in rows:
         shown, seconds = [], []
@@ -359,30 +427,30 @@ def _tables(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> It
         whole = fmean(shown) if None not in shown and shown else None  # type: ignore[type-var]
         told = f", {fmean(seconds):.0f} s of a core a query" if seconds else ""
         yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
-    shuffled = [name for kind, name in by if kind == "bias"]
-    if shuffled:
-        yield (
-            f"\nCandidates read in {ORDERS} random orders: mean, and standard deviation of a query's {MEASURE} over them; in "
-            "brackets, the first stage's best candidate last, as everywhere above.\n"
-        )
-        yield f"| {MEASURE} | {' | '.join(shuffled)} |\n|---|{'---:|' * len(shuffled)}"
-    for variant in ("first", *VARIANTS) if shuffled else ():
+
+
+def _bias(by: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
+    """What becomes of the ranking where the candidates are read in another order."""
+    cells = {name: one for (kind, name), one in by.items() if kind == "bias"}
+    yield (
+        f"\nCandidates read in {SHUFFLES} random orders, tokens added up: mean, and standard deviation of a query's {MEASURE} "
+        "over the orders; in brackets, on the same queries, the first stage's best candidate last / first.\n"
+    )
+    yield f"| {MEASURE} | {' | '.join(cells)} |\n|---|{'---:|' * len(cells)}"
+    for variant in ("first", *VARIANTS):
         shown = []
-        for name in shuffled:
-            orders = by["bias", name]["by_order"]
-            ids = orders["raw"][0].keys()
-            values = by["attention", name]["by_query"][variant] if name in names else {}
-            last = f"{fmean(values[one] for one in ids):.4f}" if ids <= values.keys() else ""
+        for name, cell in cells.items():
+            ids = cell["by_order"]["raw"][0].keys()
+            read = by["attention", name]["by_query"] if ("attention", name) in by else {"first": {}}
+            rows = ["first"] if variant == "first" else [_named(variant, (order, "sum")) for order in ORDERS]
+            there = ids <= read["first"].keys()
+            beside = " / ".join(f"{fmean(read[row][one] for one in ids):.4f}" for row in rows) if there else ""
             if variant != "first":
-                spread = fmean(stdev(order[one] for order in orders[variant]) for one in ids)
-                told = f"{fmean(mean(order) for order in orders[variant]):.4f} ± {spread:.4f}"
-                last = f"{told} ({last})" if last else told
-            shown.append(last)
+                orders = cell["by_order"][variant]
+                spread = fmean(stdev(order[one] for order in orders) for one in ids)
+                beside = f"{fmean(map(mean, orders)):.4f} ± {spread:.4f}" + (f" ({beside})" if beside else "")
+            shown.append(beside)
         yield f"| {variant} | {' | '.join(shown)} |"
-    yield ""
-    for (kind, name), one in by.items():
-        if one.get("counted"):
-            yield f"- {kind}, {name}: {json.dumps(one['counted'])}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,24 +32,30 @@ def test_every_cell_runs_and_a_finished_one_is_not_run_again(
     cells = {path.stem: json.loads(path.read_text()) for path in files}
     assert cells.keys() == set(CELLS)
     read = cells["attention"]["by_query"]
-    heads = {"qr", "core", "logistic", "qr-early", "logistic-early"}
-    assert {name for name in read if "mixed" not in name} == {"first", "raw", "calibrated", *heads}
+    variants = {"raw", "calibrated", "qr", "core", "logistic", "qr-early", "logistic-early"}
+    readings = {f"{order}, {normalise}" for order in ("reverse", "forward") for normalise in ("sum", "mean")}
+    alone = {f"{variant}, {reading}" for variant in variants for reading in readings}
+    assert read.keys() == {"first", *alone, *(f"{variant}, mixed" for variant in variants)}
     for values in (*read.values(), *(cells[kind]["by_query"][kind] for kind in CELLS[2:])):
         assert all(0 <= value <= 1 for value in values.values())
     assert len(read["first"]) == 4
     assert all(cells[kind]["by_query"]["first"].items() <= read["first"].items() for kind in CELLS[2:])
     assert [len(orders) for orders in cells["bias"]["by_order"].values()] == [4] * 7
     [choice] = (json.loads(path.read_text()) for path in (tmp_path / "results" / "choice").glob("*.json"))
-    for name, weight in choice["weight"].items():
-        assert choice["by_weight"][name][f"{weight:g}"] == max(choice["by_weight"][name].values())
+    assert choice["by_weight"].keys() == alone
+    for name in variants:
+        tried = [max(choice["by_weight"][f"{name}, {reading}"].values()) for reading in readings]
+        taken = choice["by_weight"][f"{name}, {', '.join(choice['reading'][name])}"][f"{choice['weight'][name]:g}"]
+        assert taken == choice["best"][name] == max(tried)
     table = (tmp_path / "results" / "table.md").read_text()
-    for name in ("first", "raw", "calibrated"):
-        assert f"| {name} | {sum(read[name].values()) / 4:.4f}" in table
+    for name in ("raw", "calibrated"):
+        reading = ", ".join(choice["reading"][name])
+        assert f"| {name}, {reading} | {sum(read[f'{name}, {reading}'].values()) / 4:.4f}" in table
     orders = cells["bias"]["by_order"]["raw"]
     values = [[order[query_id] for order in orders] for query_id in orders[0]]
-    last = [read["raw"][query_id] for query_id in orders[0]]
-    told = (np.mean(values), np.std(values, axis=1, ddof=1).mean(), np.mean(last))
-    assert "| raw | {:.4f} ± {:.4f} ({:.4f}) |".format(*told) in table
+    told = [np.mean(values), np.std(values, axis=1, ddof=1).mean()]
+    told += [np.mean([read[f"raw, {order}, sum"][one] for one in orders[0]]) for order in ("reverse", "forward")]
+    assert "| raw | {:.4f} ± {:.4f} ({:.4f} / {:.4f}) |".format(*told) in table
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert all(f"{kind}.json: finished before" in again.stderr for kind in CELLS)
