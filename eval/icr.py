@@ -224,7 +224,7 @@ def _mixed(run: Run, weight: float) -> Run:
 
 
 def _choice(heads: Mapping[str, Path], options: Any, say: Any) -> dict[str, Any]:
-    """Which heads are taken, how every variant reads, and the first stage's weight beside it: by other train claims."""
+    """Which heads are taken, how every variant reads with the first stage, and its weight: by other train claims."""
     file: Path = options.output / "choice" / f"{slug(options.choice)}.json"
     used = set(read_heads(heads["qr"])["data"]["chosen_on"])
     key = _key("choice", options.choice, heads, None, options)
@@ -372,9 +372,9 @@ def _chosen(choice: Mapping[str, Any]) -> Iterator[str]:
         f"Chosen on {choice['queries']} other train claims of {choice['dataset']}, the first stage's {MEASURE} being "
         f"{choice['first']:.4f}: heads `{choice['heads']}`, and of the first layers `{choice['early']}`. Candidates are read "
         "with the best one last (reverse) or first (forward); what a document's tokens draw is added up (sum) or divided by "
-        "their number (mean).\n"
+        "their number (mean). The best of these readings is taken, alone and with the first stage.\n"
     )
-    yield f"| {MEASURE} | {' | '.join(', '.join(one) for one in READINGS)} | chosen, with the first stage |"
+    yield f"| {MEASURE} | {' | '.join(', '.join(one) for one in READINGS)} | best with the first stage |"
     yield f"|---|{'---:|' * (len(READINGS) + 1)}"
     for variant in VARIANTS:
         alone = [choice["by_weight"][_named(variant, reading)]["0"] for reading in READINGS]
@@ -384,11 +384,11 @@ def _chosen(choice: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _attention(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> Iterator[str]:
-    """Every variant in its reading, alone and with the first stage."""
+    """Every variant, read as was best on the claims that everything is chosen on, alone and with the first stage."""
     yield f"| {MEASURE} | {' | '.join(cell['dataset'] for cell in cells)} |\n|---|{'---:|' * len(cells)}"
     rows = {"first": "first"}
-    rows |= {_row(one, choice): f"{one}, {', '.join(choice['reading'][one])}" for one in VARIANTS}
-    rows |= {f"{one}, mixed": f"{one}, mixed, weight {choice['weight'][one]:g}" for one in VARIANTS}
+    rows |= {row: row for row in (_alone(one, choice) for one in VARIANTS)}
+    rows |= {f"{one}, mixed": _mixture(one, choice) for one in VARIANTS}
     for row, told in rows.items():
         shown = [
             f"{mean(values[row]):.4f}"
@@ -399,9 +399,14 @@ def _attention(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) ->
     yield "\np: paired t-test against the first stage.\n"
 
 
-def _row(variant: str, choice: Mapping[str, Any]) -> str:
-    """Under which name a cell of attention has what was chosen for a variant."""
-    return _named(variant, choice["reading"][variant])
+def _alone(variant: str, choice: Mapping[str, Any]) -> str:
+    """Under which name a cell of attention has a variant as it is best without the first stage."""
+    return max((_named(variant, reading) for reading in READINGS), key=lambda name: choice["by_weight"][name]["0"])
+
+
+def _mixture(variant: str, choice: Mapping[str, Any]) -> str:
+    """A variant as it is best with the first stage, for a table."""
+    return f"{_named(variant, choice['reading'][variant])}, mixed, weight {choice['weight'][variant]:g}"
 
 
 def _generation(
@@ -410,11 +415,11 @@ def _generation(
     """Attention and generation on the same queries."""
     yield "On the queries that generation was asked for too:\n"
     yield f"| {MEASURE} | {' | '.join(names)} | mean |\n|---|{'---:|' * (len(names) + 1)}"
-    rows = ["first", _row("calibrated", choice)]
+    rows = {"first": "first", (everything := _alone("calibrated", choice)): everything}
     for one in dict.fromkeys((choice["heads"], choice["early"])):
-        rows += [_row(one, choice), f"{one}, mixed"]
-    rows += [kind for kind in GENERATIVE if any((kind, name) in by for name in names)]
-    for row in rows:
+        rows |= {_alone(one, choice): _alone(one, choice), f"{one}, mixed": _mixture(one, choice)}
+    rows |= {kind: kind for kind in GENERATIVE if any((kind, name) in by for name in names)}
+    for row, what in rows.items():
         shown, seconds = [], []
         for name in names:
             asked = [by[kind, name] for kind in GENERATIVE if (kind, name) in by]
@@ -426,7 +431,7 @@ def _generation(
                 seconds.append(cell["core_seconds"] / cell["queries"])
         whole = fmean(shown) if None not in shown and shown else None  # type: ignore[type-var]
         told = f", {fmean(seconds):.0f} s of a core a query" if seconds else ""
-        yield f"| {row}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
+        yield f"| {what}{told} | {' | '.join('' if one is None else f'{one:.4f}' for one in (*shown, whole))} |"
 
 
 def _bias(by: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:

@@ -49,8 +49,12 @@ def test_every_cell_runs_and_a_finished_one_is_not_run_again(
         assert taken == choice["best"][name] == max(tried)
     table = (tmp_path / "results" / "table.md").read_text()
     for name in ("raw", "calibrated"):
-        reading = ", ".join(choice["reading"][name])
-        assert f"| {name}, {reading} | {sum(read[f'{name}, {reading}'].values()) / 4:.4f}" in table
+        tried = {f"{name}, {reading}": choice["by_weight"][f"{name}, {reading}"]["0"] for reading in readings}
+        shown = {one for one in tried if f"| {one} | {sum(read[one].values()) / 4:.4f} (p" in table}
+        assert len(shown) == 1
+        assert tried[shown.pop()] == max(tried.values())
+        with_first = f"| {name}, {', '.join(choice['reading'][name])}, mixed, weight {choice['weight'][name]:g} |"
+        assert f"{with_first} {sum(read[f'{name}, mixed'].values()) / 4:.4f} (p" in table
     orders = cells["bias"]["by_order"]["raw"]
     values = [[order[query_id] for order in orders] for query_id in orders[0]]
     told = [np.mean(values), np.std(values, axis=1, ddof=1).mean()]
