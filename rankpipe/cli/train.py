@@ -46,6 +46,8 @@ def train_recipe(
         loaded = replace(loaded, model=model)
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
+    if (adapter := getattr(loaded, "adapter", None)) is not None:
+        need_extra(f"adapter method '{adapter.method}'", ("peft",), "peft", "train")
     lists = None
     if isinstance(loaded, RankerRecipe) and (files := feature_files(dataset)) is not None:
         lists = read_feature_dataset(dataset, files)

@@ -144,7 +144,7 @@ def _check_base(folder: Path, base: Path) -> None:
     if not isinstance(named, str):
         return
     try:
-        meant = transformer_folder(resolve(named))
+        meant = transformer_folder(resolve(named, download=False))
     except RankpipeError:
         return  # not on this machine, so that it cannot be compared
     if weights_digest(meant) != weights_digest(base):

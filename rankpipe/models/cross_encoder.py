@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from rankpipe.errors import ModelError, RankpipeError, UsageError
-from rankpipe.models.adapter_folder import CONFIG, find_adapter
+from rankpipe.models.adapter_folder import CONFIG, classes, find_adapter
 from rankpipe.models.batching import BATCH_TOKENS, each_on_a_core
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.pair_network import open_pair_network
@@ -61,7 +61,9 @@ class CrossEncoderScorer:
         self._settings, self._named = settings, f"model {reference!r}"
         if adapter is not None:
             self._named += f" with the adapter {adapter!r}"
-        self.recipe = recipe = read_pair_recipe(folder, settings, added)
+        self.recipe = recipe = read_pair_recipe(
+            folder, settings, added, with_head=added is not None and classes(added) is not None
+        )
         if recipe.prompt is None and recipe.chat is None:
             self._reader: PairReader | PromptReader = PairReader(
                 recipe.tokenizer,

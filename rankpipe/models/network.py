@@ -114,13 +114,16 @@ def opened_for_training(folder: Path) -> tuple[Any, list[str]]:
 
 
 def check_classes(folder: Path) -> None:
-    """Raise ModelError for a classifier of several classes, whose head cannot be trained as one of a single score."""
+    """Raise ModelError for a classifier of several classes or of tokens, whose head cannot be trained as one of scores."""
     config = network_config(folder)
     classes = len(config.get("id2label") or ()) or config.get("num_labels", 2)  # transformers does not write down two
-    if architecture(config).endswith("ForSequenceClassification") and classes != 1:
+    kind = architecture(config)
+    of_texts = kind.endswith("ForSequenceClassification")
+    if (of_texts and classes != 1) or kind.endswith("ForTokenClassification"):
+        what = f"a classifier of {classes} classes" if of_texts else f"a classifier of tokens ({kind})"
         raise ModelError(
-            f"model folder {folder} is a classifier of {classes} classes, and a head of one is trained; take a model "
-            "with a single class, or an encoder without a head"
+            f"model folder {folder} is {what}, and a head of one class is trained over texts; take a model with a single "
+            "class, or an encoder without a head"
         )
 
 

@@ -87,11 +87,14 @@ class PairRecipe:
     heads: tuple[Head, ...] = ()
 
 
-def read_pair_recipe(folder: Path, settings: PairSettings, adapter: Path | None = None) -> PairRecipe:
+def read_pair_recipe(
+    folder: Path, settings: PairSettings, adapter: Path | None = None, *, with_head: bool = False
+) -> PairRecipe:
     """Read a folder's recipe, with what the pipeline says instead of it.
 
     adapter  makes a classifier of the network of a bi-encoder as well; may bring a tokenizer, and say how texts are read.
              Only it says what stands before queries: a prompt of the network's folder is one of another training
+    with_head  whether the adapter brings a head over classes, which makes a classifier of a causal language model, too
 
     Raises ModelError where the folder holds no such model, UsageError for settings that do not fit it.
     """
@@ -99,7 +102,8 @@ def read_pair_recipe(folder: Path, settings: PairSettings, adapter: Path | None 
         transformer, found = _modules(folder / "modules.json", with_adapter=adapter is not None)
         found["query_prompt"] = _default_prompt(folder)
     else:
-        causal = architecture(read_json(folder / "config.json")).endswith(("ForCausalLM", "LMHeadModel"))
+        decoder = architecture(read_json(folder / "config.json")).endswith(("ForCausalLM", "LMHeadModel"))
+        causal = decoder and not with_head
         if causal and settings.prompt is None:
             raise UsageError(
                 f"model folder {folder} is a causal language model that does not say how a pair is written for it; "
@@ -110,7 +114,10 @@ def read_pair_recipe(folder: Path, settings: PairSettings, adapter: Path | None 
     if adapter is not None:
         found["query_prompt"] = _default_prompt(adapter)
     tokenizer = adapter if adapter is not None and (adapter / "tokenizer_config.json").is_file() else transformer
-    told = {**transformer_settings(tokenizer), **({} if adapter is None else transformer_settings(adapter))}
+    own = {} if adapter is None else transformer_settings(adapter)
+    told = {**transformer_settings(tokenizer), **own}
+    if "max_seq_length" in own and "processing_kwargs" not in own:
+        told.pop("processing_kwargs", None)  # in which the network's folder says how it was read before
     if settings.max_length is None:
         found["max_length"] = _stated_length(transformer, tokenizer, told)
     recipe = PairRecipe(

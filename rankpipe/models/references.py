@@ -44,8 +44,10 @@ POINTER = b"version https://git-lfs"
 LEFT_AT_THE_HUB = ("onnx/*", "openvino/*", "coreml/*", *PICKLES)
 
 
-def resolve(reference: str) -> Path:
+def resolve(reference: str, *, download: bool = True) -> Path:
     """The folder that a reference stands for; a hub model is downloaded unless HF_HUB_OFFLINE is set.
+
+    download  whether it may be; else only what the machine has is found
 
     Raises ModelError where there is no such model, MissingExtraError where an alias' package is not installed.
     """
@@ -67,7 +69,7 @@ def resolve(reference: str) -> Path:
         )
     if not HUB_NAME.fullmatch(reference):
         raise ModelError(f"there is no model folder {reference!r}")
-    return _from_hub(reference)
+    return _from_hub(reference, download=download)
 
 
 def has_package(name: str) -> bool:
@@ -180,7 +182,7 @@ def _unpacked(path: Path) -> Path:
     return unpacked(path)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, *, download: bool) -> Path:
     meant = next(iter(get_close_matches(name, ALIASES, n=1)), None)
     what = f"there is no model folder {name!r}, and no alias of that name ({', '.join(ALIASES)})"
     if meant:
@@ -192,9 +194,16 @@ def _from_hub(name: str) -> Path:
 
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_hub_patterns(), ignore_patterns=list(LEFT_AT_THE_HUB)))
+        folder = Path(
+            snapshot_download(
+                name,
+                allow_patterns=_hub_patterns(),
+                ignore_patterns=list(LEFT_AT_THE_HUB),
+                local_files_only=not download,
+            )
+        )
     except LocalEntryNotFoundError:
-        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached" if download else "it is not asked for"
         raise ModelError(f"{what}; {why}, and its copy of the hub's {name!r} is not in the cache") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"{what}; the hub answered: {explained(error)}") from None

@@ -137,7 +137,9 @@ class _Gathering:
         self._tell()
         run = qrels = None
         if development is not None:
-            run = self._pool(development).run(self.pipeline, recipe.development_depth)
+            judged_by = self._pool(development)
+            self.account["development"]["candidates"] = judged_by.digest
+            run = judged_by.run(self.pipeline, recipe.development_depth)
             qrels = drawing.qrels_of(development, dataset, self.account["development"]["split"])
         return Material(
             groups=groups,
@@ -261,7 +263,8 @@ class _Gathering:
                     train[source] = pool, np.full(len(pool.queries), -1, np.int32)
                 continue
             kept_back = math.ceil(recipe.development.queries / drawn_sources) if hold else 0
-            found = DRAW[source](self.dataset.corpus, count + kept_back, recipe.seed + number, avoid)
+            others = {drawing.plain_text(text) for one, _ in back.values() for text in one.queries.texts}
+            found = DRAW[source](self.dataset.corpus, count + kept_back, recipe.seed + number, avoid | others)
             if not len(found):
                 self.notify(f"no document has {source} that can stand for queries")
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -19,8 +20,10 @@ from rankpipe.models.tokens import quiet
 
 ACTIVATION = "torch.nn.modules.linear.Identity"
 """What sentence-transformers applies to the scores of the folder: nothing, they stay logits."""
-OWN_DROPOUT = ("attention_dropout", "attn_dropout", "dropout_p")
-"""Names under which modules of transformers keep the share that attention drops."""
+OWN_DROPOUT = re.compile(r"\w*dropout\w*|\w*_pdrop")
+"""Names under which modules of transformers, and configurations, keep a share that is dropped."""
+FROM_CONFIGURATION = ("falcon", "gpt_neo", "gptj", "persimmon")
+"""Types of models whose modules ask the configuration for it at every step."""
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model"),
@@ -47,13 +50,20 @@ def open_cross_encoder(folder: Path, seed: int, *, dropout: float, device: torch
 
 
 def set_dropout(network: nn.Module, share: float) -> None:
-    """Have a network drop this share of its activations, also where a module keeps it as a number of its own."""
+    """Have a network drop this share of its activations, wherever it keeps it: as a module, a number or a setting."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = share
-        for name in OWN_DROPOUT:
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, share)
+        _set_shares(module, share)
+    config = getattr(network, "config", None)
+    if config is not None and config.model_type in FROM_CONFIGURATION:
+        _set_shares(config, share)
+
+
+def _set_shares(keeper: Any, share: float) -> None:
+    for name, value in list(vars(keeper).items()):
+        if isinstance(value, float) and OWN_DROPOUT.fullmatch(name):
+            setattr(keeper, name, share)
 
 
 def write_cross_encoder(network: Any, base: Path, folder: Path, *, max_length: int) -> None:

@@ -43,6 +43,11 @@ class WithPositions(Attached):
                 groups.append({**own, "weight_decay": 0.0})
         return groups
 
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether the network may be left as it is."""
+        return self._trained_alone.may_be_kept
+
     def penalty(self) -> Tensor | None:
         """That of the network."""
         return self._trained_alone.penalty()

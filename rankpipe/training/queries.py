@@ -137,12 +137,17 @@ def other_texts(dataset: Dataset, *splits: str) -> set[str]:
 
 
 def held_out(queries: Queries, share: float, seed: int) -> tuple[Queries, Queries]:
-    """Queries to train with, and a share of them to judge by; both in their order. Raises UsageError for too few."""
+    """Queries to train with, and a share of them to judge by; both in their order. Raises UsageError for too few.
+
+    A text that is judged by trains nothing: queries that have it, too, are held out beside that share.
+    """
     count = round(share * len(queries))
-    if not 0 < count < len(queries):
+    texts = [plain_text(text) for text in queries.texts]
+    chosen = np.random.default_rng([seed, len(queries)]).permutation(len(queries))[:count].tolist()
+    judged_by = {texts[row] for row in chosen}
+    out = np.array([text in judged_by for text in texts], bool)
+    if not 0 < out.sum() < len(queries):
         raise UsageError(f"a share of {share:g} of {len(queries)} training queries cannot be held out")
-    out = np.zeros(len(queries), bool)
-    out[np.random.default_rng([seed, len(queries)]).permutation(len(queries))[:count]] = True
     return queries.select(np.flatnonzero(~out)), queries.select(np.flatnonzero(out))
 
 

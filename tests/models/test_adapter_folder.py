@@ -314,3 +314,33 @@ def test_a_learned_prompt_is_refused(tmp_path: Path, base: Path, refused: Refuse
     assert refused(lambda: opened(base, adapter)) == (
         f"adapter {adapter} learned a prompt, which cannot be merged into a network"
     )
+
+
+def test_the_network_that_an_adapter_names_is_not_downloaded_to_be_compared(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def asked(name: str, *, local_files_only: bool, **_: Any) -> str:
+        calls.append((name, local_files_only))
+        raise LocalEntryNotFoundError("not in the cache")
+
+    calls: list[tuple[str, bool]] = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    attached(base).save_pretrained(tmp_path / "adapter")
+    write_in(tmp_path / "adapter" / "adapter_config.json", base_model_name_or_path="somebody/network")
+    assert opened(base, tmp_path / "adapter")
+    assert calls == [("somebody/network", True)]
+
+
+def test_an_adapter_that_says_how_long_its_texts_are_is_heard_before_the_network(tmp_path: Path, base: Path) -> None:
+    (base / "sentence_bert_config.json").write_text(json.dumps({"processing_kwargs": {"text": {"max_length": 24}}}))
+    attached(base).save_pretrained(tmp_path / "adapter")
+    assert opened(base, tmp_path / "adapter").recipe.max_length == 24
+    (tmp_path / "adapter" / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16}))
+    assert opened(base, tmp_path / "adapter").recipe.max_length == 16
+
+
+def write_in(path: Path, **named: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **named}))

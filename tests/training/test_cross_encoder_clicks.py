@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from rankpipe import CrossEncoder, Dataset, Pipeline, Runtime  # noqa: E402
+from rankpipe import BM25, CrossEncoder, Dataset, Pipeline, Runtime  # noqa: E402
 from rankpipe.errors import PipelineError  # noqa: E402
 from rankpipe.training.click_log import write_click_log  # noqa: E402
 from rankpipe.training.click_models import PositionBased  # noqa: E402
@@ -372,3 +372,17 @@ def test_a_loss_that_explodes_ends_the_training(
         "error: phase '1 clicks', step 2 of 60: the loss is nan at learning rate "
     )
     assert ", on the queries train" in done.err.splitlines()[-1]
+
+
+def test_what_development_is_measured_on_is_part_of_what_a_killed_training_goes_on_from(
+    garden: Path, tiny_cross_encoder: Write, tmp_path: Path
+) -> None:
+    garden_log(garden, tmp_path / "clicks.jsonl")
+    network = tiny_cross_encoder(tmp_path / "network")
+    recipe, dataset = load_recipe(write_recipe(tmp_path, network, CLICKS, more=DEVELOPMENT)), Dataset.load(garden)
+    assert isinstance(recipe, CrossEncoderRecipe)
+    told = []
+    for k in (10, 10, 2):
+        pipeline = Pipeline(stages=(BM25(k=k),), corpus=dataset.corpus)
+        told.append(gather(recipe, dataset, pipeline, notify=lambda _: None).account["development"]["candidates"])
+    assert told[0] == told[1] != told[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 
+from rankpipe import Runtime  # noqa: E402
+from rankpipe.models.cross_encoder import CrossEncoderScorer  # noqa: E402
 from rankpipe.models.network import set_padding  # noqa: E402
+from rankpipe.models.pair_recipe import PairSettings  # noqa: E402
+from rankpipe.training.networks import set_dropout  # noqa: E402
 from rankpipe.training.scoring import PairScorer  # noqa: E402
 
 LABELS = "  - labels: {group: 4, steps: 2, learning_rate: 1.0e-3}"
@@ -97,8 +102,8 @@ def test_a_head_over_several_classes_is_refused(
     done = train(model)
     assert done.status == 2
     assert done.err.splitlines()[-1] == (
-        f"error: model folder {model} is a classifier of 3 classes, and a head of one is trained; take a model with a "
-        "single class, or an encoder without a head"
+        f"error: model folder {model} is a classifier of 3 classes, and a head of one class is trained over texts; take "
+        "a model with a single class, or an encoder without a head"
     )
 
 
@@ -152,3 +157,86 @@ def test_a_token_of_a_text_is_not_taken_for_padding(stated: Any, pad: Any, end: 
     with torch.no_grad():
         alone = [float(network(input_ids=torch.tensor(ids)[None]).logits) for ids, _ in given]
         assert scorer(given).tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_classifier_of_tokens_is_refused(train: Any, tiny_encoder: Callable[..., Path], tmp_path: Path) -> None:
+    from transformers import BertForTokenClassification
+
+    model = tiny_encoder(tmp_path / "model", pooling=None)
+    BertForTokenClassification.from_pretrained(model, num_labels=9).save_pretrained(model)
+    done = train(model)
+    assert done.status == 2
+    assert done.err.splitlines()[-1] == (
+        f"error: model folder {model} is a classifier of tokens (BertForTokenClassification), and a head of one class is "
+        "trained over texts; take a model with a single class, or an encoder without a head"
+    )
+
+
+def test_an_adapter_of_a_causal_language_model_brings_its_head(
+    garden: Path,
+    recipe_file: Callable[..., Path],
+    rankpipe: Callable[..., Any],
+    tiny_causal_lm: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    base, recipe = tiny_causal_lm(tmp_path / "base", kind="Qwen3"), recipe_file(LABELS, more="adapter: {method: lora}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out", "--model", base)
+    assert done.status == 0, done.err
+    pairs = np.array([(0, 0), (0, 1)])
+    found = [
+        CrossEncoderScorer(str(folder), PairSettings(), Runtime(dtype="float32"), adapter=adapter)
+        .score(["apple"], ["the apple is sweet", "a road"], pairs)
+        .scores.tolist()
+        for folder, adapter in ((tmp_path / "out", None), (base, str(tmp_path / "out" / "adapter")))
+    ]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert found[0][0] != found[0][1]
+
+
+def test_a_missing_package_is_told_before_candidates_are_searched(
+    garden: Path,
+    recipe_file: Callable[..., Path],
+    rankpipe: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    recipe = recipe_file(LABELS, more="adapter: {method: lora}")
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    assert done.status == 1
+    assert done.err.splitlines() == [
+        "error: adapter method 'lora' needs peft: install rankpipe with its extra 'train', for example pip install "
+        "'.[train]'"
+    ]
+
+
+SMALL = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "Bert": {"intermediate_size": 64},
+    "Longformer": {"intermediate_size": 64, "attention_window": 4},
+    "ModernBert": {"intermediate_size": 64, "attention_dropout": 0.5, "mlp_dropout": 0.5},
+    "OPT": {"ffn_dim": 64, "word_embed_proj_dim": 32, "attention_dropout": 0.5},
+    "XLM": {"emb_dim": 32, "n_layers": 2, "n_heads": 4},
+    "Falcon": {"attention_dropout": 0.5, "hidden_dropout": 0.5},
+    "GPTNeo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "attention_dropout": 0.5},
+    "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "attn_pdrop": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_dropout_is_the_share_that_is_asked_for_wherever_a_network_keeps_it(kind: str) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**SMALL, **NETWORKS[kind], num_labels=1)
+    network = getattr(transformers, f"{kind}ForSequenceClassification")(config).train()
+    ids = torch.arange(1, 13)[None]
+
+    def differ() -> bool:
+        with torch.no_grad():
+            return not torch.equal(network(input_ids=ids).logits, network(input_ids=ids).logits)
+
+    set_dropout(network, 0.3)
+    assert differ()
+    set_dropout(network, 0.0)
+    assert not differ()

@@ -15,7 +15,9 @@ from torch import Tensor, nn  # noqa: E402
 
 from rankpipe.errors import RankpipeError  # noqa: E402
 from rankpipe.models.adapters.attached import Attached  # noqa: E402
+from rankpipe.training.click_losses import Dual  # noqa: E402
 from rankpipe.training.loop import PhasePlan, Plan, train  # noqa: E402
+from rankpipe.training.positions import WithPositions  # noqa: E402
 
 
 def phase(backward: Callable[[int], float], **settings: Any) -> PhasePlan:
@@ -163,6 +165,16 @@ def test_weights_that_may_not_be_kept_are_neither_the_best_nor_waited_for(tmp_pa
     assert done.stopped == ["second"]
     assert same(seen[6], seen[5])  # the second phase goes on from the end of the first
     assert same(line.weights(), seen[8])
+
+
+def test_what_is_learnt_of_positions_beside_a_network_does_not_change_when_it_may_be_kept() -> None:
+    line = Line()
+    both = WithPositions(Late(line.network, ("2",)), [(Dual(3), 1.0)])
+    kept = [both.may_be_kept]
+    for step in range(1, 15):
+        both.after_step(step, 20, 0.1)
+        kept.append(both.may_be_kept)
+    assert kept == [True, *[False] * 13, True]
 
 
 class Killed(BaseException):

@@ -93,3 +93,14 @@ def test_held_out_queries_train_nothing() -> None:
     assert held_out(queries, 0.2, seed=4)[1].ids != out.ids
     with pytest.raises(UsageError, match=r"^a share of 0.2 of 2 training queries cannot be held out$"):
         held_out(queries.select([0, 1]), 0.2, seed=0)
+
+
+def test_a_text_that_is_held_out_trains_nothing_under_another_id_either() -> None:
+    queries = Queries.of([f"{'Query' if n % 2 else 'query'}  {n // 2}" for n in range(20)])
+    train, out = held_out(queries, 0.2, seed=3)
+    assert {*train.ids, *out.ids} == set(queries.ids)
+    assert 4 <= len(out) <= 8
+    assert not {text.casefold() for text in train.texts} & {text.casefold() for text in out.texts}
+    same = Queries(("a", "b", "c"), ("query",) * 3)
+    with pytest.raises(UsageError, match=r"^a share of 0.4 of 3 training queries cannot be held out$"):
+        held_out(same, 0.4, seed=0)

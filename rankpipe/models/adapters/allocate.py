@@ -50,6 +50,8 @@ class Allocated(Adapted):
         config.tfinal = steps - last
         kept = sum(map(sum, config.rank_pattern.values()))
         if step > last and kept > self.allocator.target_bgt:  # a phase that ended early jumped over the last decision
+            # of weights that no step has touched yet, nothing is known of importance, and all of them would be closed
+            self.allocator.update_ipt(self.network)
             config.rank_pattern = self.allocator.update_and_allocate(self.network, last, force_mask=True)[1]
         else:
             self.tuned.base_model.update_and_allocate(step)  # type: ignore[operator]

@@ -236,6 +236,18 @@ def test_adalora_decides_late_where_steps_are_left_out(opened: Opened, train: Tr
     assert sum((e != 0).sum() for e in entries(attached)) == 13 * 2
 
 
+def test_adalora_that_goes_back_to_untouched_weights_too_late_to_share_out_keeps_as_many_ranks(
+    opened: Opened, train: Train
+) -> None:
+    attached = attach(opened(), AdaLora(r=2, init_r=5, start=0.1, end=0.6), seed=0)
+    untouched = {name: value.clone() for name, value in attached.state_dict().items()}
+    train(attached, steps=20, last=15)
+    attached.load_state_dict(untouched)  # as a phase does that found nothing better
+    assert not any(e.any() for e in entries(attached))
+    train(attached, steps=20, first=16)
+    assert sum((e != 0).sum() for e in entries(attached)) == 13 * 2
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_adalora_takes_any_number_of_steps(opened: Opened, train: Train, steps: int) -> None:
     train(attach(opened(), AdaLora(r=2), seed=0), steps=steps)
