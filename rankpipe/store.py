@@ -240,7 +240,8 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     With `force` the old folder is there until the new one is whole. It is replaced only if it is empty or its
     manifest.json gives rankpipe among its "versions": others use that file name too, web pages for one.
 
-    Raises UsageError for a path that is not replaced, WriteError where it cannot be written.
+    Raises UsageError for a path that is not replaced, also where it came to be meanwhile: then the new folder is kept
+    beside it, under a name that the error says. WriteError where it cannot be written.
     """
     path = Path(path)
     with _writing(path):
@@ -252,6 +253,10 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         try:
             yield aside
             _open_to_others(aside)
+            if not force and os.path.lexists(path):
+                kept = path.with_name(f"{path.name}-{os.getpid()}")
+                os.rename(aside, kept)
+                raise UsageError(f"{path} was made by another meanwhile, and stays; what was to stand there is {kept}")
             if path.is_dir() and not path.is_symlink():
                 _exchange(aside, path)
             else:

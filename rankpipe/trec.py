@@ -127,7 +127,7 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
             raise file.error(f"document {doc_id!r} stands twice in the ranking of query {query_id!r}")
         ranking[doc_id] = score
         if ties == "rank":
-            if not rank.lstrip("-").isdecimal():
+            if not rank.removeprefix("-").isdecimal():
                 raise file.error(f"the rank {rank!r} is not a whole number")
             ranks.setdefault(query_id, []).append((int(rank), file.number))
         lines.setdefault(doc_id, file.number)

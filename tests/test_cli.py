@@ -494,3 +494,37 @@ def test_a_pipeline_for_a_given_run_is_checked_as_one(rankpipe: Command, tmp_pat
 def test_a_data_set_without_documents_is_refused(rankpipe: Command, pets: Path) -> None:
     (pets / "corpus.jsonl").write_text("")
     assert rankpipe("run", "bm25", "-d", pets) == (2, "", f"error: {pets / 'corpus.jsonl'}: holds no documents\n")
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "[original]",
+        "[chain: {stages: []}]",
+        "[{query2doc: {writer: smollm2}}]",
+        "[original, {query2doc: {writer: smollm2}}]",
+    ],
+)
+@pytest.mark.parametrize("command", [("check",), ("run",), ("search", "a query")])
+def test_a_pipeline_that_finds_nothing_is_refused(
+    tmp_path: Path, garden: Path, rankpipe: Callable[..., Any], stages: str, command: tuple[str, ...]
+) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(f"stages: {stages}")
+    data = () if command == ("check",) else ("--dataset", garden)
+    done = rankpipe(command[0], file, *command[1:], *data)
+    assert done.status == 2
+    assert f"{file}: no stage makes candidates; put a retriever such as 'bm25' behind the last one" in done.err
+
+
+def test_results_of_other_judgements_are_told_before_they_are_compared(
+    tmp_path: Path, garden: Path, rankpipe: Callable[..., Any]
+) -> None:
+    for name in ("one", "two", "three"):
+        assert rankpipe("run", "bm25", "--dataset", garden, "--output", tmp_path / name).status == 0
+        if name == "two":
+            with (garden / "qrels" / "test.tsv").open("a") as file:
+                file.write("test0\td39\t1\n")
+    note = f"note: '{garden}' had other documents, queries or judgements for some of these runs than for others"
+    assert note not in rankpipe("compare", tmp_path / "one", tmp_path / "two").err
+    assert note in rankpipe("compare", tmp_path / "one", tmp_path / "three").err

@@ -553,3 +553,19 @@ def test_the_working_folder_can_be_replaced(tmp_path: Path, monkeypatch: pytest.
     with replacing_folder(Path(), force=True) as aside:
         (aside / "run.trec").write_text("new")
     assert ((tmp_path / "out" / "run.trec").read_text(), names(tmp_path)) == ("new", ["out"])
+
+
+def test_a_folder_that_another_process_made_meanwhile_stays_and_ours_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+
+    def write() -> None:
+        with replacing_folder(path) as aside:
+            (aside / "new").touch()
+            path.mkdir()
+            (path / "precious").touch()
+
+    with pytest.raises(UsageError) as raised:
+        write()
+    kept = tmp_path / f"results-{os.getpid()}"
+    assert str(raised.value) == f"{path} was made by another meanwhile, and stays; what was to stand there is {kept}"
+    assert (names(path), names(kept), names(tmp_path)) == (["precious"], ["new"], ["results", kept.name])

@@ -211,3 +211,11 @@ def test_a_rank_that_is_no_number_is_refused_where_ranks_count(tmp_path: Path) -
     with pytest.raises(DataError) as raised:
         Run.read_trec(path, ties="rank")
     assert str(raised.value) == f"{path}:1: the rank 'first' is not a whole number"
+
+
+def test_a_rank_of_two_dashes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text("q1 Q0 a -1 2.0 x\nq1 Q0 b --1 1.0 x\n")
+    with pytest.raises(DataError) as raised:
+        Run.read_trec(path, ties="rank")
+    assert str(raised.value) == f"{path}:2: the rank '--1' is not a whole number"

@@ -22,19 +22,27 @@ if TYPE_CHECKING:
 
 def common_dataset(folders: list[Path]) -> tuple[str | None, str]:
     """Data set and split that all folders of results say they were made on; None where that is not one."""
-    made_on = {_made_on(folder) for folder in folders}
+    told = [_made_on(folder) for folder in folders]
+    made_on = {(name, split) for name, split, _ in told}
     name, split = made_on.pop() if len(made_on) == 1 else (None, None)
+    if name is not None and len({digests for _, _, digests in told}) > 1:
+        say(
+            f"note: '{name}' had other documents, queries or judgements for some of these runs than for others; all are "
+            "measured by what it has now"
+        )
     return name, split or "test"
 
 
-def _made_on(folder: Path) -> tuple[str | None, str | None]:
+def _made_on(folder: Path) -> tuple[str | None, str | None, str]:
+    """Name, split and digests of the data set that a folder's results were made on."""
     import json
 
     try:
-        described = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["dataset"]
-        return str(described["name"]), str(described["split"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, None  # no folder of ours: then the judgements have to be named
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        described = manifest["dataset"]
+        return str(described["name"]), str(described["split"]), json.dumps(manifest.get("digests"), sort_keys=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None, None, ""  # no folder of ours: then the judgements have to be named
 
 
 def measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, measures: list[str] | None) -> Result:
@@ -89,11 +97,14 @@ def load_both(
 
 
 def load_pipeline(path: str, runtime: Runtime | None, given: Given | None = None) -> Pipeline:
-    """A pipeline file or a shipped one, opened."""
+    """A pipeline file or a shipped one, opened. Raises UsageError for one that never finds anything."""
     from rankpipe.pipeline import Pipeline
-    from rankpipe.pipeline.order import NOTHING
+    from rankpipe.pipeline.order import MAKERS, NOTHING, parts_after
 
-    return Pipeline.load(path, runtime=runtime, given=given or NOTHING)
+    loaded = Pipeline.load(path, runtime=runtime, given=given or NOTHING)
+    if "candidates" not in parts_after(loaded.stages, given or NOTHING):
+        raise UsageError(f"{path}: no stage makes candidates; put {MAKERS['candidates']} behind the last one")
+    return loaded
 
 
 def load_dataset(name: str) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rankpipe.cli.common import say
-from rankpipe.errors import DataError, RankpipeError
+from rankpipe.errors import DataError, RankpipeError, UsageError
 
 
 def datasets() -> None:
@@ -78,6 +78,6 @@ def _is_that_of_card(name: str, folder: Path) -> bool:
 
     try:
         return not catalogue.card(name).differences(Files.in_folder(folder).counts())
-    except DataError as error:
+    except (DataError, UsageError) as error:
         say(f"note: {error}")
         return False

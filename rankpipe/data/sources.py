@@ -84,7 +84,12 @@ class Files:
             "reader_format": READER_FORMAT,
             "sha256": file_digest(self.documents),
         }
-        corpus = Corpus.open(artefact("corpora", key, lambda to: _build(to, DocumentReader(self.documents))))
+
+        def make(folder: Path) -> None:
+            _build(folder, DocumentReader(self.documents))
+            _refuse_changed({self.documents: key["sha256"]})
+
+        corpus = Corpus.open(artefact("corpora", key, make))
         if not corpus.size:
             raise DataError(f"{self.documents}: holds no documents")
         return corpus
@@ -108,8 +113,14 @@ class Files:
     def counts(self) -> Counts:
         """How much there is. Counted once, then remembered in the store."""
         files = {"": self.documents, **self.judged}
-        key = {"reader_format": READER_FORMAT, "sha256": {name: file_digest(path) for name, path in files.items()}}
-        folder = artefact("counts", key, self._write_counts)
+        digests = {name: file_digest(path) for name, path in files.items()}
+        key = {"reader_format": READER_FORMAT, "sha256": digests}
+
+        def make(folder: Path) -> None:
+            self._write_counts(folder)
+            _refuse_changed({path: digests[name] for name, path in files.items()})
+
+        folder = artefact("counts", key, make)
         described = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
         splits = {split: SplitCounts(**counts) for split, counts in described["splits"].items()}
         return Counts(documents=described["documents"], splits=splits)
@@ -120,6 +131,13 @@ class Files:
         splits = {split: SplitCounts(queries=len(qrels), judgements=qrels.size) for split, qrels in every.items()}
         text = json.dumps(asdict(Counts(documents=documents, splits=splits)))
         (folder / "counts.json").write_text(text, encoding="utf-8")
+
+
+def _refuse_changed(read: Mapping[Path, str]) -> None:
+    """Raise DataError for a file that is no longer what its digest says: the store would keep it under the wrong one."""
+    for path, digest in read.items():
+        if file_digest(path) != digest:
+            raise DataError(f"{path}: changed while it was read; try again when it is whole")
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ def _out_of_range(parameter: str, value: Any) -> str | None:
     """Why a value of the right type is still no right one; ir_measures would pass it on, and trec_eval fall over it."""
     if parameter == "cutoff" and not 1 <= value <= LARGEST_CUTOFF:
         return f"the cutoff must be 1 to {LARGEST_CUTOFF}, not {value}"
-    if parameter == "rel" and not 0 <= value <= LARGEST_RELEVANCE:
-        return f"rel must be 0 to {LARGEST_RELEVANCE}, not {value}"
+    if parameter == "rel" and not 1 <= value <= LARGEST_RELEVANCE:
+        return f"rel must be 1 to {LARGEST_RELEVANCE}, not {value}"
     if parameter == "gains":
         for relevance, gain in value.items():
             if not all(type(one) is int for one in (relevance, gain)) or not 0 <= gain <= LARGEST_RELEVANCE:

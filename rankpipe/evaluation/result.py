@@ -189,8 +189,18 @@ def _values(
         evaluator = ir_measures.evaluator(sorted(measures, key=str), by_number)
     except ValueError as error:
         raise UsageError(f"ir_measures cannot measure this: {' '.join(str(error).split())}") from error
-    metrics = evaluator.iter_calc({number[query_id]: ranking for query_id, ranking in rankings.items()})
-    return {(metric.measure, ids[int(metric.query_id)]): float(metric.value) for metric in metrics}
+    try:
+        metrics = list(evaluator.iter_calc({number[query_id]: ranking for query_id, ranking in rankings.items()}))
+    except ZeroDivisionError:  # a provider's, by a number of documents
+        names = ", ".join(sorted(map(str, measures)))
+        raise UsageError(
+            f"ir_measures divides by 0 for {names}: too few documents are judged to be, or not to be, relevant"
+        ) from None
+    values = {(metric.measure, ids[int(metric.query_id)]): float(metric.value) for metric in metrics}
+    for measure in sorted(measures, key=str):
+        if (absent := next((one for one in ids if (measure, one) not in values), None)) is not None:
+            raise UsageError(f"ir_measures gives no value of {measure} for query {absent!r}, so that it has no mean")
+    return values
 
 
 def _mean(measure: Measure, values: Iterable[float]) -> float:

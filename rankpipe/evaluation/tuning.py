@@ -239,8 +239,9 @@ def _weights(branches: int) -> Iterator[tuple[float, ...]]:
 
 
 def _value(run: Run, judged: Judged, measure: str) -> float:
-    cutoff = read_measures(measure)[measure].params.get("cutoff")
-    if isinstance(cutoff, int) and not judged.dataset.card.self_match:
+    parameters = read_measures(measure)[measure].params
+    cutoff, skips = parameters.get("cutoff"), parameters.get("judged_only") or judged.dataset.card.self_match
+    if isinstance(cutoff, int) and not skips:
         run = run.top(cutoff)  # the rest is not looked at
     return evaluate_on(run, judged.dataset, judged.split, measures=[measure])[measure]
 

@@ -96,7 +96,7 @@ def order_problems(steps: Sequence[Step], given: Given = NOTHING) -> list[Proble
     named = [step.name for step in _walk(steps) if step.name]
     state = _State(all_names=[*given.names, *named], present=given.parts, names=given.names)
     state.heard = "candidates" in given.parts
-    found = [*_repeated_names(steps), *_in_turn(steps, state)]
+    found = [*_repeated_names(steps, given), *_in_turn(steps, state)]
     if "candidates" in given.parts and not (state.heard or state.anything) and state.deaf is not None:
         found.append(
             state.deaf.problem(
@@ -107,9 +107,9 @@ def order_problems(steps: Sequence[Step], given: Given = NOTHING) -> list[Proble
     return found + [_untaken(part, state.unread[part]) for part in sorted(state.searched)]
 
 
-def parts_after(stages: Sequence[Stage]) -> frozenset[str]:
+def parts_after(stages: Sequence[Stage], given: Given = NOTHING) -> frozenset[str]:
     """Parts of the run that are there after stages that are in order."""
-    state = _State(all_names=[])
+    state = _State(all_names=[], present=given.parts, names=given.names)
     list(_in_turn(steps_of(stages), state))
     return state.present
 
@@ -152,12 +152,14 @@ def _walk(steps: Iterable[Step]) -> Iterator[Step]:
         yield step
 
 
-def _repeated_names(steps: Sequence[Step]) -> Iterator[Problem]:
+def _repeated_names(steps: Sequence[Step], given: Given) -> Iterator[Problem]:
     first: dict[str, Step] = {}
     for step in _walk(steps):
         if step.name is None:
             continue
-        if step.name in first:
+        if step.name in given.names:
+            yield step.problem(f"the name {quoted(step.name)} is that of the given run's scores; choose another one")
+        elif step.name in first:
             yield step.problem(f"the name {quoted(step.name)} is taken by {first[step.name]}; names are given once")
         else:
             first[step.name] = step

@@ -28,6 +28,10 @@ LUCENE_ANALYZERS = ("english", "whitespace")
 """Analyzers that Lucene has under our names."""
 
 
+Analysis = Literal["english", "whitespace"] | Reference
+"""The name of an analyzer, whatever lies beside the pipeline's file, or a tokenizer.json."""
+
+
 def known_analyzer(analyzer: str) -> str:
     """The analyzer, if there is such a one; a validator of settings."""
     from rankpipe.index.analysis import analyzer_problem
@@ -61,7 +65,7 @@ class BM25(Stage):
     k: Annotated[int, Gt(0)] = 1000
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
-    analyzer: Annotated[Reference, AfterValidator(known_analyzer)] = "english"
+    analyzer: Annotated[Analysis, AfterValidator(known_analyzer)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
     engine: Literal["rankpipe", "rank-bm25", "lucene"] = "rankpipe"
     lucene_index: Reference | None = None

@@ -20,7 +20,8 @@ LARGEST = np.finfo(np.float32).max
 def read_columns(path: Path, corpus: Corpus) -> dict[str, NDArray[np.float32]]:
     """By key of the file a number for every row of the corpus, NaN where the file says nothing.
 
-    Documents that the corpus does not have are left out. Raises DataError, with file:line, for what is no number.
+    Documents that the corpus does not have are left out. Raises DataError, with file:line, for what is no number, and for
+    a file without any.
     """
     example = '{"_id": "doc-7", "clicks": 12}'
     records = dict(_records(path, example, _is_number, "a finite number of 32 bits"))
@@ -30,6 +31,8 @@ def read_columns(path: Path, corpus: Corpus) -> dict[str, NDArray[np.float32]]:
             column = found.setdefault(name, np.full(len(corpus), np.nan, np.float32))
             if row >= 0:
                 column[row] = value
+    if not found:
+        raise DataError(f"{path}: holds no numbers, such as {example}")
     return found
 
 
@@ -45,7 +48,7 @@ def read_texts(path: Path, corpus: Corpus) -> Corpus:
     if not names:
         raise DataError(f"{path}: holds no texts, such as {example}")
     ids = corpus.ids(corpus.live_rows())
-    return Corpus.from_records({"id": doc_id, **names, **records.get(doc_id, {})} for doc_id in ids)
+    return Corpus.from_records({**names, **records.get(doc_id, {}), "id": doc_id} for doc_id in ids)
 
 
 def _records(
@@ -61,6 +64,8 @@ def _records(
         if not isinstance(record, dict) or not isinstance(record.get("_id"), str):
             raise lines.error(f"not an object with the id of a document, such as {example}")
         doc_id = record.pop("_id")
+        if "id" in record:
+            raise lines.error(f"the key 'id' cannot be that of a field; a document is named by '_id', as in {example}")
         if doc_id in seen:
             raise lines.error(f"document {doc_id!r} stood in line {seen[doc_id]} already")
         seen[doc_id] = lines.number

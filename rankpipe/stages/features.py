@@ -18,7 +18,7 @@ from rankpipe.errors import UsageError
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, InputFile, Part, QueryPart, Reference, Several, Stage
-from rankpipe.stages.bm25 import BM25, known_analyzer
+from rankpipe.stages.bm25 import BM25, Analysis, known_analyzer
 from rankpipe.stages.feature_files import read_columns, read_texts
 from rankpipe.stages.normalise import normalised, of_earlier
 from rankpipe.stages.rescore import Rescore
@@ -70,7 +70,7 @@ class Features(Stage):
     normalise: Literal["min-max", "z-score", "none"] = "min-max"
     k1: Annotated[float, Ge(0)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
-    analyzer: Annotated[Reference, AfterValidator(known_analyzer)] = "english"
+    analyzer: Annotated[Analysis, AfterValidator(known_analyzer)] = "english"
 
     @model_validator(mode="after")
     def _fits(self) -> Features:

@@ -19,8 +19,8 @@ from rankpipe.errors import UsageError
 from rankpipe.index import analysis
 from rankpipe.index.analysis import Analyzer
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, QueryPart, Reference, Several, Stage
-from rankpipe.stages.bm25 import BM25, known_analyzer
+from rankpipe.stage import SETTINGS, Part, QueryPart, Several, Stage
+from rankpipe.stages.bm25 import BM25, Analysis, known_analyzer
 
 if TYPE_CHECKING:
     from rankpipe.index.feedback import Counts
@@ -66,7 +66,7 @@ class Feedback(Stage):
     least: Annotated[int, Ge(1)] = 2
     terms: Annotated[int, Ge(1)] = 10
     max_share: Annotated[float, Gt(0), Le(1)] = 0.1
-    analyzer: Annotated[Reference, AfterValidator(known_analyzer)] = "english"
+    analyzer: Annotated[Analysis, AfterValidator(known_analyzer)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
 
     @property
@@ -85,7 +85,8 @@ class Feedback(Stage):
         counts = self._counts(index, analyzer, run.corpus.joined_texts(read, self.fields))
         for row, places in shown.items():
             texts = np.searchsorted(read, run.documents[places]).tolist()
-            own[row] = self._expanded(index, Given(own[row], counts, texts, self._shares(run, row, places)))
+            expanded = self._expanded(index, Given(own[row], counts, texts, self._shares(run, row, places)))
+            own[row] = expanded or own[row]  # where nothing may be taken, and its own terms have no weight
         return run.with_queries(run.queries.with_terms(own, self.shared))
 
     def prepare(self, corpus: Corpus) -> None:

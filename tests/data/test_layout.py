@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,31 @@ def test_an_id_that_tabs_would_part_is_refused(tmp_path: Path, doc_id: str) -> N
     with pytest.raises(DataError) as raised:
         write_queries_and_qrels(tmp_path, dataset)
     assert str(raised.value) == f"id {doc_id!r} cannot stand in a file of judgements, which tabs part"
+
+
+CHANGED = """
+import os, sys
+from rankpipe import Dataset
+
+path, opened = sys.argv[1], []
+
+def other_content(event, arguments):
+    if event == "open" and str(arguments[0]) == path:
+        opened.append(path)
+        if len(opened) == 2:  # once to be hashed, then to be read
+            os.replace(path + ".new", path)
+
+sys.addaudithook(other_content)
+Dataset.load(os.path.dirname(path)).corpus
+"""
+
+
+def test_a_corpus_that_changes_before_it_is_read_is_not_kept_as_what_it_was(tmp_path: Path) -> None:
+    file, new = tmp_path / "corpus.jsonl", tmp_path / "corpus.jsonl.new"
+    whole = "".join(json.dumps({"_id": f"d{n}", "text": f"words {n}"}) + "\n" for n in range(5))
+    file.write_text(whole)
+    new.write_text(json.dumps({"_id": "other", "text": "words"}) + "\n")
+    done = subprocess.run([sys.executable, "-c", CHANGED, str(file)], capture_output=True, text=True)
+    assert f"DataError: {file}: changed while it was read; try again when it is whole" in done.stderr
+    file.write_text(whole)
+    assert len(Dataset.load(tmp_path).corpus) == 5

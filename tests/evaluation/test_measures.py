@@ -67,7 +67,8 @@ def test_the_relevance_cut_reaches_binary_measures_that_do_not_name_one():
         ("nDCG@0", "measure 'nDCG@0': the cutoff must be 1 to 1000000000, not 0"),
         ("RR@-1", "measure 'RR@-1': the cutoff must be 1 to 1000000000, not -1"),
         ("P@2000000000", "measure 'P@2000000000': the cutoff must be 1 to 1000000000, not 2000000000"),
-        ("P(rel=-1)@5", "measure 'P(rel=-1)@5': rel must be 0 to 1000000, not -1"),
+        ("AP(rel=0)", "measure 'AP(rel=0)': rel must be 1 to 1000000, not 0"),
+        ("P(rel=-1)@5", "measure 'P(rel=-1)@5': rel must be 1 to 1000000, not -1"),
         (
             "nDCG(gains={1: 1.5})@10",
             "measure 'nDCG(gains={1: 1.5})@10': a gain must be a whole number, 0 to 1000000, for a relevance; "

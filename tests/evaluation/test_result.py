@@ -245,3 +245,24 @@ def test_published_runs_of_trec_dl_2019_score_what_was_published(real_dataset, f
     result = evaluate(run, dataset.qrels("test"), ["nDCG@10"], relevance_cut=2)
     assert round(result["nDCG@10"], 4) == expected
     assert result.assumed == ()
+
+
+@pytest.mark.parametrize(
+    ("ranked", "qrels", "message"),
+    [
+        (
+            {"q1": ["b", "a"]},
+            {"q1": {"a": 1, "b": 1}},
+            "ir_measures divides by 0 for Accuracy: too few documents are judged to be, or not to be, relevant",
+        ),
+        (
+            {"q1": ["a", "b"], "q2": ["b"]},
+            {"q1": {"a": 1, "b": 0}, "q2": {"a": 1}},
+            "ir_measures gives no value of Accuracy for query 'q2', so that it has no mean",
+        ),
+    ],
+)
+def test_a_measure_that_a_query_has_no_value_of_is_refused(ranked, qrels, message):
+    with pytest.raises(UsageError) as error:
+        evaluate(run_of(ranked, DOCUMENTS), qrels, "Accuracy")
+    assert str(error.value) == message

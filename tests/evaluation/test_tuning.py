@@ -159,3 +159,12 @@ def test_a_pipeline_that_joins_nothing_is_refused() -> None:
 def test_an_unknown_measure_is_refused_before_anything_runs() -> None:
     with pytest.raises(UsageError, match="nDGC@10"):
         tune(pipeline(), [Judged(dataset=dataset(), split="dev")], measure="nDGC@10")
+
+
+def test_a_measure_of_judged_documents_alone_sees_behind_those_that_are_not_judged() -> None:
+    documents = [{"id": f"d{n}", "title": "sweet", "text": "sweet fruit"} for n in range(6)]
+    corpus = Corpus.from_records([*documents, {"id": "r", "title": "sour", "text": "a long sweet story of fruit"}])
+    data = Dataset.of(corpus, {"q": "sweet fruit"}, {"q": {"r": 1}}, split="dev")
+    fuse = Fuse([BM25(fields=("title",)), BM25(fields=("text",))])
+    tuning = tune(Pipeline(stages=(fuse,)), [Judged(dataset=data, split="dev")], measure="nDCG(judged_only=True)@3")
+    assert tuning.before.mean == 1.0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankpipe import BM25, Pipeline
 from rankpipe.errors import PipelineError
 from rankpipe.pipeline.checks import load_file, load_text
 from rankpipe.pipeline.registry import load_stage
@@ -387,3 +388,11 @@ def test_a_wrong_setting_does_not_hide_what_else_is_wrong_with_its_stage() -> No
         (3, "'interpolate' refers to 'nobody', and no earlier stage has a name; give one a 'name'"),
         (3, "'interpolate' setting 'weight' is 2, must be at most 1"),
     ]
+
+
+@pytest.mark.parametrize("name", ["english", "whitespace"])
+def test_an_analyzer_is_meant_whatever_lies_beside_the_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    file = tmp_path / "x.yaml"
+    file.write_text(f"stages: [bm25: {{analyzer: {name}}}]")
+    assert Pipeline.load(file).stages == (BM25(analyzer=name),)

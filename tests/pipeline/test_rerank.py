@@ -66,3 +66,11 @@ def test_a_file_that_begins_with_a_re_ranker_is_right_only_where_a_run_is_given(
     with pytest.raises(PipelineError, match="'cut' needs candidates"):
         Pipeline.from_yaml(text)
     assert Pipeline.from_yaml(text, given=GIVEN_RUN).stages == (Cut(k=2), Interpolate(with_="run"))
+
+
+def test_a_stage_cannot_take_the_name_of_the_given_scores() -> None:
+    text = "stages: [{cut: {k: 2}, name: run}]"
+    with pytest.raises(PipelineError) as raised:
+        Pipeline.from_yaml(text, given=GIVEN_RUN)
+    assert "the name 'run' is that of the given run's scores; choose another one" in str(raised.value)
+    assert Pipeline.from_yaml("stages: [{bm25: {k: 2}, name: run}]").stages[0].name == "run"

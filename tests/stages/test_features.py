@@ -181,6 +181,11 @@ def test_texts_are_found_for_candidates_of_a_corpus_with_deleted_documents(tmp_p
             ':1: not an object with the id of a document, such as {"_id": "doc-7", "clicked": "words"}',
         ),
         ('{"_id": "d1"}', ': holds no texts, such as {"_id": "doc-7", "clicked": "words"}'),
+        (
+            '{"_id": "d1", "clicked": "pie"}\n{"_id": "d2", "id": "d3", "clicked": "a"}',
+            ":2: the key 'id' cannot be that of a field; a document is named by '_id', as in "
+            '{"_id": "doc-7", "clicked": "words"}',
+        ),
     ],
 )
 def test_a_file_of_texts_that_is_none_is_refused(run: Run, tmp_path: Path, text: str, message: str) -> None:
@@ -243,3 +248,12 @@ def test_features_of_candidates_that_branches_replace_are_gone() -> None:
 def test_features_of_replaced_candidates_are_gone() -> None:
     with pytest.raises(PipelineError, match="'learned' needs features, and no stage before it makes any"):
         load_text("stages:\n  - bm25\n  - features\n  - bm25\n  - learned: {model: somewhere}\n")
+
+
+@pytest.mark.parametrize("text", ["", '{"_id": "d1"}'])
+def test_a_file_of_columns_without_numbers_is_refused(run: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "columns.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        Features(fields=(), columns=path)(run)
+    assert str(error.value) == f'{path}: holds no numbers, such as {{"_id": "doc-7", "clicks": 12}}'

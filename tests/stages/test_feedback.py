@@ -160,3 +160,11 @@ def test_a_bm25_of_terms_as_they_stand_in_the_text_is_a_bm25_of_the_text() -> No
     kept = stage(RM3(least=1_000_000, **SETTINGS)(stage(empty)))
     plain = stage(empty)
     assert kept.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize("stage", [RM3(weight=0, **SETTINGS), Rocchio(alpha=0, **SETTINGS)])
+def test_a_query_of_which_nothing_would_be_left_keeps_its_terms(stage: Feedback) -> None:
+    own = {"apple": 1.0, "unknown": 1.0}
+    given = a_run().with_queries(replace(QUERIES, terms=(own, {"plum": 0.5}, {})))
+    assert terms(replace(stage, max_share=0.01), given)[0] == own
+    assert "apple" in terms(stage, given)[0]
