@@ -246,6 +246,7 @@ def test_without_a_dev_split_training_queries_are_held_out(
     assert rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out").status == 0
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())["examples"]
     # of 12 training queries one has the text of a test query, and a fifth of 11 is held out
+    assert re.fullmatch("[0-9a-f]{32}", told["development"].pop("candidates"))
     assert told["development"] == {"split": "train", "queries": 2, "held_out": True, "depth": 5}
     assert told["judged"]["queries"] + len(told["judged"]["dropped_recurring"]) == 10
 
