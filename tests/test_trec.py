@@ -204,18 +204,11 @@ def test_a_score_that_its_rank_contradicts_is_refused(tmp_path: Path) -> None:
     assert str(raised.value) == f"{path}:2: the score 1.5 is higher than the one that is ranked above it"
 
 
-def test_a_rank_that_is_no_number_is_refused_where_ranks_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", ["first", "--1"])
+def test_a_rank_that_is_no_number_is_refused_where_ranks_count(tmp_path: Path, rank: str) -> None:
     path = tmp_path / "run.trec"
-    path.write_text("q Q0 a first 1 x\n")
+    path.write_text(f"q Q0 a -1 2 x\nq Q0 b {rank} 1 x\n")
     assert len(Run.read_trec(path)) == 1
     with pytest.raises(DataError) as raised:
         Run.read_trec(path, ties="rank")
-    assert str(raised.value) == f"{path}:1: the rank 'first' is not a whole number"
-
-
-def test_a_rank_of_two_dashes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "run.trec"
-    path.write_text("q1 Q0 a -1 2.0 x\nq1 Q0 b --1 1.0 x\n")
-    with pytest.raises(DataError) as raised:
-        Run.read_trec(path, ties="rank")
-    assert str(raised.value) == f"{path}:2: the rank '--1' is not a whole number"
+    assert str(raised.value) == f"{path}:2: the rank {rank!r} is not a whole number"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rankpipe.errors import UsageError
+from rankpipe.models.adapters.registry import need_peft
 from rankpipe.models.references import need_extra
 from rankpipe.models.runtime import Runtime
 
@@ -47,7 +48,7 @@ def train_recipe(
     check_replaceable(output, force=force)
     need_extra("training", NEEDS, "sentence-transformers", "train")
     if (adapter := getattr(loaded, "adapter", None)) is not None:
-        need_extra(f"adapter method '{adapter.method}'", ("peft",), "peft", "train")
+        need_peft(adapter)
     lists = None
     if isinstance(loaded, RankerRecipe) and (files := feature_files(dataset)) is not None:
         lists = read_feature_dataset(dataset, files)

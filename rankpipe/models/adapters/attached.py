@@ -6,15 +6,14 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rankpipe.errors import MissingExtraError, ModelError, UsageError
-from rankpipe.models.adapters.registry import AdapterSettings, entry_of
+from rankpipe.errors import ModelError, UsageError
+from rankpipe.models.adapters.registry import AdapterSettings, entry_of, need_peft
 
 Calibration = Callable[[], Iterator[dict[str, Tensor]]]
 """Gives batches of training pairs as the network takes them (input_ids, attention_mask, ...), as many as are asked for."""
@@ -143,8 +142,7 @@ def attach(
     if settings is None:
         network.requires_grad_(True)
         return Attached(network, head)
-    if find_spec("peft") is None:
-        raise MissingExtraError(f"adapter method '{settings.method}'", "peft", "train")
+    need_peft(settings)
     build = entry_of(settings).builder()
     targets = linear_targets(network, head, settings.targets)
     with torch.random.fork_rng(devices=[]):

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from rankpipe.errors import UsageError
 from rankpipe.models.adapters import settings as of
+from rankpipe.models.references import need_extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +173,11 @@ def entry(name: str) -> Entry:
         if one.name == name:
             return one
     raise UsageError(f"no adapter method is called '{name}'{_nearest(name)}")
+
+
+def need_peft(settings: of.Adapter) -> None:
+    """Raise MissingExtraError where peft, which puts every method on a network, is not installed."""
+    need_extra(f"adapter method '{settings.method}'", ("peft",), "peft", "train")
 
 
 def entry_of(settings: of.Adapter) -> Entry:
