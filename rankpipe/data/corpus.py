@@ -78,15 +78,26 @@ class Corpus:
 
     @classmethod
     def from_records(cls, records: Iterable[Record]) -> Corpus:
-        """Documents of mappings with `id`, `text`, and perhaps `title` and further text fields, in memory."""
-        builder = _SegmentBuilder()
+        """Documents of mappings with `id`, `text`, and perhaps `title` and further text fields, in memory.
+
+        Raises DataError for a document without an id or a `text`, which may be empty, and for values that are no text.
+        """
+        return cls._in_memory(records, _SegmentBuilder())
+
+    @classmethod
+    def of_fields(cls, records: Iterable[Record]) -> Corpus:
+        """Internal: documents that need not have a `text`, nor any field at all beside `id`, in memory."""
+        return cls._in_memory(records, _SegmentBuilder(texts=False))
+
+    @classmethod
+    def _in_memory(cls, records: Iterable[Record], builder: _SegmentBuilder) -> Corpus:
         batches = list(builder.batches(records))
         return cls(batches, _arrays(builder.ids, deleted=()), [builder.description()])
 
     @classmethod
     def of_ids(cls, ids: Iterable[str]) -> Corpus:
         """A corpus that knows ids only, for files of results without their texts."""
-        return cls.from_records({"id": doc_id} for doc_id in ids)
+        return cls.of_fields({"id": doc_id} for doc_id in ids)
 
     @classmethod
     def build(cls, folder: Path, records: Iterable[Record]) -> Corpus:
@@ -258,9 +269,13 @@ class Corpus:
 
 
 class _SegmentBuilder:
-    """Turns records into record batches; afterwards knows the ids and the digest of all it has seen."""
+    """Turns records into record batches; afterwards knows the ids and the digest of all it has seen.
 
-    def __init__(self) -> None:
+    texts  whether every document has to have a `text`: a search in documents without one finds nothing, and says nothing
+    """
+
+    def __init__(self, *, texts: bool = True) -> None:
+        self._texts = texts
         self.ids: list[str] = []
         self._seen: set[str] = set()
         self._digest = hashlib.sha256()
@@ -292,6 +307,8 @@ class _SegmentBuilder:
             raise DataError(f"id of document {len(self.ids) + 1} {problem}")
         if doc_id in self._seen:
             raise RepeatedIdError(doc_id)
+        if self._texts and "text" not in record:
+            raise DataError(f"document {doc_id!r} has no 'text'; its keys are {', '.join(map(repr, record))}")
         for name, value in record.items():
             if problem := text_problem(name) or text_problem(value):
                 raise DataError(f"document {doc_id!r}, field {name!r}: {problem}")

@@ -48,7 +48,7 @@ def read_texts(path: Path, corpus: Corpus) -> Corpus:
     if not names:
         raise DataError(f"{path}: holds no texts, such as {example}")
     ids = corpus.ids(corpus.live_rows())
-    return Corpus.from_records({"id": doc_id, **names, **records.get(doc_id, {})} for doc_id in ids)
+    return Corpus.of_fields({"id": doc_id, **names, **records.get(doc_id, {})} for doc_id in ids)
 
 
 def _records(

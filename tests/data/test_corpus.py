@@ -124,8 +124,12 @@ def test_blocks_are_the_living_rows() -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([{"id": "a"}, {"id": "b"}, {"id": "a"}], "document id 'a' occurs twice"),
-        ([{"id": "a"}, {"id": ""}], "id of document 2 is empty"),
+        ([{"id": "a", "text": "x"}, {"id": "b", "text": "x"}, {"id": "a"}], "document id 'a' occurs twice"),
+        ([{"id": "a", "text": ""}, {"id": ""}], "id of document 2 is empty"),
+        (
+            [{"id": "a", "text": ""}, {"id": "b", "contents": "x"}],
+            "document 'b' has no 'text'; its keys are 'id', 'contents'",
+        ),
         ([{"text": "x"}], "id of document 1 is empty"),
         ([{"id": 7, "text": "x"}], "id of document 1 7 is not text"),
         ([{"id": "a", "text": None}], "document 'a', field 'text': None is not text"),
