@@ -113,6 +113,21 @@ def opened_for_training(folder: Path) -> tuple[Any, list[str]]:
     return opened(folder, "AutoModelForSequenceClassification", "a sequence classifier", torch.float32, num_labels=1)
 
 
+def without_weights(folder: Path) -> nn.Module:
+    """The sequence classifier with one output that a folder's config.json describes, on torch's device without memory.
+
+    Raises ModelError where transformers cannot make one of it.
+    """
+    try:
+        with quiet(), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(
+                folder, num_labels=1, local_files_only=True, trust_remote_code=False
+            )
+            return transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a strange configuration fails in nearly any way
+        raise _cannot_be_opened(folder, "a sequence classifier", error) from error
+
+
 def check_classes(folder: Path) -> None:
     """Raise ModelError for a classifier of several classes or of tokens, whose head cannot be trained as one of scores."""
     config = network_config(folder)
@@ -177,8 +192,7 @@ def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings:
                 **settings,
             )
     except Exception as error:  # a strange configuration fails in nearly any way
-        own = "; it needs code of its own, which is not run" if network_config(folder).get("auto_map") else ""
-        raise ModelError(f"model folder {folder} cannot be opened as {what}: {explained(error)}{own}") from error
+        raise _cannot_be_opened(folder, what, error) from error
     whole = f"model folder {folder}: its config.json and its weights do not fit each other"
     if found["mismatched_keys"]:
         name, has, described = min(found["mismatched_keys"])
@@ -186,6 +200,11 @@ def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings:
     if surplus := _surplus(network, found["unexpected_keys"]):
         raise ModelError(f"{whole}: {surplus[0]} is of a layer that config.json does not count")
     return quantise(network) if dtype == torch.int8 else network, sorted(found["missing_keys"])
+
+
+def _cannot_be_opened(folder: Path, what: str, error: Exception) -> ModelError:
+    own = "; it needs code of its own, which is not run" if network_config(folder).get("auto_map") else ""
+    return ModelError(f"model folder {folder} cannot be opened as {what}: {explained(error)}{own}")
 
 
 def in_precision(network: Any, dtype: torch.dtype) -> Any:

@@ -6,10 +6,12 @@ OUTPUT/ has, besides what every training leaves (rankpipe.training.folder):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rankpipe.errors import ModelError, UsageError
-from rankpipe.models.network import check_classes
+from rankpipe.models.adapters.attached import head_of, linear_targets
+from rankpipe.models.network import check_classes, without_weights
 from rankpipe.models.recipe import listed_modules, longest, network_config, transformer_folder
 from rankpipe.models.references import read_json, resolve
 from rankpipe.pipeline import Pipeline
@@ -32,6 +34,8 @@ def train_cross_encoder(recipe: CrossEncoderRecipe, asked: Command) -> str:
     limit = longest(network_config(base))
     if limit is not None and recipe.max_length > limit:
         raise UsageError(f"max_length is {recipe.max_length}; the network {base} reads {limit} tokens")
+    if recipe.adapter is not None:
+        _check_targets(base, recipe.adapter.targets)
     runtime, dataset = asked.runtime, asked.dataset
     pipeline = Pipeline.load(recipe.candidates.pipeline, corpus=dataset.corpus, runtime=runtime)
     with runtime.active(), asked.processes.one_after_the_first():
@@ -44,6 +48,12 @@ def train_cross_encoder(recipe: CrossEncoderRecipe, asked: Command) -> str:
         return training
 
     return asked.run(base, material.account, opened)
+
+
+def _check_targets(base: Path, targets: str | Sequence[str]) -> None:
+    """Raise UsageError for a target that is no layer of the network, before candidates are searched and weights read."""
+    network = without_weights(base)
+    linear_targets(network, head_of(network, drawn=()), targets)
 
 
 def _check_head(folder: Path) -> None:

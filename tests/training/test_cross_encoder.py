@@ -288,6 +288,17 @@ def test_what_cannot_be_trained_is_told(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_wrong_target_is_told_before_candidates_are_searched(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    recipe = recipe_file(
+        "  - labels: {steps: 2, learning_rate: 1.0e-3}", more="adapter: {method: lora, targets: [querry]}"
+    )
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", tmp_path / "out")
+    (line,) = done.err.splitlines()  # what was found to learn from would stand before it
+    assert line.startswith("error: adapter target 'querry' names no linear layer")
+
+
 def test_an_output_that_is_there_is_replaced_only_by_force(
     garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
 ) -> None:
