@@ -1,7 +1,8 @@
 """TREC topics: files of queries, in any of the three forms they come in.
 
     classic  <top> <num> Number: 301 <title> ... <desc> Description: ... <narr> Narrative: ... </top>, tags mostly open
-    XML      any element named topic or top, with its id as attribute `number` or `id` or as element `num`
+    XML      any element named topic or top, with its id as attribute `number` or `id` or as element `num`; one behind the
+             other, or inside of others
     TSV      id, tab, text; one query a line
 
 The text is the title (in XML, `query` where there is no title), with single blanks for white space; what else a topic has becomes fields, the classic ones
@@ -25,6 +26,7 @@ FIELD_NAMES = {"desc": "description", "narr": "narrative"}
 LABELS = {"num": "Number:", "title": "Topic:", "desc": "Description:", "narr": "Narrative:"}
 """What the classic form repeats behind a tag, and is no part of the text."""
 TOPIC_TAGS = ("topic", "top")
+_ROOTLESS = re.compile(r"\s*<top(ic)?\b", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([A-Za-z_]+)[^>]*>")
 
 Topic = tuple[int, dict[str, str]]
@@ -153,9 +155,11 @@ def _xml(lines: Lines) -> list[Topic]:
     parser.EndElementHandler = lambda _: open_tags.pop()
     parser.CharacterDataHandler = text
     parser.EntityDeclHandler = refuse
-    whole = lines.text().encode()
+    whole = lines.text()
     try:
-        parser.Parse(whole, True)
+        if _ROOTLESS.match(whole):  # XML wants one element around them
+            whole = f"<topics>{whole}</topics>"
+        parser.Parse(whole.encode(), True)
     except expat.ExpatError as error:
         raise DataError.at(lines.path, error.lineno, f"not XML: {expat.ErrorString(error.code)}") from None
     return topics

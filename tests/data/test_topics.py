@@ -71,6 +71,18 @@ def test_xml_topics_have_titles_or_queries(file: Path) -> None:
     assert queries.fields["query"] == ("", "other")
 
 
+def test_xml_topics_may_stand_behind_each_other_without_an_element_around_them(file: Path) -> None:
+    file.write_text(
+        '\n<top lang="en">\n<num>C041</num>\n<title>Pesticides &amp; food</title>\n</top>\n<TOP><num>C042</num><title>x</title></TOP>'
+    )
+    queries = read_topics(file)
+    assert (queries.ids, queries.texts) == (("C041", "C042"), ("Pesticides & food", "x"))
+    file.write_text("<top>\n<num>1</num><title>x</title></top>\n<top><num>1</num><title>y</title></top>")
+    with pytest.raises(DataError) as caught:
+        read_topics(file)
+    assert str(caught.value) == f"{file}:3: topic '1' occurs twice; the first time in line 1"
+
+
 def test_lines_of_id_and_text_are_topics_too(tmp_path: Path) -> None:
     path = tmp_path / "queries.tsv.gz"
     path.write_bytes(gzip.compress(b"19335\tanthropological definition\n47923\taxon terminals\n5\t\n"))
