@@ -112,7 +112,7 @@ def _judgements(lines: Lines) -> Iterator[tuple[str, str, int]]:
             beir = line.strip().lower() == BEIR_HEADER
             if beir:
                 continue
-            if len(line.split()) != 4:
+            if len(line.split()) != 4 or line.strip().count("\t") == 2:  # BEIR's three, an id of which has a blank
                 raise lines.error(
                     "neither the header 'query-id<TAB>corpus-id<TAB>score' of a BEIR file nor the four columns "
                     "'query_id 0 doc_id relevance' of a TREC file"

@@ -248,6 +248,12 @@ def test_judgements_of_beir_and_trec_are_known_by_their_first_line(tmp_path: Pat
             "neither the header 'query-id<TAB>corpus-id<TAB>score' of a BEIR file nor the four columns "
             "'query_id 0 doc_id relevance' of a TREC file",
         ),
+        (
+            "q1\tcaffè latte\t1\n",
+            1,
+            "neither the header 'query-id<TAB>corpus-id<TAB>score' of a BEIR file nor the four columns "
+            "'query_id 0 doc_id relevance' of a TREC file",
+        ),
     ],
 )
 def test_a_bad_judgement_is_named(tmp_path: Path, content: str, line: int, says: str) -> None:
