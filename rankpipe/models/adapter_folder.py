@@ -5,6 +5,7 @@ Whatever the method (LoRA, DoRA, RandLoRA, ...), peft loads and merges it, so th
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def find_adapter(reference: str) -> Path:
 
 
 def _named(reference: str) -> Path:
-    folder = Path(reference).expanduser()
+    folder = Path(os.path.expanduser(reference))
     known = shipped("adapters")
     if (known / folder.name).is_dir() and len(folder.parts) == 1 and not (folder / CONFIG).is_file():
         return known / folder.name  # where a folder of that name is something else: documents, for one

@@ -6,6 +6,7 @@ the query, and once more a query without content, whose attention is what the pr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,7 @@ class AttentionScorer:
         asked = filled(self._behind, {"query": query, "count": str(count)})
         answer = filled(self.prompt.answer, {"query": query})
         begun = self._tokens.tokens(answer) if answer else np.zeros(0, np.int64)
-        return np.concatenate([self._tokens.tokens(asked), self._tokens.after, begun])
+        return np.concatenate([self._tokens.continued(asked), self._tokens.after, begun])
 
     def tokens(self, listed: Listed, query: str) -> int:
         """Tokens of the longer of the prompts that are computed for a query."""
@@ -265,7 +266,7 @@ class AttentionScorer:
             return None
         if not isinstance(heads, str):
             return parsed_heads(heads)
-        told = read_heads(path := Path(heads).expanduser())
+        told = read_heads(path := Path(os.path.expanduser(heads)))
         if told["model"]["weights"] != self.weights:
             raise ModelError(
                 f"{path}: its heads are those of another model ({told['model'].get('reference')}, whose weights' digest "

@@ -8,6 +8,7 @@ the same for a query without content. Tokens far below the others of their docum
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -121,7 +122,7 @@ def known_heads(heads: str | Sequence[str]) -> str | Sequence[str]:
         if not isinstance(heads, str):
             parsed_heads(heads)
         elif heads != "all":
-            read_heads(Path(heads).expanduser())
+            read_heads(Path(os.path.expanduser(heads)))
     return heads
 
 

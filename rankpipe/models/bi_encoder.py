@@ -112,6 +112,7 @@ class BiEncoder:
         self._longest = longest(config)
         self._padding = int(config.get("pad_token_id") or 0)
         self._heads, native = self._open_heads()
+        self._native = native
         if settings.dimensions is not None and settings.dimensions > native:
             raise UsageError(f"dimensions is {settings.dimensions}; the vectors of {reference!r} have {native}")
         self.dimensions = settings.dimensions or native
@@ -123,8 +124,13 @@ class BiEncoder:
 
     @property
     def normalises(self) -> bool:
-        """Whether vectors have length 1, so that their dot product is their cosine."""
+        """Whether vectors get length 1 after all, so that their dot product is their cosine."""
         return normalises(self.recipe, self.settings)
+
+    @property
+    def of_length_1(self) -> bool:
+        """Whether vectors have length 1: they get it after all, or a module Normalize stands last and all is kept of it."""
+        return self.normalises or (self._heads[-1:] == [normalised] and self.dimensions == self._native)
 
     def key(self) -> dict[str, Any]:
         """What makes the vectors of documents, for the store."""
@@ -147,7 +153,7 @@ class BiEncoder:
             "model": self.digest,
             "pooling": list(self.recipe.pooling),
             "dimensions": self.dimensions,
-            "normalise": self.normalises,
+            "normalise": self.of_length_1,
         }
 
     def queries(self, texts: Sequence[str]) -> Encoded:
@@ -234,7 +240,9 @@ def encoder_recipe(folder: Path, role: Role, settings: EncoderSettings) -> Recip
     Raises ModelError as read_recipe does, UsageError for a length that the network does not read, a window that is longer
     than max_length, and vectors that are not to be normalised where the similarity is cosine.
     """
-    recipe = read_recipe(folder, role, pooling=settings.pooling, similarity=settings.similarity)
+    recipe = read_recipe(
+        folder, role, pooling=settings.pooling, similarity=settings.similarity, max_length=settings.max_length
+    )
     if settings.normalise is False and recipe.similarity == "cosine":
         raise UsageError(
             f"normalise is false, but the similarity of model folder {folder} is cosine, as it is where none is stated, "
@@ -249,8 +257,6 @@ def encoder_recipe(folder: Path, role: Role, settings: EncoderSettings) -> Recip
     for name, length in lengths.items():
         if length is not None and limit is not None and length > limit:
             raise UsageError(f"{name} is {length}; the network {recipe.transformer} reads {limit} tokens")
-    if settings.max_length is not None:
-        changes["max_length"] = settings.max_length
     recipe = replace(recipe, **changes)
     if settings.windows is not None and settings.windows.size > recipe.max_length:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from rankpipe.models.recipe import architecture, network_config
 from rankpipe.models.tokens import open_tokenizer, special_tokens
 
 Ids = NDArray[np.int64]
+PROBE = "a"
+"""A text that no tokenizer joins with what stands around it, as a rule."""
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of networks end that go on with a text; those that read images besides generate under conditions."""
 
@@ -24,7 +27,9 @@ CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 class ChatTokens:
     """A model's tokenizer, and the tokens of its chat template around the text of a user.
 
-    What a user or a document says is tokenised as text throughout: "<|im_end|>" in a document ends no turn.
+    What a user or a document says is tokenised as text throughout: "<|im_end|>" in a document ends no turn. Pieces are
+    tokenised apart, and come out as in the whole: the mark of a word's beginning, which tokenizers like Llama 2's put
+    before every text they are given, stands before none that goes on from another.
 
     before, after  (T,) tokens of the template; before any template stands what the model has before every text
     """
@@ -33,35 +38,84 @@ class ChatTokens:
         """Open a tokenizer. Raises ModelError if there is none, or its chat template has no place for a text."""
         self.tokenizer = opened = open_tokenizer(folder)
         self._special = opened.backend_tokenizer
-        self._plain = Tokenizer.from_str(self._special.to_str())
-        self._plain.encode_special_tokens = True
-        self._plain.post_processor = (
-            None  # it would add nothing here, and some take white space out of where a token is
-        )
+        written = self._special.to_str()
+        self._plain, self._inner = _of_text(json.loads(written)), _of_text(_without_prefix(json.loads(written)))
         frame = chat_frame(opened, system, folder)
         if frame is not None:
-            self.before, self.after = (self._encoded(self._special, text) for text in frame)
+            before, after = frame
+            led = before.rstrip(" ")
+            self._blanks = before[len(led) :]  # most tokenizers have one token of a blank and the word behind it
+            self.before = self._encoded(self._special, led)
+            self.after = self._behind(after)
+            self._first = self._plain if self._begins_anew(led) else self._inner
         else:
             led, _ = special_tokens(self._special)
             self.before = np.concatenate([led, self.tokens(f"{system}\n\n" if system else "")])
-            self.after = self.tokens("\n\n")
+            self.after = self.continued("\n\n")
+            self._blanks, self._first = "", self._inner if system else self._plain
 
     def tokens(self, text: str) -> Ids:
-        """(T,) tokens of a text."""
+        """(T,) tokens of a text by itself, such as an answer."""
         return self._encoded(self._plain, text)
 
+    def continued(self, text: str) -> Ids:
+        """(T,) tokens of a text that goes on from another one."""
+        return self._encoded(self._inner, text)
+
+    def asked(self, text: str) -> Ids:
+        """(T,) tokens of a text that stands behind `before`."""
+        return self.located(text)[0]
+
     def located(self, text: str) -> tuple[Ids, NDArray[np.int64]]:
-        """(T,) tokens of a text, and (T, 2) the characters that they begin at and end before."""
-        encoded = self._plain.encode(text, add_special_tokens=False)
-        return np.array(encoded.ids, np.int64), np.array(encoded.offsets, np.int64).reshape(-1, 2)
+        """(T,) tokens of a text behind `before`, and (T, 2) the characters of it that they begin at and end before."""
+        encoded = self._first.encode(self._blanks + text, add_special_tokens=False)
+        places = np.array(encoded.offsets, np.int64).reshape(-1, 2) - len(self._blanks)
+        return np.array(encoded.ids, np.int64), np.maximum(places, 0)
 
     def text(self, ids: Ids) -> str:
         """Text of tokens, special ones left out."""
         return self._special.decode(ids.tolist(), skip_special_tokens=True)
 
+    def _begins_anew(self, before: str) -> bool:
+        """Whether a text behind another has the mark of a beginning, as behind a special token with some tokenizers."""
+        whole = self._encoded(self._special, f"{before}{PROBE}")[len(self.before) :]
+        return np.array_equal(whole, self.tokens(PROBE)) and not np.array_equal(whole, self.continued(PROBE))
+
+    def _behind(self, text: str) -> Ids:
+        """(T,) tokens of what a template writes behind a text."""
+        probe, whole = self._encoded(self._special, PROBE), self._encoded(self._special, f"{PROBE}{text}")
+        if np.array_equal(whole[: len(probe)], probe):
+            return whole[len(probe) :]
+        return self._encoded(self._special, text)  # one token reaches over the seam
+
     @staticmethod
     def _encoded(tokenizer: Any, text: str) -> Ids:
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
+
+
+def _of_text(described: dict[str, Any]) -> Tokenizer:
+    """A tokenizer that takes special tokens for text."""
+    tokenizer = Tokenizer.from_str(json.dumps(described))
+    tokenizer.encode_special_tokens = True
+    tokenizer.post_processor = None  # it would add nothing here, and some take white space out of where a token is
+    return tokenizer
+
+
+def _without_prefix(described: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer, as JSON has it, that puts nothing before a text."""
+    described["normalizer"] = _unmarked(described.get("normalizer"), "normalizers")
+    described["pre_tokenizer"] = _unmarked(described.get("pre_tokenizer"), "pretokenizers")
+    return described
+
+
+def _unmarked(step: dict[str, Any] | None, inner: str) -> dict[str, Any] | None:
+    """A step of a tokenizer that marks no beginning. inner: under which name a sequence has its steps."""
+    if step is None or step["type"] == "Prepend":
+        return None
+    if step["type"] == "Sequence":
+        return {**step, inner: [one for part in step[inner] if (one := _unmarked(part, inner)) is not None]}
+    unmarked = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}
+    return {**step, **unmarked.get(step["type"], {})}
 
 
 def open_causal_lm(

@@ -14,6 +14,8 @@ from rankpipe.models.language_model import Answer, Chat, Writing
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of a character that stand alone: JSON can say them as an escape, a text of Unicode cannot hold them."""
+FAILED = ("error", "abort")
+"""What a server says where it could not finish an answer; that it was long enough, or refused, it says otherwise."""
 EXCERPT = 300
 """Characters of what a server said that an error shows."""
 
@@ -61,6 +63,8 @@ def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
             text, choice = None, {}
     if text is None:
         raise ValueError(f"answers with JSON that is no completion: {message(body)}")
+    if choice.get("error") or choice.get("finish_reason") in FAILED:
+        raise ValueError(f"broke its answer off: {message(json.dumps(choice).encode())}")
     text, stopped = _cut(_after(chat.answer, text), writing.stop)
     return Answer(
         text,

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 
 def _base_url(url: str) -> str:
-    """The address without a slash at its end; a validator of settings."""
+    """The address, its scheme in lower case, without a slash at its end; a validator of settings."""
     parts = urlsplit(url)
     plain = url.isascii() and url.isprintable() and " " not in url
     if not plain or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
@@ -19,7 +19,7 @@ def _base_url(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("an address bears no password; 'key_variable' names the environment variable that holds a key")
     _ = parts.port  # raises ValueError where it is no port
-    return url.rstrip("/")
+    return f"{parts.scheme}{url[len(parts.scheme) :]}".rstrip("/")
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -29,7 +29,7 @@ class Endpoint:
     url           to which /chat/completions is added: http://localhost:8000/v1
     key_variable  environment variable that holds the key, sent as a bearer token where it is set
     concurrency   requests that are on their way at once
-    timeout       seconds after which a request without an answer has failed
+    timeout       seconds after which a request without an answer has failed, a week at most
     retries       how often a request that failed is sent again
     length_field  what the field is called that limits the tokens of an answer: all servers know max_tokens, but for
                   OpenAI's own newer models, which refuse it
@@ -38,6 +38,6 @@ class Endpoint:
     url: Annotated[str, AfterValidator(_base_url)]
     key_variable: str = "OPENAI_API_KEY"
     concurrency: Annotated[int, Strict(), Ge(1), Le(256)] = 4
-    timeout: Annotated[float, Gt(0)] = 120.0
+    timeout: Annotated[float, Gt(0), Le(604_800)] = 120.0
     retries: Annotated[int, Strict(), Ge(0)] = 5
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"

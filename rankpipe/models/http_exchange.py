@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import email.utils
 import http.client
+import json
 import os
 import re
 import socket
 import ssl
 from datetime import datetime, timezone
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from rankpipe.errors import RankpipeError, UsageError
 from rankpipe.models import completions
@@ -22,6 +23,9 @@ PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY
 """Of the statuses that blame the request, those after which the same request may succeed."""
 LASTING = {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED}
 """Of the statuses that blame the server, those after which it will not."""
+
+SECRET = 8
+"""Characters that a key has at least; servers that ask for none are given shorter ones, which many words have in them."""
 
 
 class AgainError(Exception):
@@ -118,8 +122,16 @@ class Server:
         return RankpipeError(text)
 
     def _shown(self, text: str) -> str:
-        """An excerpt of what the server said. Some repeat the key that they refuse."""
-        return completions.excerpt(text.replace(self._key, "***") if self._key else text)
+        """An excerpt of what the server said. Some repeat the key that they refuse, as it is or as JSON or addresses write it."""
+        if len(self._key) >= SECRET:
+            for form in (
+                self._key,
+                json.dumps(self._key)[1:-1],
+                self._key.replace("/", "\\/"),
+                quote(self._key, safe=""),
+            ):
+                text = text.replace(form, "***")
+        return completions.excerpt(text)
 
 
 def seconds_asked(after: str) -> float:

@@ -69,8 +69,13 @@ class HttpLanguageModel:
         self._lock = threading.Lock()
 
     def key(self) -> Mapping[str, Any]:
-        """The model's name and where it is. Whether it is the same model there tomorrow, nobody can know."""
-        return {"model": self._model, "url": self._endpoint.url}
+        """The model's name and where it is. Whether it is the same model there tomorrow, nobody can know.
+
+        And how the length of an answer is limited, if not as always: a server that does not know that field limits none.
+        """
+        field = self._endpoint.length_field
+        limited = {} if field == Endpoint.length_field else {"length_field": field}
+        return {"model": self._model, "url": self._endpoint.url, **limited}
 
     def counts(self) -> Mapping[str, int]:
         """What was asked so far, in all calls.

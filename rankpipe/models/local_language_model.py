@@ -196,7 +196,7 @@ class LocalLanguageModel:
     def _prompt(self, chat: Chat) -> Ids:
         """(T,) tokens up to where the answer begins."""
         frame = self._frame(chat.system)
-        return np.concatenate([frame.before, frame.tokens(chat.user), frame.after])
+        return np.concatenate([frame.before, frame.asked(chat.user), frame.after])
 
     def _answer(self, chat: Chat) -> Ids:
         return self._frame(chat.system).tokens(chat.answer)
@@ -226,7 +226,7 @@ class LocalLanguageModel:
         begun, first = self._goes_on(frame, chat.answer, [behind(chat.answer, text) for text in texts])
         shown, later = self._goes_on(frame, texts[0], [separator + text for text in texts])
         if len(shown) < len(frame.tokens(texts[0])):  # a token would reach from a text into the separator
-            later = [frame.tokens(separator + text) for text in texts]
+            later = [frame.continued(separator + text) for text in texts]
         return begun, first, later
 
     # -- batches ------------------------------------------------------------------------------------------------

@@ -98,7 +98,10 @@ class JoinedTexts:
 
 
 class WrittenTexts:
-    """Pairs that are written into a prompt; each pair is tokenised, each query too."""
+    """Pairs that are written into a prompt; each pair is tokenised, each query too.
+
+    Of a pair that is too long, a query keeps half of the room at least, and all that the document leaves.
+    """
 
     def __init__(self, reader: PromptReader, queries: Sequence[str], documents: Sequence[str], pairs: Rows) -> None:
         """Tokenise pairs (P, 2): row of the query, row of the document."""
@@ -106,10 +109,17 @@ class WrittenTexts:
         self._queries = [reader.tokens(query) for query in queries]
         rows: list[tuple[int, int]] = [(int(query), int(document)) for query, document in pairs]
         self._written = list(reader.read([(queries[query], documents[document]) for query, document in rows]))
+        self._sizes = np.array([len(one.ids) for one in self._written], np.int64)
+        half = reader.room - reader.room // 2
+        for pair in np.flatnonzero(self._sizes > reader.max_length).tolist():
+            asked, shown = rows[pair]
+            kept = max(half, reader.room - len(self.document(pair)))
+            if len(self._queries[asked]) > kept:
+                [self._written[pair]] = reader.read([(reader.cut(queries[asked], kept), documents[shown])])
 
     def sizes(self) -> Rows:
         """(P,) tokens of every pair, uncut."""
-        return np.array([len(one.ids) for one in self._written], np.int64)
+        return self._sizes
 
     def query(self, pair: int) -> Tokens:
         """Tokens of a pair's query alone, without a prompt."""
@@ -132,8 +142,8 @@ class WrittenTexts:
         """
         ids, begin, end = self._written[pair]
         kept = ids[begin:end][part or slice(max(self.room(pair), 0))]
-        before = np.concatenate([ids[:begin], kept])[: self._reader.max_length - (len(ids) - end)]
-        whole = np.concatenate([before, ids[end:]])
+        before = np.concatenate([ids[:begin], kept])[: max(self._reader.max_length - (len(ids) - end), 0)]
+        whole = np.concatenate([before, ids[end:]])[-self._reader.max_length :]
         return whole, np.zeros(len(whole), np.int64)
 
 

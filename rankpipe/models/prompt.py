@@ -12,6 +12,7 @@ Documents stand a blank line apart. Places are filled in one pass, so braces wit
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,8 @@ class Prompt:
     def have_only(self, *places: str) -> None:
         """Raise UsageError where what is asked has another place, for which there is no text."""
         if other := next((place for place in PLACE.findall(self.user) if place not in places), None):
-            known = " and ".join(f"{{{place}}}" for place in places)
+            *names, last = (f"{{{place}}}" for place in places)
+            known = f"{', '.join(names)} and {last}" if names else last
             raise UsageError(
                 f"prompt {self.file}: there is no text here for {{{other}}} in its section 'user', only {known}"
             )
@@ -132,7 +134,7 @@ def load_attention_prompt(reference: str) -> Prompt:
 
 
 def _found(reference: str) -> Path:
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if path.is_file():
         return path
     named = shipped("prompts") / f"{reference}.txt"

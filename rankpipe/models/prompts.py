@@ -67,6 +67,12 @@ class PromptReader:
         """Tokens of a text alone."""
         return np.array(self._tokenizer.encode(self._made(text), add_special_tokens=False).ids, np.int64)
 
+    def cut(self, text: str, size: int) -> str:
+        """The beginning of a text, of `size` tokens."""
+        made = self._made(text)
+        places = self._tokenizer.encode(made, add_special_tokens=False).offsets
+        return text if len(places) <= size else made[: places[size - 1][1]]
+
     def read(self, pairs: Sequence[tuple[str, str]]) -> Iterator[Written]:
         """Tokens of pairs, uncut. Raises ModelError for tokens that the network does not know."""
         for begin in range(0, len(pairs), AT_ONCE):

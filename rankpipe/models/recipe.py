@@ -33,8 +33,15 @@ LEGACY_POOLING = {
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 """File of a Transformer module's settings."""
 POOLING_MODES = tuple(LEGACY_POOLING.values())
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xmod", "ernie_m")
+OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "ibert"),
+    *("longformer", "luke", "lilt", "markuplm", "mpnet", "xmod", "ernie_m"),
+)
 """Model types whose positions begin at pad_token_id + 1, so that their tables hold that many fewer tokens."""
+OTHER_NAMES: dict[str, str] = dict.fromkeys(
+    ("gpt2", "gpt_bigcode", "gptj", "codegen", "openai-gpt", "ctrl"), "n_positions"
+)
+"""Model types, and under which name they have max_position_embeddings."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,17 @@ class Recipe:
 
 
 def read_recipe(
-    folder: Path, role: Role, *, pooling: PoolingMode | None = None, similarity: Similarity | None = None
+    folder: Path,
+    role: Role,
+    *,
+    pooling: PoolingMode | None = None,
+    similarity: Similarity | None = None,
+    max_length: int | None = None,
 ) -> Recipe:
-    """Read a folder's recipe for the texts of a role; `pooling` and `similarity` stand above what the folder says.
+    """Read a folder's recipe for the texts of a role; what is given stands above what the folder says.
 
-    Raises ModelError where the folder holds no encoder, one of a kind that is not known, or says nothing of pooling.
+    Raises ModelError where the folder holds no encoder, one of a kind that is not known, or says nothing of pooling or of
+    the length, if that is not given.
     """
     if not (folder / "modules.json").is_file():
         config = read_json(folder / "config.json")
@@ -92,9 +105,10 @@ def read_recipe(
                 f"model folder {folder} is {kind} without modules.json, so it does not say how its tokens become one "
                 f"vector; choose the setting 'pooling' ({', '.join(POOLING_MODES)}), or take a model made for retrieval"
             )
-        read = Recipe(transformer=folder, pooling=(pooling,), max_length=stated_length(folder, config, {}))
+        length = max_length or stated_length(folder, config, {})
+        read = Recipe(transformer=folder, pooling=(pooling,), max_length=length)
     else:
-        read = _read_modules(folder, role)
+        read = _read_modules(folder, role, max_length)
         if pooling is not None:
             read = replace(read, pooling=(pooling,))
     return _with_prompts(read, folder, similarity)
@@ -121,10 +135,15 @@ def network_config(transformer: Path) -> dict[str, Any]:
 
 def longest(config: Mapping[str, Any]) -> int | None:
     """Tokens that the network has positions for; None where it sets no limit."""
-    positions = config.get("max_position_embeddings")
+    kind = config.get("model_type")
+    positions = config.get(OTHER_NAMES.get(str(kind), "max_position_embeddings"))
+    if positions is None and isinstance(
+        of_texts := config.get("text_config"), dict
+    ):  # of a network that reads images, too
+        return longest(of_texts)
     if not isinstance(positions, int) or positions < 1:
         return None
-    return positions - (int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in OFFSET_POSITIONS else 0)
+    return positions - (int(config.get("pad_token_id") or 0) + 1 if kind in OFFSET_POSITIONS else 0)
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -153,7 +172,7 @@ def stated_prompts(folder: Path) -> tuple[str, str]:
     return prompts.get("query") or default, document
 
 
-def _read_modules(folder: Path, role: Role) -> Recipe:
+def _read_modules(folder: Path, role: Role, max_length: int | None) -> Recipe:
     path = folder / "modules.json"
     listed = listed_modules(path)
     routed, modules = has_router(listed), followed(listed, role)
@@ -176,7 +195,7 @@ def _read_modules(folder: Path, role: Role) -> Recipe:
         pooling=pooling_modes(modules[1][1] / "config.json", pooled),
         include_prompt=bool(pooled.get("include_prompt", True)),
         heads=tuple(read_head(kind, place) for kind, place in modules[2:]),
-        max_length=stated_length(transformer, network_config(transformer), settings),
+        max_length=max_length or stated_length(transformer, network_config(transformer), settings),
         lower_case=bool(settings.get("do_lower_case")),
         routed=routed,
     )

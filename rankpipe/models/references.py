@@ -60,7 +60,7 @@ def resolve(reference: str, *, download: bool = True) -> Path:
         return _unpacked(_in_package(target))
     if reference.startswith("package:"):
         return _unpacked(_in_package(reference))
-    folder = Path(reference).expanduser()
+    folder = Path(os.path.expanduser(reference))
     if folder.is_dir() or (folder.is_file() and folder.suffix == GGUF):
         return _unpacked(folder)
     if folder.is_file():

@@ -93,9 +93,10 @@ class Generative(Stage):
 
     @classmethod
     def _prompt_of(cls, reference: str) -> Prompt:
-        """The prompt in a file, or of a name. Raises UsageError where it lacks a place, DataError where it is none."""
+        """The prompt in a file, or of a name. Raises UsageError for a place too few or too many, DataError where it is none."""
         prompt = load_prompt(reference)
         prompt.need(**cls.places)
+        prompt.have_only("query", "count", "documents" if "{documents}" in prompt.user else "document")
         return prompt
 
     def _open(self) -> Opened:

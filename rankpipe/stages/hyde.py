@@ -65,7 +65,7 @@ class Hyde(Rewriting, Encoding):
             means = (np.add.reduceat(found.vectors, found.offsets[:-1]) / sizes).astype(np.float32)  # over windows
             for row in np.unique(owners):
                 vectors[row] = mean_with(vectors[row], means[owners == row])
-            if queries.normalises:
+            if queries.of_length_1:
                 vectors = of_length_one(vectors)
         self._count_unchanged(run, [bool(group) for group in answers])
         return run.with_queries(run.queries.with_vectors(vectors, documents.space()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -75,7 +76,7 @@ class Learned(Stage):
 
     def _ranker(self) -> OpenRanker:
         def opened() -> OpenRanker:
-            folder = Path(self.model).expanduser()
+            folder = Path(os.path.expanduser(self.model))
             if not folder.is_dir():
                 raise ModelError(f"there is no folder {self.model!r} of a ranker")
             return open_ranker(folder, f"stage '{self.type_name()}'")

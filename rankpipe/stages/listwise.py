@@ -96,7 +96,8 @@ class Listwise(Generative):
             return self._opened_once().model.arrange(chats, names, SEPARATOR, advance)
         found = []  # every chat was read: what `write` would leave unread is refused by _chats
         for chat, (answer,), group in zip(chats, self._answers.of(chats, advance), groups, strict=True):
-            begun = "[" if chat.answer.endswith("[") else ""  # all else that the answer begins with is no ranking
+            # All else that the answer begins with is no ranking; a server may have begun it anew.
+            begun = "[" if chat.answer.endswith("[") and not answer.text.lstrip().startswith("[") else ""
             order, faults = read_ranking(begun + answer.text, len(group))
             self._count(run.corpus, mended=int(any(faults.values())), **faults)
             found.append(order)

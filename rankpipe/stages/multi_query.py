@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, MinLen
+from pydantic import ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.models.language_model import Answer
@@ -43,6 +44,18 @@ class MultiQuery(Rewriting):
     smoothing: Annotated[float, Ge(0)] = 60
     normalise: Normalisation = "min-max"
     prompt: PromptFile = "multi-query"
+
+    @model_validator(mode="after")
+    def _fuses(self) -> MultiQuery:
+        if self.normalise == "theoretical-minimum" and Chain(stages=tuple(self.stages)).lowest_score is None:
+            raise ValueError(
+                "'normalise: theoretical-minimum' needs stages whose lowest score is known, and theirs is not"
+            )
+        try:
+            _ = self._fuse
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
 
     @property
     def parts(self) -> tuple[Stage, ...]:

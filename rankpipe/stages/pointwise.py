@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Len
 from numpy.typing import NDArray
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.models.language_model import behind
@@ -36,6 +38,13 @@ class Pointwise(Generative):
     prompt: PromptFile = "pointwise"
     scores: Literal["logit", "probability"] = "logit"
     answers: Annotated[Several[str], Len(2, 2)] = ("yes", "no")
+
+    @field_validator("answers")
+    @classmethod
+    def _differ(cls, answers: Sequence[str]) -> Sequence[str]:
+        if answers[0] == answers[1]:
+            raise ValueError(f"both answers are {answers[0]!r}, so that every score would be 0")
+        return answers
 
     @property
     def lowest_score(self) -> float | None:

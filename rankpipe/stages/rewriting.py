@@ -182,8 +182,9 @@ def refusal(answer: Answer) -> str | None:
 
 
 def copied(answer: Answer, prompt: Prompt) -> str | None:
-    """Say "copied" of an answer that the prompt itself has, such as an example; None of another."""
-    return "copied" if one_line(answer.text) in one_line(f"{prompt.system} {prompt.user}") else None
+    """Say "copied" of an answer whose words the prompt itself has in a row, such as an example; None of another."""
+    said, asked = (f" {' '.join(WORD.findall(text))} " for text in (answer.text, f"{prompt.system} {prompt.user}"))
+    return "copied" if said in asked else None
 
 
 def one_line(text: str) -> str:

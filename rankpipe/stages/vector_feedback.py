@@ -52,7 +52,7 @@ class VectorFeedback(Encoding):
             documents = np.stack([found.values[slice(*found.offsets[at : at + 2])].mean(axis=0) for at in places])
             for row, begin, end in zip(rows, first.offsets[:-1], first.offsets[1:], strict=True):
                 vectors[row] = self._moved(vectors[row], documents[begin:end].astype(np.float32))
-            if self.encoders()[1].normalises:
+            if self.encoders()[1].of_length_1:
                 vectors[rows] = of_length_one(vectors[rows])
         return run.with_queries(run.queries.with_vectors(vectors, self.encoders()[0].space()))
 

@@ -48,7 +48,7 @@ class FeatureDataset:
 
 def feature_files(name: str) -> dict[str, Path] | None:
     """Files by split, if that is what `name` stands for: a folder, also one in RANKPIPE_DATA, or a file; else None."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if os.path.isfile(path) and path.name.endswith(ENDINGS):
         return {"train": path}
     inside = [] if path.is_absolute() or ".." in path.parts else [root / path for root in data_folders()]

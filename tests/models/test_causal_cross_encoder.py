@@ -179,11 +179,29 @@ def test_of_what_is_too_long_the_document_is_cut_and_the_end_of_the_prompt_stays
     assert np.abs(found.scores[:1] - cut.scores).max() < 1e-6
 
 
-def test_a_query_without_an_end_leaves_no_room_for_a_document(causal: Path) -> None:
-    scorer = opened(causal, prompt=PROMPT, max_length=60, windows="max")
-    found = scorer.score([LONG], ["a car", "a road"], np.array([[0, 0], [0, 1]]))
-    assert found.truncated == 2
-    assert found.scores[0] == found.scores[1]
+BEHIND = "<|im_start|>user\nDocument:\n{document}\nQuery:\n{query}\nRelevant?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("windows", ["first", "max"])
+@pytest.mark.parametrize("prompt", [LINES.replace("Query: ", "Query:\n"), BEHIND], ids=["before", "behind"])
+def test_a_query_without_an_end_leaves_half_of_the_room_to_the_document(
+    causal: Path, prompt: str, windows: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(causal)
+    room = 60 - len(tokenizer(prompt.format(query="", document="")).input_ids)
+    documents = ["a car", "a road", " ".join(LONG.split()[: room - room // 2])]
+    scorer = opened(causal, prompt=prompt, max_length=60, windows=windows)
+    found = scorer.score([LONG], documents, np.array([[0, 0], [0, 1], [0, 2]]))
+    assert found.truncated == 3
+    assert len(set(found.scores.tolist())) == 3
+    for row, document in enumerate(documents):
+        kept = max(room - room // 2, room - len(tokenizer(document).input_ids))
+        query = tokenizer.decode(tokenizer(LONG).input_ids[:kept])
+        expected = scorer.score([query], [document], np.zeros((1, 2), np.int64))
+        assert abs(found.scores[row] - expected.scores[0]) < 1e-6
+        assert expected.truncated == 0 or row == 2
 
 
 def test_windows_are_documents_of_their_own(causal: Path) -> None:
