@@ -111,7 +111,7 @@ class WrittenTexts:
         self._written = list(reader.read([(queries[query], documents[document]) for query, document in rows]))
         self._sizes = np.array([len(one.ids) for one in self._written], np.int64)
         half = reader.room - reader.room // 2
-        for pair in np.flatnonzero(self._sizes > reader.max_length).tolist():
+        for pair in map(int, np.flatnonzero(self._sizes > reader.max_length)):
             asked, shown = rows[pair]
             kept = max(half, reader.room - len(self.document(pair)))
             if len(self._queries[asked]) > kept:

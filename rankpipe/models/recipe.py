@@ -35,7 +35,7 @@ TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 POOLING_MODES = tuple(LEGACY_POOLING.values())
 OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "ibert"),
-    *("longformer", "luke", "lilt", "markuplm", "mpnet", "xmod", "ernie_m"),
+    *("longformer", "luke", "markuplm", "mpnet", "xmod", "ernie_m"),
 )
 """Model types whose positions begin at pad_token_id + 1, so that their tables hold that many fewer tokens."""
 OTHER_NAMES: dict[str, str] = dict.fromkeys(

@@ -62,6 +62,8 @@ class Listwise(Generative):
             raise ValueError(
                 "'endpoint' needs 'constrained: false': what a server's model writes cannot be constrained"
             )
+        if self.endpoint is not None and self.max_length is not None:
+            raise ValueError("'max_length' is of models in this process; a server says itself how much it reads")
         if (self.step or 1) > self.window:
             raise ValueError("'step' is larger than 'window': it would leave candidates out")
         return self

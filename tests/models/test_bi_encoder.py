@@ -12,7 +12,8 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 pytest.importorskip("sentence_transformers", reason="needs the extra 'dense'")
 
 from rankpipe.errors import RankpipeError, UsageError
-from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings
+from rankpipe.models.bi_encoder import BiEncoder, EncoderSettings, encoder_recipe
+from rankpipe.models.recipe import OFFSET_POSITIONS, longest
 from rankpipe.models.runtime import Runtime
 from rankpipe.models.tokens import Windows
 
@@ -101,6 +102,20 @@ def test_similarity_decides_whether_vectors_are_normalised(
     assert not np.allclose(lengths(opened(unit, normalise=False)), 1)
 
 
+def test_vectors_have_length_1_where_the_folder_makes_them_so_and_their_space_is_another_one(
+    tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    folder = tiny_encoder(tmp_path, described={"similarity_fn_name": "dot"})
+    unit, raw, cut = opened(folder), opened(folder, normalise=False), opened(folder, dimensions=8)
+    assert [one.of_length_1 for one in (unit, raw, cut)] == [True, False, False]
+    for encoder in (unit, raw, cut):
+        lengths = np.linalg.norm(encoder.queries(["a car", "sweet fruit"]).vectors, axis=1)
+        assert np.allclose(lengths, 1) == encoder.of_length_1
+    spaces = [json.dumps(one.space()) for one in (unit, raw, cut)]
+    assert len(set(spaces)) == 3
+    assert opened(folder, normalise=True).space() == {**unit.space()}
+
+
 @pytest.mark.parametrize("described", [{}, {"similarity_fn_name": "cosine"}], ids=["states none", "states cosine"])
 def test_vectors_of_a_cosine_cannot_be_left_as_they_are(
     tmp_path: Path, tiny_encoder: Callable[..., Path], described: dict[str, str]
@@ -132,6 +147,50 @@ def test_max_length_moves_the_limit_within_the_networks_positions(
     assert opened(folder, max_length=50).documents(["car " * 47]).truncated.tolist() == [False]
     with pytest.raises(UsageError, match=r"max_length is 65; the network .* reads 64 tokens"):
         opened(folder, max_length=65)
+
+
+def test_a_folder_that_states_no_length_takes_the_pipelines(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
+) -> None:
+    folder = tiny_encoder(tmp_path, pooling=None)
+    for name, key in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        told = json.loads((folder / name).read_text())
+        told.pop(key, None)
+        (folder / name).write_text(json.dumps(told))
+    assert refused(lambda: encoder_recipe(folder, "query", EncoderSettings(pooling="mean"))) == (
+        f"model folder {folder} sets no limit of length; choose the setting 'max_length'"
+    )
+    assert encoder_recipe(folder, "query", EncoderSettings(pooling="mean", max_length=9)).max_length == 9
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_bigcode", "gptj", "codegen", "openai-gpt", "ctrl", "llama", "gemma3"])
+def test_networks_have_as_many_positions_as_transformers_says(kind: str) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(kind)
+    assert longest(config.to_dict()) == config.get_text_config().max_position_embeddings
+
+
+@pytest.mark.parametrize("kind", OFFSET_POSITIONS)
+def test_positions_that_begin_behind_the_padding_are_as_many_fewer(kind: str) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {kind}")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model(kind, **sizes, max_position_embeddings=66, pad_token_id=1, vocab_size=40)
+    if kind == "longformer":
+        config.attention_window = [4]
+    if kind == "xmod":
+        config.languages, config.default_language = ["en_XX"], "en_XX"
+    network = AutoModel.from_config(config).eval()
+    read = longest(config.to_dict())
+    assert read == 64
+    with torch.no_grad():
+        assert network(input_ids=torch.full((1, read), 5)).last_hidden_state.shape[1] == read
+        with pytest.raises((IndexError, RuntimeError)):
+            network(input_ids=torch.full((1, read + 1), 5))
 
 
 def test_windows_are_texts_of_their_own(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:

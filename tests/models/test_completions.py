@@ -81,11 +81,19 @@ def test_a_beginning_in_white_space_is_taken_off() -> None:
         (b'{"choices": {}}', 'answers with JSON that is no completion: {"choices": {}}'),
         (b'{"choices": [{"text": "x"}]}', 'answers with JSON that is no completion: {"choices": [{"text": "x"}]}'),
         (completion(7), f"answers with JSON that is no completion: {completion(7).decode()}"),
+        (
+            completion("I", "abort"),
+            f"broke its answer off: {json.dumps(json.loads(completion('I', 'abort'))['choices'][0])}",
+        ),
+        (
+            b'{"choices": [{"message": {"content": "I"}, "error": {"code": 502, "message": "no worker"}}]}',
+            "broke its answer off: no worker",
+        ),
     ],
-    ids=range(9),
+    ids=range(11),
 )
 def test_what_is_no_completion_is_said(body: bytes, text: str) -> None:
-    with pytest.raises(ValueError, match=r"^answers with") as raised:
+    with pytest.raises(ValueError, match=r"^(answers with|broke)") as raised:
         answered(body)
     assert str(raised.value) == text
 

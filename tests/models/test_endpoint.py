@@ -11,6 +11,16 @@ def test_an_address_ends_without_a_slash() -> None:
     assert Endpoint(url="https://[::1]").url == "https://[::1]"
 
 
+def test_a_scheme_in_capitals_means_the_same() -> None:
+    assert Endpoint(url="HTTPS://Host/V1").url == "https://Host/V1"
+
+
+def test_nobody_waits_longer_than_a_week() -> None:
+    assert Endpoint(url="http://a/v1", timeout=604_800).timeout == 604_800
+    with pytest.raises(ValidationError, match="less than or equal to 604800"):
+        Endpoint(url="http://a/v1", timeout=604_801)
+
+
 @pytest.mark.parametrize(
     "url",
     ["localhost:8000", "ftp://a/v1", "http://", "http://a b/v1", "http://a/v1\x7f", "http://ü/v1", "http://a/v1?b"],

@@ -222,6 +222,10 @@ def failure(model: HttpLanguageModel, count: int = 1, **more: Any) -> str:
 def test_it_is_a_writer_whose_key_is_its_name_and_address(server: Server) -> None:
     model: Writer = opened(server, timeout=3, concurrency=9)
     assert model.key() == {"model": "tiny", "url": server.url}
+    assert opened(server, length_field="max_completion_tokens").key() == {
+        **model.key(),
+        "length_field": "max_completion_tokens",
+    }
     assert KEY not in repr(model)
     assert KEY not in repr(vars(model))
 
@@ -637,6 +641,18 @@ def test_a_key_that_is_refused_is_named_by_its_variable_and_never_shown(
 def test_a_key_is_not_shown_in_part_where_what_the_server_says_is_cut(server: Server, cut: int) -> None:
     server.always = says(("x" * (300 - cut) + KEY).encode(), 400)
     assert "sk-" not in failure(opened(server))
+
+
+def test_a_key_is_not_shown_as_json_or_an_address_writes_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", 'sk/live+"Q9==')
+    server.always = says(rb"""no key sk\/live+"Q9==, sk/live+\"Q9==, sk%2Flive%2B%22Q9%3D%3D""", 400)
+    assert failure(opened(server)) == f"{server.full_url} answers 400 Bad Request: no key ***, ***, ***"
+
+
+def test_a_key_that_is_none_takes_nothing_out_of_a_message(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    server.always = says(b"max_tokens exceeds the context", 400)
+    assert failure(opened(server)) == f"{server.full_url} answers 400 Bad Request: max_tokens exceeds the context"
 
 
 def test_a_redirect_is_not_followed(server: Server) -> None:

@@ -84,6 +84,45 @@ def test_the_chat_template_stands_around_what_is_asked(tmp_path: Path, tiny_caus
     assert tokens.text(tokens.after) == "\nassistant\n"
 
 
+CHATS = {
+    "words": "{{ bos_token }}{% for one in messages %}[INST] {{ one['content'] }} [/INST]{% endfor %}",
+    "special": "{% for one in messages %}{{ bos_token }}{{ one['content'] }}{{ eos_token }}yes{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("kind", ["prepend", "first", "always", "bytes"])
+def test_pieces_of_a_chat_are_tokenised_as_in_the_whole(tmp_path: Path, kind: str, chat: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'llm'")
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    if kind == "prepend":  # as Llama 2 has it
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    elif kind == "bytes":
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind)
+    alphabet = [*"▁Ġ[]/:.", *map(chr, range(ord("A"), ord("z") + 1))]
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=160, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["Query:", "apple", "fruit", "[INST]", "[/INST]", "yes"] * 9, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = CHATS[chat]
+    tokenizer.save_pretrained(tmp_path)
+    tokens = ChatTokens(tmp_path)
+    ids, places = tokens.located("Query: apple fruit")
+    whole = tokenizer.apply_chat_template([{"role": "user", "content": "Query: apple fruit"}], return_dict=False)
+    assert [*tokens.before, *ids, *tokens.after] == whole
+    assert tokens.asked("Query: apple fruit").tolist() == ids.tolist()
+    assert [*ids, *tokens.continued(" apple")] == tokens.asked("Query: apple fruit apple").tolist()
+    assert (places[0, 0], places[-1, 1]) == (0, len("Query: apple fruit"))
+
+
 def test_a_template_that_fails_or_leaves_out_the_user_is_said(
     tmp_path: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_an_alias_whose_package_is_missing_names_the_extra(monkeypatch: pytest.M
     [
         ("./not/here", "there is no model folder './not/here'"),
         ("/not/here", "there is no model folder '/not/here'"),
+        ("~no-such-user/model", "there is no model folder '~no-such-user/model'"),
         (
             "package:no_such_package/model",
             "model 'package:no_such_package/model': no package 'no_such_package' is installed",

@@ -262,6 +262,16 @@ def test_a_limit_above_the_positions_is_refused(tmp_path: Path, tiny_causal_lm: 
         (Setwise, "{query} {documents}", "its section 'document' has {letter} 0 times, and needs it at least once"),
         (Listwise, "{query} {documents}", "its section 'document' has {number} 0 times, and needs it at least once"),
         (Listwise, "{query} {document}", "its section 'user' has {documents} 0 times, and needs it once"),
+        (
+            Pointwise,
+            "{query} {document} {documents}",
+            "there is no text here for {document} in its section 'user', only {query}, {count} and {documents}",
+        ),
+        (
+            Listwise,
+            "{query} {documents} {document}\n--- document\n{number} {document}",
+            "there is no text here for {document} in its section 'user', only {query}, {count} and {documents}",
+        ),
     ],
 )
 def test_a_prompt_without_its_places_is_refused_without_a_model(
@@ -300,6 +310,8 @@ def test_a_shipped_prompt_is_checked_for_the_stage_that_takes_it(kind: Any) -> N
 def test_a_prompt_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValidationError, match="there is no prompt file 'pointwize', and no shipped one of that name"):
         Pointwise(model="m", prompt="pointwize")
+    with pytest.raises(ValidationError, match="there is no prompt file '~no-such-user/mine"):
+        Pointwise(model="m", prompt="~no-such-user/mine.txt")
     with pytest.raises(PipelineError) as error:
         load_text("stages: [bm25, pointwise: {model: m, prompt: pointwize}]")
     assert str(error.value).startswith(
@@ -321,6 +333,12 @@ def test_a_model_that_is_not_there_is_said(tmp_path: Path) -> None:
         (Setwise, {"children": 26}, "less than or equal to 25"),
         (Setwise, {"children": 0}, "greater than or equal to 1"),
         (Pointwise, {"answers": ("yes",)}, "at least 2 items"),
+        (Pointwise, {"answers": ("yes", "yes")}, "both answers are 'yes', so that every score would be 0"),
+        (
+            Listwise,
+            {"endpoint": {"url": "http://a/v1"}, "constrained": False, "max_length": 5},
+            "'max_length' is of models in this process; a server says itself how much it reads",
+        ),
         (Pointwise, {"scores": "softmax"}, "'logit' or 'probability'"),
         (Likelihood, {"max_words": 0}, "greater than 0"),
         (Likelihood, {"max_length": 0}, "greater than 0"),

@@ -165,7 +165,12 @@ def test_a_model_behind_a_server_ranks_windows(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begun", "answer"), [("Ranking:", "[3] > [1] > [2]"), ("Better than [2] > [1], I rank: [", "3] > [1] > [2]")]
+    ("begun", "answer"),
+    [
+        ("Ranking:", "[3] > [1] > [2]"),
+        ("Better than [2] > [1], I rank: [", "3] > [1] > [2]"),
+        ("I rank: [", " [3] > [1] > [2]"),  # a server that begins anew
+    ],
 )
 def test_what_an_answer_begins_with_is_no_ranking_but_for_a_bracket(
     tmp_path: Path, model: Any, begun: str, answer: str

@@ -22,6 +22,7 @@ from rankpipe.data import Corpus, Queries
 from rankpipe.errors import RankpipeError
 from rankpipe.models.endpoint import Endpoint
 from rankpipe.models.language_model import Answer
+from rankpipe.models.prompt import load_prompt
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
 from rankpipe.stages.bm25 import BM25
@@ -151,6 +152,15 @@ def test_an_answer_that_is_an_example_of_the_prompt_is_refused(model: Any) -> No
     stage = Query2doc(writer="any", endpoint=model.endpoint, repeat=1)
     assert texts(stage) == ("apple", f"car {' '.join(example.split())} And so on.", " ")
     assert stage.counted(CORPUS)["refused_copied"] == 1
+
+
+def test_an_answer_of_letters_that_words_of_the_prompt_have_is_none_of_it(model: Any) -> None:
+    prompt = Path(load_prompt("query2doc").file).read_text(encoding="utf-8")
+    assert "bee" in prompt
+    assert not re.search(r"\bbee\b", prompt)
+    model.answer = lambda _: "bee"
+    stage = Query2doc(writer="any", endpoint=model.endpoint, repeat=1)
+    assert texts(stage)[0] == "apple bee"
 
 
 def test_what_was_answered_is_not_asked_again(model: Any) -> None:
@@ -308,6 +318,31 @@ def test_the_scores_of_a_query_depend_on_no_other_query(model: Any) -> None:
     model.answer = lambda user: "pears\nroads\ntrees" if user.endswith("apple") else "a road"
     stage = MultiQuery(writer="any", endpoint=model.endpoint, stages=(BM25(k=4),), method="convex")
     assert stage(EMPTY.select([1])).to_dict()["q2"] == stage(EMPTY).to_dict()["q2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("method: convex, smoothing: 10", "'smoothing' is of 'method: reciprocal-rank', and 'method' is 'convex'"),
+        (
+            "normalise: theoretical-minimum",
+            "'normalise: theoretical-minimum' is of the methods that go by scores (convex, comb-sum, comb-mnz), and 'method' is "
+            "'reciprocal-rank'",
+        ),
+        (
+            "method: convex, normalise: theoretical-minimum",
+            "'normalise: theoretical-minimum' needs stages whose lowest score is known, and theirs is not",
+        ),
+    ],
+)
+def test_settings_that_cannot_fuse_are_refused_when_the_pipeline_is_read(settings: str, said: str) -> None:
+    stages = "stages: [dense: {model: minilm}]" if "known" in said else "stages: [bm25]"
+    with pytest.raises(RankpipeError) as caught:
+        Pipeline.from_yaml(f"stages:\n  - multi-query: {{writer: any, {stages}, {settings}}}\n")
+    assert str(caught.value).endswith(said)
+    assert Pipeline.from_yaml(
+        "stages:\n  - multi-query: {writer: any, stages: [bm25], method: convex, normalise: theoretical-minimum}\n"
+    ).stages
 
 
 def test_a_pipeline_with_rewriters_is_read_and_written(model: Any) -> None:
