@@ -141,6 +141,9 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
             with locked(partial) as ours:
                 if ours:
                     started = time.time()
+                    (partial / MANIFEST).unlink(
+                        missing_ok=True
+                    )  # of one who was killed behind it, or had no room for it
                     make(partial)
                     digests = _write_manifest(partial, kind, key, seconds=time.time() - started)
                     os.rename(partial, folder)
@@ -227,7 +230,7 @@ def check_replaceable(path: Path, *, force: bool = False) -> None:
     Raises UsageError for what is not replaced, RankpipeError where nothing can be written.
     """
     check_writable(path, "folder")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
         raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST} of its own), so it is not replaced")

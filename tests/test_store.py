@@ -451,12 +451,14 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
-    folder = results(tmp_path / "out")
-    for enter in (lambda: check_replaceable(folder), lambda: replacing_folder(folder).__enter__()):
-        with pytest.raises(UsageError) as caught:
-            enter()
-        assert str(caught.value) == f"{folder} exists already; choose another folder, or replace it with --force"
-    assert names(tmp_path) == ["out"]
+    folder, link = results(tmp_path / "out"), tmp_path / "leads-nowhere"
+    link.symlink_to(tmp_path / "gone")
+    for path in (folder, link):
+        for enter in (lambda path=path: check_replaceable(path), lambda path=path: replacing_folder(path).__enter__()):
+            with pytest.raises(UsageError) as caught:
+                enter()
+            assert str(caught.value) == f"{path} exists already; choose another folder, or replace it with --force"
+    assert names(tmp_path) == ["leads-nowhere", "out"]
 
 
 def test_results_are_replaced_by_force(tmp_path: Path) -> None:

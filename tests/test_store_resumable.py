@@ -1,5 +1,6 @@
 """Builds that a killed process leaves behind, and that the next one goes on with."""
 
+import json
 import os
 import signal
 import subprocess
@@ -36,6 +37,28 @@ def test_what_a_failed_build_has_left_is_there_again(store: Path) -> None:
     folder = resumable("things", KEY, goes_on)
     assert parts(folder) == ["first", "second"]
     assert [path.name for path in (store / "things").iterdir()] == [folder.name]
+
+
+def test_a_manifest_that_a_failed_build_has_left_is_no_part_of_the_result(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rankpipe.store import found, resumable
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def writes(folder: Path) -> None:
+        name = "b" if (folder / "a").exists() else "a"
+        (folder / name).write_text(name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", full)  # behind the manifest
+        with pytest.raises(StoreError, match="No space left on device"):
+            resumable("things", KEY, writes)
+    assert [path.name for path in (store / "things").glob(".partial-*/*") if path.name == "manifest.json"]
+    folder = resumable("things", KEY, writes)
+    assert list(json.loads((folder / "manifest.json").read_text())["files"]) == ["a", "b"]
+    assert found("things", KEY) == folder
 
 
 def test_an_artefact_that_is_there_is_not_built_again() -> None:

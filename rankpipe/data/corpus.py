@@ -72,8 +72,9 @@ class Corpus:
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> Corpus:
         """Documents d1, d2, ... of these texts, in memory."""
-        if isinstance(texts, str):
-            raise UsageError("Corpus.from_texts takes a list of texts, not one text")
+        if isinstance(texts, (str, Mapping)):
+            what = "one text" if isinstance(texts, str) else "a mapping; from_records takes documents with ids"
+            raise UsageError(f"Corpus.from_texts takes a list of texts, not {what}")
         return cls.from_records({"id": f"d{number}", "text": text} for number, text in enumerate(texts, start=1))
 
     @classmethod
@@ -157,7 +158,11 @@ class Corpus:
 
     def without(self, ids: Iterable[str]) -> Corpus:
         """This corpus with these documents deleted: their rows stay, as tombstones. Unknown ids raise UsageError."""
+        if isinstance(ids, str):
+            raise UsageError("Corpus.without takes a list of document ids, not one id")
         ids = list(ids)
+        if problem := next((problem for one in ids if (problem := id_problem(one))), None):
+            raise UsageError(f"a document id {problem}")
         rows = self.rows(ids)
         if (rows < 0).any():
             raise UsageError(f"document id {ids[int(np.argmin(rows))]!r} is not in the corpus")
@@ -222,7 +227,14 @@ class Corpus:
     def joined_texts(
         self, rows: Sequence[int] | NDArray[np.integer], fields: Sequence[str] = ("title", "text")
     ) -> list[str]:
-        """Fields of rows, joined by one blank and stripped: what lexical indexes and encoders read."""
+        """Fields of rows, joined by one blank and stripped: what lexical indexes and encoders read.
+
+        Raises UsageError for an unknown field, and where no document has any of the fields.
+        """
+        if len(self) and self.fields and not set(fields) & set(self.fields):
+            raise UsageError(
+                f"no document has a field {' or '.join(map(repr, fields))}; there is {', '.join(self.fields)}"
+            )
         columns = [self.texts(rows, field) for field in fields]
         return [" ".join(parts).strip() for parts in zip(*columns, strict=True)]
 
@@ -302,6 +314,10 @@ class _SegmentBuilder:
         return {"rows": len(self.ids), "digest": self._digest.hexdigest()}
 
     def _check(self, record: Record) -> None:
+        if not isinstance(record, Mapping):
+            raise DataError(
+                f"document {len(self.ids) + 1} is {record!r:.40}, not a mapping such as {{'id': '7', 'text': 'words'}}"
+            )
         doc_id = record.get("id", "")
         if problem := id_problem(doc_id):
             raise DataError(f"id of document {len(self.ids) + 1} {problem}")

@@ -48,6 +48,13 @@ class Queries:
             raise UsageError(f"{len(self.ids)} query ids for {len(self.texts)} texts")
         if not self.original:
             object.__setattr__(self, "original", self.texts)
+        if self.vectors is not None and (not isinstance(self.vectors, np.ndarray) or self.vectors.ndim != 2):
+            shape = (
+                f"an array of the shape {self.vectors.shape}"
+                if isinstance(self.vectors, np.ndarray)
+                else type(self.vectors).__name__
+            )
+            raise UsageError(f"vectors of queries are an array (queries, dimensions), not {shape}")
         parts = {"original": self.original, "terms": self.terms, "vectors": self.vectors, "parent": self.parent}
         for name, values in (*parts.items(), *self.fields.items()):
             if values is not None and len(values) != len(self.ids):

@@ -7,12 +7,13 @@ constant factor (k1 + 1) is left out, and a document's length is known to 1 part
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.errors import UsageError
+
+LARGEST_K1 = 1e30
+"""Far above any that ranks; beyond, scores are too small for a float32, and documents that have the terms would be lost."""
 
 
 def _four_bit_floats() -> NDArray[np.int64]:
@@ -50,8 +51,8 @@ def saturation(
 
 
 def check_parameters(k1: float, b: float) -> None:
-    """Refuse what the formula has no meaning for (Lucene refuses the same)."""
-    if not (math.isfinite(k1) and k1 >= 0):
-        raise UsageError(f"k1 is {k1}; it must be a finite number, 0 or more")
+    """Refuse what the formula has no meaning for (Lucene refuses the same), and a k1 that brings every score to 0."""
+    if not 0 <= k1 <= LARGEST_K1:
+        raise UsageError(f"k1 is {k1}; it must lie between 0 and {LARGEST_K1:g}")
     if not 0 <= b <= 1:
         raise UsageError(f"b is {b}; it must lie between 0 and 1")

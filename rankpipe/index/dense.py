@@ -109,13 +109,25 @@ class FlatIndex:
 
 
 def checked_queries(queries: NDArray[np.float32], vectors: Vectors) -> NDArray[np.float32]:
-    """Queries (Q, D) as the kernels take them. Raises UsageError where they and the vectors do not fit."""
+    """Queries (Q, D) as the kernels take them.
+
+    Raises UsageError where they and the vectors do not fit, and where a product of them may not be finite.
+    """
     if queries.ndim != 2 or queries.shape[1] != vectors.dimensions:
         raise UsageError(
             f"queries are vectors of {queries.shape[-1]} dimensions, the documents' have {vectors.dimensions}; "
             "both must come from encoders that fit each other"
         )
-    return np.ascontiguousarray(queries, np.float32)
+    queries = np.ascontiguousarray(queries, np.float32)
+    norms = np.sqrt(np.einsum("qd,qd->q", queries, queries, dtype=np.float64))
+    finite = norms * vectors.norm <= np.finfo(np.float32).max  # of NaN it is false
+    if not finite.all():
+        row = int(finite.argmin())
+        raise UsageError(
+            f"the vector of the query in row {row} has the length {norms[row]:g}; its products with vectors of documents "
+            "would not be finite"
+        )
+    return queries
 
 
 def rounding(queries: NDArray[np.float32], vectors: Vectors) -> NDArray[np.float32]:

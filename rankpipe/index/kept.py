@@ -51,6 +51,7 @@ class Kept:
         nothing = Block(np.empty((0, dimensions), np.float32), np.zeros(1, np.int64), np.zeros(0, bool))
         self._nothing = Vectors.of(np.empty(0, np.int32), nothing, precision)
         self._unwritten = self._nothing
+        self._parts: dict[Path, Vectors] = {}
         self._parts = self._opened()
 
     def of(self, rows: NDArray[np.int32]) -> Vectors:
@@ -58,6 +59,9 @@ class Kept:
         wanted = np.unique(rows)
         with self._lock:
             missing = _missing(wanted, self._all())
+            if len(missing):
+                self._look_again()
+                missing = _missing(wanted, self._all())
             if len(missing):
                 with counted(len(missing), "candidates") as advance:
                     for begin in range(0, len(missing), SHARD):
@@ -102,11 +106,16 @@ class Kept:
         for path in small.keys() - {folder}:
             store.remove(path)
 
+    def _look_again(self) -> None:
+        """Take in what another stage, or another process, has kept meanwhile."""
+        self._parts = {**self._parts, **self._opened()}
+
     def _opened(self) -> dict[Path, Vectors]:
+        """What the store has; what is open already stays so."""
         while True:
             folders = store.all_found(self._kind)
             try:
-                return {folder: Vectors.open(folder) for folder in folders}
+                return {folder: self._parts.get(folder) or Vectors.open(folder) for folder in folders}
             except StoreError:
                 if all(folder.exists() for folder in folders):  # else another process has just joined one with others
                     raise

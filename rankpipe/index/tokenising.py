@@ -115,7 +115,9 @@ class _Helper:
             message = pickle.dumps(analyzer)
         except (pickle.PicklingError, TypeError, AttributeError):
             return None
-        command = [sys.executable, "-m", __name__]
+        # Not "-m", which takes modules from the working folder first: another version of this one may lie there.
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+        command = [sys.executable, "-c", program]
         pipe = subprocess.PIPE
         try:
             process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)  # noqa: S603
@@ -190,6 +192,7 @@ def as_array(items: array, dtype: type) -> NDArray:
     return np.frombuffer(items, dtype) if items else np.empty(0, dtype)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the other process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process by closing the pipe
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import DataError, UsageError
 from rankpipe.index.analysis import Analyzer, open_analyzer
+from rankpipe.index.bm25 import LARGEST_K1
 from rankpipe.index.layout import VERSION
 from rankpipe.index.ranking import Ranking
 from rankpipe.models.runtime import current_runtime
@@ -63,7 +64,7 @@ class BM25(Stage):
     takes: ClassVar[frozenset[QueryPart]] = frozenset({"terms"})
 
     k: Annotated[int, Gt(0)] = 1000
-    k1: Annotated[float, Ge(0)] = 0.9
+    k1: Annotated[float, Ge(0), Le(LARGEST_K1)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
     analyzer: Annotated[Analysis, AfterValidator(known_analyzer)] = "english"
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")

@@ -51,7 +51,7 @@ class Feedback(Stage):
     least      candidates that a query needs. With fewer it keeps its own terms, each as often as it stands in the text: a
                single one says nothing of what relevant documents have in common
     terms      terms that are taken from them
-    max_share  largest share of the corpus' documents that may have such a term
+    max_share  largest share of the documents that have text, in these fields, that may have such a term
     analyzer, fields  as the stage bm25 has them; the one that follows must have the same analyzer
     """
 
@@ -99,7 +99,7 @@ class Feedback(Stage):
 
     def _places(self, run: Run, row: int) -> NDArray[np.int64]:
         """Where the documents of a query that are read stand in the run."""
-        begin, end = run.offsets[row : row + 2]
+        begin, end = run.offsets[row : row + 2].tolist()
         return np.arange(begin, min(end, begin + self.documents))
 
     def _shares(self, run: Run, row: int, places: NDArray[np.int64]) -> NDArray[np.float64]:

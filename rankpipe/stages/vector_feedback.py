@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
@@ -42,6 +43,12 @@ class VectorFeedback(Encoding):
     beta: Annotated[float, Ge(0)] = 0.6
     documents: Annotated[int, Ge(1)] = 5
     least: Annotated[int, Ge(1)] = 2
+
+    @model_validator(mode="after")
+    def _moves_somewhere(self) -> VectorFeedback:
+        if self.method == "rocchio" and not (self.alpha or self.beta):
+            raise ValueError("'alpha' and 'beta' are both 0, and no vector would be left")
+        return self
 
     def __call__(self, run: Run) -> Run:
         """The run, its queries with vectors. Candidates stay."""

@@ -2,6 +2,7 @@ import json
 import pickle
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_tie_order_has_the_largest_id_first_by_code_points() -> None:
 
 
 def test_blocks_are_the_living_rows() -> None:
-    corpus = Corpus.of_ids("abcdef").without("bf")
+    corpus = Corpus.of_ids("abcdef").without(["b", "f"])
     assert [block.tolist() for block in corpus.blocks(3)] == [[0, 2, 3], [4]]
     assert list(Corpus.of_ids("").blocks()) == []
 
@@ -148,6 +149,35 @@ def test_documents_that_cannot_be_are_refused(records: list[dict], message: str)
 def test_one_text_is_not_a_list_of_texts() -> None:
     with pytest.raises(UsageError, match=r"^Corpus.from_texts takes a list of texts, not one text$"):
         Corpus.from_texts("hello")
+    documents: Any = {"d1": "hello"}
+    with pytest.raises(
+        UsageError, match=r"^Corpus.from_texts takes a list of texts, not a mapping; from_records takes"
+    ):
+        Corpus.from_texts(documents)
+    with pytest.raises(DataError) as caught:
+        Corpus.from_records(documents)
+    assert str(caught.value) == "document 1 is 'd1', not a mapping such as {'id': '7', 'text': 'words'}"
+
+
+def test_what_is_deleted_is_a_list_of_ids() -> None:
+    corpus = Corpus.from_records([{"id": one, "text": "x"} for one in ("1", "2", "12")])
+    numbers: Any = [12]
+    for ids, said in (
+        ("12", "Corpus.without takes a list of document ids, not one id"),
+        (numbers, "a document id 12 is not text"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            corpus.without(ids)
+        assert str(caught.value) == said
+
+
+def test_fields_that_no_document_has_are_refused() -> None:
+    corpus = Corpus.from_records([{"id": "a", "text": "words"}])
+    assert corpus.joined_texts([0]) == ["words"]
+    with pytest.raises(UsageError) as caught:
+        corpus.joined_texts([0], ("title",))
+    assert str(caught.value) == "no document has a field 'title'; there is text"
+    assert Corpus.from_records([]).joined_texts([], ("title",)) == []
 
 
 # -- on disk ------------------------------------------------------------------------------------------------------------

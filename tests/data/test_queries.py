@@ -65,9 +65,14 @@ def test_queries_that_cannot_be_are_refused(ids: tuple, texts: tuple, message: s
         ({"terms": ({},)}, "2 query ids for 1 terms"),
         ({"vectors": np.zeros((3, 4), np.float32)}, "2 query ids for 3 vectors"),
         ({"parent": np.zeros(1, np.int64)}, "2 query ids for 1 parent"),
+        ({"vectors": [[1.0], [2.0]]}, "vectors of queries are an array (queries, dimensions), not list"),
+        (
+            {"vectors": np.zeros(2, np.float32)},
+            "vectors of queries are an array (queries, dimensions), not an array of the shape (2,)",
+        ),
     ],
 )
-def test_parts_of_another_length_are_refused(parts: dict, message: str) -> None:
+def test_parts_of_another_shape_are_refused(parts: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         Queries(("a", "b"), ("1", "2"), **parts)
     assert str(caught.value) == message

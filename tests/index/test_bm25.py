@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from rankpipe.errors import UsageError
-from rankpipe.index.bm25 import LENGTHS, check_parameters, inverse_document_frequency, length_bytes, saturation
+from rankpipe.index.bm25 import (
+    LARGEST_K1,
+    LENGTHS,
+    check_parameters,
+    inverse_document_frequency,
+    length_bytes,
+    saturation,
+)
 
 
 def four_bit_float(value: int) -> int:
@@ -48,14 +55,16 @@ def test_saturation_by_hand() -> None:
     # k1 = .9, b = .4, length 2 of average 4: norm = .9 (1 - .4 + .4 * 2 / 4) = .72; 3 / (3 + .72) = .80645
     assert saturation(np.array([3]), np.array([2]), 4.0, 0.9, 0.4) == pytest.approx([0.806452], abs=1e-6)
     assert saturation(np.array([3]), np.array([2]), 4.0, 0.0, 0.4).tolist() == [1.0]
+    assert saturation(np.array([1]), np.array([2**31 - 1]), 1.0, LARGEST_K1, 1.0)[0] > 0
 
 
 @pytest.mark.parametrize(
     ("k1", "b", "message"),
     [
-        (-0.1, 0.4, "k1 is -0.1; it must be a finite number, 0 or more"),
-        (math.nan, 0.4, "k1 is nan; it must be a finite number, 0 or more"),
-        (math.inf, 0.4, "k1 is inf; it must be a finite number, 0 or more"),
+        (-0.1, 0.4, "k1 is -0.1; it must lie between 0 and 1e+30"),
+        (math.nan, 0.4, "k1 is nan; it must lie between 0 and 1e+30"),
+        (math.inf, 0.4, "k1 is inf; it must lie between 0 and 1e+30"),
+        (1.1e30, 0.4, "k1 is 1.1e+30; it must lie between 0 and 1e+30"),
         (0.9, 1.1, "b is 1.1; it must lie between 0 and 1"),
         (0.9, math.nan, "b is nan; it must lie between 0 and 1"),
     ],

@@ -113,6 +113,17 @@ def test_no_queries_are_no_error() -> None:
     assert (found.offsets.tolist(), len(found.documents)) == ([0], 0)
 
 
+@pytest.mark.parametrize(("value", "length"), [(np.nan, "nan"), (np.inf, "inf"), (3e38, "1.46969e+39")])
+def test_queries_whose_products_would_not_be_finite_are_refused(value: float, length: str) -> None:
+    queries = np.ones((3, 24), np.float32)
+    queries[1] = value
+    with pytest.raises(UsageError) as caught:
+        FlatIndex(made(5)).search(queries, 3, np.arange(11, dtype=np.int32))
+    assert str(caught.value) == (
+        f"the vector of the query in row 1 has the length {length}; its products with vectors of documents would not be finite"
+    )
+
+
 def test_queries_of_other_dimensions_are_refused() -> None:
     with pytest.raises(UsageError) as caught:
         FlatIndex(made(5)).search(np.ones((1, 23), np.float32), 3, np.arange(11, dtype=np.int32))

@@ -47,6 +47,23 @@ def test_two_processes_find_the_terms_of_each_text(name: str) -> None:
     assert decoded(Tokeniser(analyzer), texts) == expected
 
 
+@pytest.mark.usefixtures("two_processes")
+def test_the_other_process_takes_no_modules_of_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rankpipe/index/tokenising.py", "json.py", "signal.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit('of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    helper = tokenising._Helper.start(Whitespace())
+    assert helper is not None
+    assert helper.take(["a b"])
+    answer = helper.answer()
+    helper.close()
+    assert answer is not None
+    assert (answer[0], answer[1].tolist(), answer[2].tolist()) == (["a", "b"], [0, 1], [2])
+
+
 def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     for name in ("one", "two"):
         if name == "two":

@@ -168,3 +168,7 @@ def test_a_query_of_which_nothing_would_be_left_keeps_its_terms(stage: Feedback)
     given = a_run().with_queries(replace(QUERIES, terms=(own, {"plum": 0.5}, {})))
     assert terms(replace(stage, max_share=0.01), given)[0] == own
     assert "apple" in terms(stage, given)[0]
+
+
+def test_more_documents_than_any_run_has_are_all_of_them() -> None:
+    assert terms(RM3(documents=10**30, **SETTINGS)) == terms(RM3(documents=4, **SETTINGS))

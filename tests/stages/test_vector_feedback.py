@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 
@@ -86,3 +87,9 @@ def test_vectors_that_a_query_has_are_its_own(encoder: str) -> None:
     assert again.queries.vectors is not None
     assert twice.queries.vectors.tolist() == again.queries.vectors.tolist()
     assert twice.queries.vectors[0].tolist() != once.queries.vectors[0].tolist()  # type: ignore[index]
+
+
+def test_a_mean_of_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'alpha' and 'beta' are both 0, and no vector would be left"):
+        VectorFeedback(model="m", alpha=0, beta=0)
+    assert VectorFeedback(model="m", method="average", alpha=0, beta=0).documents == 5
