@@ -39,7 +39,9 @@ class ChatTokens:
         self.tokenizer = opened = open_tokenizer(folder)
         self._special = opened.backend_tokenizer
         written = self._special.to_str()
-        self._plain, self._inner = _of_text(json.loads(written)), _of_text(_without_prefix(json.loads(written)))
+        unmarked = _without_prefix(written)
+        self._plain = _of_text(written)
+        self._inner = self._plain if unmarked is None else _of_text(unmarked)
         frame = chat_frame(opened, system, folder)
         if frame is not None:
             before, after = frame
@@ -93,19 +95,24 @@ class ChatTokens:
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
 
-def _of_text(described: dict[str, Any]) -> Tokenizer:
-    """A tokenizer that takes special tokens for text."""
-    tokenizer = Tokenizer.from_str(json.dumps(described))
+def _of_text(written: str) -> Tokenizer:
+    """A tokenizer, as JSON, that takes special tokens for text."""
+    tokenizer = Tokenizer.from_str(written)
     tokenizer.encode_special_tokens = True
     tokenizer.post_processor = None  # it would add nothing here, and some take white space out of where a token is
     return tokenizer
 
 
-def _without_prefix(described: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer, as JSON has it, that puts nothing before a text."""
-    described["normalizer"] = _unmarked(described.get("normalizer"), "normalizers")
-    described["pre_tokenizer"] = _unmarked(described.get("pre_tokenizer"), "pretokenizers")
-    return described
+def _without_prefix(written: str) -> str | None:
+    """A tokenizer, as JSON, that puts nothing before a text; None for one that never does."""
+    described = json.loads(written)
+    steps = {
+        name: _unmarked(described.get(name), inner)
+        for name, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
+    }
+    if all(described.get(name) == step for name, step in steps.items()):
+        return None
+    return json.dumps({**described, **steps})
 
 
 def _unmarked(step: dict[str, Any] | None, inner: str) -> dict[str, Any] | None:
