@@ -416,7 +416,7 @@ def test_what_cannot_be_read_is_said(
     )
     prompt.write_text("--- user\n{documents}\n\nAs in {document}, find {query}\n")
     assert says(prompt=str(prompt)) == (
-        f"prompt {prompt}: there is no text here for {{document}} in its section 'user', only {{documents}} and {{query}} "
+        f"prompt {prompt}: there is no text here for {{document}} in its section 'user', only {{documents}}, {{query}} "
         "and {count}"
     )
 
