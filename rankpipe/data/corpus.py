@@ -231,11 +231,11 @@ class Corpus:
 
         Raises UsageError for an unknown field, and where no document has any of the fields.
         """
-        if len(self) and self.fields and not set(fields) & set(self.fields):
+        columns = [self.texts(rows, field) for field in fields]
+        if len(self) and not set(fields) & set(self.fields):
             raise UsageError(
                 f"no document has a field {' or '.join(map(repr, fields))}; there is {', '.join(self.fields)}"
             )
-        columns = [self.texts(rows, field) for field in fields]
         return [" ".join(parts).strip() for parts in zip(*columns, strict=True)]
 
     def records(self, rows: Sequence[int] | NDArray[np.integer]) -> list[dict[str, str]]:

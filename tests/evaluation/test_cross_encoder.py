@@ -31,7 +31,7 @@ def test_every_method_has_a_recipe(script: ModuleType, tmp_path: Path) -> None:
             assert isinstance(recipe, CrossEncoderRecipe)
             assert (recipe.seed, recipe.steps, recipe.max_length) == (2, protocol.steps, script.MAX_LENGTH)
             assert (recipe.adapter.method if recipe.adapter else "full") == method
-            assert recipe.phases[0].learning_rate == {"full": 5e-5, "sora": 8e-4}.get(method, 2e-4)
+            assert recipe.phases[0].learning_rate == {"full": 5e-5, "sora": 8e-4, "adalora": 2e-3}.get(method, 2e-4)
 
 
 def test_the_network_is_warmed_without_judgements(script: ModuleType) -> None:
