@@ -141,9 +141,8 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
             with locked(partial) as ours:
                 if ours:
                     started = time.time()
-                    (partial / MANIFEST).unlink(
-                        missing_ok=True
-                    )  # of one who was killed behind it, or had no room for it
+                    # One that is there is of a process that was killed behind it, or had no room for it.
+                    (partial / MANIFEST).unlink(missing_ok=True)
                     make(partial)
                     digests = _write_manifest(partial, kind, key, seconds=time.time() - started)
                     os.rename(partial, folder)

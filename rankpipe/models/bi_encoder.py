@@ -111,11 +111,10 @@ class BiEncoder:
         )
         self._longest = longest(config)
         self._padding = int(config.get("pad_token_id") or 0)
-        self._heads, native = self._open_heads()
-        self._native = native
-        if settings.dimensions is not None and settings.dimensions > native:
-            raise UsageError(f"dimensions is {settings.dimensions}; the vectors of {reference!r} have {native}")
-        self.dimensions = settings.dimensions or native
+        self._heads, self._native = self._open_heads()
+        if settings.dimensions is not None and settings.dimensions > self._native:
+            raise UsageError(f"dimensions is {settings.dimensions}; the vectors of {reference!r} have {self._native}")
+        self.dimensions = settings.dimensions or self._native
 
     @property
     def dtype(self) -> str:
