@@ -67,7 +67,7 @@ class Files:
         documents = _either(folder / "corpus.jsonl")
         if documents is None:
             raise DataError(f"{folder}: no corpus.jsonl and no corpus.jsonl.gz in this folder, so it is no data set")
-        splits = sorted({path.name.partition(".tsv")[0] for path in (folder / "qrels").glob("*.tsv*")})
+        splits = sorted({name.partition(".tsv")[0] for name in _names(folder / "qrels") if ".tsv" in name})
         found = {split: _either(folder / "qrels" / f"{split}.tsv") for split in splits}
         judged = {split: path for split, path in found.items() if path is not None}
         return cls(documents, _either(folder / "queries.jsonl"), judged)
@@ -280,6 +280,16 @@ class Memory:
 
 def _build(folder: Path, records: Iterable[Record]) -> None:
     Corpus.build(folder, records)
+
+
+def _names(folder: Path) -> list[str]:
+    """Names in a folder, none where it is not there. Raises DataError where it cannot be read."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
 
 
 def _either(path: Path) -> Path | None:

@@ -180,6 +180,15 @@ class InvertedIndex:
             raise self._damaged()
         return scores
 
+    def impacts(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """Terms of the documents at rows begin to end - 1, as numbers of this index that rise, and their weights.
+
+        The document at row begin + n owns offsets[n]:offsets[n + 1] of them: offsets (end - begin + 1,), terms and
+        weights (P,). Of an index of impacts only.
+        """
+        arrays = self._arrays
+        return kernels.terms_of(arrays.starts, arrays.documents, arrays.payload, begin, end)
+
     def _batch(self, queries: TermQueries) -> kernels.Queries:
         offsets = np.ascontiguousarray(queries.offsets, np.int64)
         terms = np.ascontiguousarray(queries.terms, np.int32)

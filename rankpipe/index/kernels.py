@@ -1,4 +1,4 @@
-"""The compiled loops under the inverted index: top k of a batch of queries, and scores of given candidates.
+"""The compiled loops under the inverted index: top k of a batch of queries, scores of candidates, terms of documents.
 
 Every query is read term by term over windows of consecutive documents, small enough that their scores stay in the
 nearest cache. A document's parts are always added in the order of its terms' numbers, so its score depends on nothing
@@ -370,3 +370,28 @@ def score(queries, postings, offsets, candidates, scratch, scores):
                         high = middle
                 if low < scratch.ends[t] and postings.documents[low] == candidates[i]:
                     scores[i] += scratch.weights[t] * _part(postings.payload[low], postings.table)
+
+
+@compiled
+def terms_of(starts, documents, payload, begin, end):
+    """The terms of documents begin to end - 1 and their payload, document by document; every term's postings rise."""
+    offsets = np.zeros(end - begin + 1, np.int64)
+    firsts = np.empty(starts.size - 1, np.int64)
+    for term in range(starts.size - 1):
+        firsts[term] = starts[term] + np.searchsorted(documents[starts[term] : starts[term + 1]], begin)
+        place = firsts[term]
+        while place < starts[term + 1] and begin <= documents[place] < end:
+            offsets[documents[place] - begin + 1] += 1
+            place += 1
+    for document in range(end - begin):
+        offsets[document + 1] += offsets[document]
+    heads = offsets[:-1].copy()
+    terms, values = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], payload.dtype)
+    for term in range(starts.size - 1):
+        place = firsts[term]
+        while place < starts[term + 1] and begin <= documents[place] < end:
+            head = heads[documents[place] - begin]
+            terms[head], values[head] = term, payload[place]
+            heads[documents[place] - begin] = head + 1
+            place += 1
+    return offsets, terms, values

@@ -1,13 +1,14 @@
-"""Vectors that the store has because another corpus has segments in common with this one.
+"""What the store has of a corpus' documents because another corpus has segments in common with it.
 
-A corpus that is extended, or loses documents, is another corpus, and has vectors of its own. Its segments are the old
-ones, whose rows mean the same documents for good, so their vectors need not be encoded again.
+A corpus that is extended, or loses documents, is another corpus, and what a network made of it has a place of its own.
+Its segments are the old ones, whose rows mean the same documents for good, so they need not be encoded again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rankpipe import store
 from rankpipe.index.vectors import Vectors
@@ -16,12 +17,20 @@ KIND = "vectors"
 """Of the vectors of a whole corpus, in the store."""
 
 
-def shared(key: Mapping[str, Any]) -> list[Vectors]:
-    """Vectors of documents in segments that other corpora have as well, at their rows in the corpus of the key.
+class Span(NamedTuple):
+    """Rows begin to end - 1 of another corpus, which are the rows start, start + 1, ... of this one."""
 
-    key  what makes the vectors of a corpus; "corpus" is its digest, and "segments" are digest and rows of each segment
+    begin: int
+    end: int
+    start: int
 
-    Raises StoreError for vectors that are damaged.
+
+def sharing(kind: str, key: Mapping[str, Any]) -> Iterator[tuple[Path, list[Span]]]:
+    """Artefacts of corpora that have segments of the key's, and the rows they have in common.
+
+    key  what makes the artefact of a corpus; "corpus" is its digest, and "segments" are digest and rows of each segment
+
+    Raises StoreError for an artefact that is damaged.
     """
     own = {digest for digest, _ in key["segments"]}
 
@@ -30,21 +39,24 @@ def shared(key: Mapping[str, Any]) -> list[Vectors]:
         rest = {**other, "corpus": key["corpus"], "segments": key["segments"]}
         return any(digest in own for digest, _ in segments) and store.key_digest(rest) == store.key_digest(key)
 
-    return [
-        part
-        for folder, other in store.made_by(KIND, alike)
-        for part in _in_common(Vectors.open(folder), other["segments"], key["segments"])
-    ]
+    for folder, other in store.made_by(kind, alike):
+        yield folder, list(_in_common(other["segments"], key["segments"]))
 
 
-def _in_common(
-    vectors: Vectors, theirs: Sequence[tuple[str, int]], ours: Sequence[tuple[str, int]]
-) -> Iterator[Vectors]:
-    begins = dict(_starts(theirs))
-    sizes = dict(theirs)
+def shared(key: Mapping[str, Any]) -> list[Vectors]:
+    """Vectors of documents in segments that other corpora have as well, at their rows in the corpus of the key.
+
+    Raises StoreError for vectors that are damaged.
+    """
+    found = ((Vectors.open(folder), spans) for folder, spans in sharing(KIND, key))
+    return [vectors.moved(*span) for vectors, spans in found for span in spans]
+
+
+def _in_common(theirs: Sequence[tuple[str, int]], ours: Sequence[tuple[str, int]]) -> Iterator[Span]:
+    begins, sizes = dict(_starts(theirs)), dict(theirs)
     for digest, start in _starts(ours):
         if digest in begins:
-            yield vectors.moved(begins[digest], begins[digest] + sizes[digest], start)
+            yield Span(begins[digest], begins[digest] + sizes[digest], start)
 
 
 def _starts(segments: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:

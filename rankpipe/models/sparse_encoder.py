@@ -40,13 +40,13 @@ class WeightedTerms(NamedTuple):
     offsets    (N + 1,) int64: text n owns terms offsets[n]:offsets[n + 1]
     terms      (P,) int32, numbers of tokens in the vocabulary, rising in each text
     weights    (P,) float32, above 0
-    truncated  texts that were cut
+    truncated  (N,) whether a text was cut
     """
 
     offsets: NDArray[np.int64]
     terms: NDArray[np.int32]
     weights: NDArray[np.float32]
-    truncated: int
+    truncated: NDArray[np.bool_]
 
 
 Terms = tuple[NDArray[np.int32], NDArray[np.float32]]
@@ -108,7 +108,7 @@ class SparseEncoder:
             for rows, filled, length in query_batches(read.tokens, self._longest):
                 weights = self._batch([read.tokens[row] for row in filled], length)[: len(rows)]
                 _take(found, rows, weights, most)
-        return _joined(found, int(read.truncated.sum()))
+        return _joined(found, read.truncated)
 
     def documents(
         self, texts: Sequence[str], most: int | None = None, advance: Callable[[int], None] = lambda _: None
@@ -127,7 +127,7 @@ class SparseEncoder:
             for rows, weights in each_on_a_core(weigh, list(batches(tokens, self._batch_tokens)), self._at_once):
                 _take(found, rows, weights, most)
                 advance(int(done[rows].sum()))
-        return _joined([found[one] for one in which], int(read.truncated.sum()))
+        return _joined([found[one] for one in which], read.truncated)
 
     def bags(self, texts: Sequence[str]) -> WeightedTerms:
         """The texts' own tokens, without special ones, each with weight 1 however often it stands there.
@@ -140,7 +140,7 @@ class SparseEncoder:
         for tokens in read.tokens:
             terms = np.setdiff1d(tokens, around).astype(np.int32)
             found.append((terms, np.ones(len(terms), np.float32)))
-        return _joined(found, int(read.truncated.sum()))
+        return _joined(found, read.truncated)
 
     @cached_property
     def _network(self) -> Any:
@@ -204,7 +204,7 @@ def _take(found: list[Terms], rows: NDArray[np.int64], weights: NDArray[np.float
         found[row] = terms.astype(np.int32), values[terms]
 
 
-def _joined(found: Sequence[Terms], truncated: int) -> WeightedTerms:
+def _joined(found: Sequence[Terms], truncated: NDArray[np.bool_]) -> WeightedTerms:
     offsets = np.cumsum([0, *(len(terms) for terms, _ in found)]).astype(np.int64)
     terms, weights = (np.concatenate([none, *parts]) for none, *parts in zip(_NONE, *found, strict=True))
     return WeightedTerms(offsets, terms, weights, truncated)

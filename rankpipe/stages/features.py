@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -26,6 +27,8 @@ from rankpipe.store import file_digest
 
 if TYPE_CHECKING:
     from rankpipe.index.inverted import InvertedIndex, TermQueries
+
+T = TypeVar("T")
 
 PREFIX = "feature:"
 """Before the name of every column, so that none is taken for the scores of a stage."""
@@ -117,10 +120,10 @@ class Features(Stage):
         self._given(corpus)
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Digests of the encoder and of the files."""
+        """Digests of the encoder and of the files, as they were when they were read."""
         found = {} if self._similarity is None else dict(self._similarity.facts(corpus))
-        files = {"columns": self.columns, "texts": self.texts}
-        return {**found, **{name: file_digest(path) for name, path in files.items() if path is not None}}
+        files = {"columns": self._columns_file(corpus), "texts": self._texts_file(corpus)}
+        return {**found, **{name: opened[0] for name, opened in files.items() if opened is not None}}
 
     def counted(self, corpus: Corpus) -> Mapping[str, Any]:
         """Which share of what the encoder read was cut."""
@@ -180,17 +183,27 @@ class Features(Stage):
 
     def _given(self, corpus: Corpus) -> Mapping[str, NDArray[np.float32]]:
         """By column of the file, a value for every row of the corpus; NaN where the file says nothing."""
-        if self.columns is None:
-            return {}
-        path = self.columns
-        return self.open_once(("columns", corpus.digest), lambda: read_columns(path, corpus))
+        opened = self._columns_file(corpus)
+        return {} if opened is None else opened[1]
 
     def _beside(self, corpus: Corpus) -> Corpus | None:
         """The documents with the texts of the file for fields."""
-        if self.texts is None:
+        opened = self._texts_file(corpus)
+        return None if opened is None else opened[1]
+
+    def _columns_file(self, corpus: Corpus) -> tuple[str, dict[str, NDArray[np.float32]]] | None:
+        return self._read_once("columns", self.columns, read_columns, corpus)
+
+    def _texts_file(self, corpus: Corpus) -> tuple[str, Corpus] | None:
+        return self._read_once("texts", self.texts, read_texts, corpus)
+
+    def _read_once(
+        self, name: str, path: Path | None, read: Callable[[Path, Corpus], T], corpus: Corpus
+    ) -> tuple[str, T] | None:
+        """The digest of a file, and what is read of it: once, as a model is opened once, whatever becomes of the file."""
+        if path is None:
             return None
-        path = self.texts
-        return self.open_once(("texts", corpus.digest), lambda: read_texts(path, corpus))
+        return self.open_once((name, corpus.digest), lambda: (file_digest(path), read(path, corpus)))
 
 
 def feature_matrix(run: Run, columns: Sequence[str]) -> NDArray[np.float32]:

@@ -102,7 +102,7 @@ class Sparse(Stage):
         texts = [run.queries.texts[row] for row in rows]
         found = encoder.bags(texts) if self.queries == "tokens" else encoder.queries(texts, self.max_query_terms)
         counts = self._opened_encoders().counts.setdefault(run.corpus.digest, Counter())
-        counts.update(queries=len(texts), truncated_queries=found.truncated)
+        counts.update(queries=len(texts), truncated_queries=int(found.truncated.sum()))
         terms: list[Mapping[str, float]] = [{}] * len(run.queries)
         for row, weighted in zip(rows, as_mappings(SparseBlock(*found), encoder.vocabulary), strict=True):
             terms[row] = weighted
@@ -119,16 +119,16 @@ class Sparse(Stage):
 
     def counted(self, corpus: Corpus) -> Mapping[str, Any]:
         """Which share of the documents of the corpus, and of queries, was cut."""
-        from rankpipe.index.sparse import read_documents
+        from rankpipe.index.sparse import KIND, read_documents
 
-        folder = store.found("sparse", self._key(corpus))
+        folder = store.found(KIND, self._key(corpus))
         documents, truncated = (0, 0) if folder is None else read_documents(folder)
         counts = self._opened_encoders().counts.get(corpus.digest, Counter())
         return truncated_shares(counts + Counter(documents=documents, truncated_documents=truncated))
 
     def _open_index(self, corpus: Corpus) -> InvertedIndex:
         from rankpipe.index.inverted import InvertedIndex  # brings numba, so not before it is needed
-        from rankpipe.index.sparse import build
+        from rankpipe.index.sparse import KIND, build, shared
 
         encoder = self.encoders()[0]
 
@@ -138,9 +138,10 @@ class Sparse(Stage):
                 corpus.live_rows(),
                 lambda rows, advance: self._encode(corpus, rows, advance),
                 lambda: encoder.vocabulary,
+                known=shared(self._key(corpus)),
             )
 
-        return InvertedIndex.open(store.resumable("sparse", self._key(corpus), make))
+        return InvertedIndex.open(store.resumable(KIND, self._key(corpus), make))
 
     def _encode(self, corpus: Corpus, rows: NDArray[np.int32], advance: Callable[[int], None]) -> SparseBlock:
         """Terms of the documents at rows of a corpus."""
@@ -150,9 +151,11 @@ class Sparse(Stage):
         filled = np.flatnonzero(said(texts))
         found = self.encoders()[0].documents([texts[place] for place in filled], self.max_terms, advance)
         advance(len(texts) - len(filled))
-        counts = np.zeros(len(texts), np.int64)
-        counts[filled] = np.diff(found.offsets)
-        return SparseBlock(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), *found[1:])
+        counts, truncated = np.zeros(len(texts), np.int64), np.zeros(len(texts), bool)
+        counts[filled], truncated[filled] = np.diff(found.offsets), found.truncated
+        return SparseBlock(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), found.terms, found.weights, truncated
+        )
 
     def _key(self, corpus: Corpus) -> dict[str, Any]:
         from rankpipe.index.sparse import FORMAT, SHARD
@@ -160,6 +163,7 @@ class Sparse(Stage):
         return {
             "format": [*FORMAT, SHARD],
             "corpus": corpus.digest,
+            "segments": corpus.segments,
             "fields": self.fields,
             "max_terms": self.max_terms,
             **self.encoders()[0].key(),

@@ -63,6 +63,15 @@ def test_the_queries_of_a_split_are_those_it_judges_in_the_order_of_their_file(f
     assert dataset.unjudged_queries() == ["q3"]
 
 
+def test_judgements_that_cannot_be_reached_are_not_taken_for_none(folder: Path) -> None:
+    (folder / "qrels").rename(folder / "judgements")
+    assert Dataset.load(folder).splits == ()
+    (folder / "qrels").symlink_to(folder / "qrels")
+    with pytest.raises(DataError) as caught:
+        Dataset.load(folder)
+    assert str(caught.value) == f"{folder}/qrels: cannot be read: Too many levels of symbolic links"
+
+
 def test_judgements_of_unknown_documents_are_counted(folder: Path) -> None:
     assert Dataset.load(folder).unknown_judged("test") == 1  # d9
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rankpipe.errors import StoreError
 from rankpipe.index.inverted import InvertedIndex
 from rankpipe.index.shards import finished
-from rankpipe.index.sparse import SparseBlock, as_mappings, build, read_documents
+from rankpipe.index.sparse import Known, SparseBlock, as_mappings, build, read_documents
 
 ROWS = np.array([0, 2, 3, 5, 8, 9, 11], np.int32)
 VOCABULARY = ["a", "b", "c", "d"]
@@ -22,9 +22,7 @@ def encoded(rows: NDArray[np.int32], advance: Callable[[int], None]) -> SparseBl
     terms = [term for count in counts for term in range(count)]
     weights = [row + term / 4 + 1 for row, count in zip(rows, counts, strict=True) for term in range(count)]
     advance(len(rows))
-    return SparseBlock(
-        np.cumsum([0, *counts]), np.array(terms, np.int32), np.array(weights, np.float32), int((rows % 2 == 0).sum())
-    )
+    return SparseBlock(np.cumsum([0, *counts]), np.array(terms, np.int32), np.array(weights, np.float32), rows % 2 == 0)
 
 
 def written(folder: Path, size: int = 3) -> InvertedIndex:
@@ -92,6 +90,43 @@ def test_a_build_that_was_killed_while_indexing_encodes_nothing(tmp_path: Path) 
     build(folder, ROWS, never, lambda: VOCABULARY, size=3)
     written(tmp_path / "whole")
     assert content(folder) == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_terms_that_another_index_has_are_taken_over(tmp_path: Path, size: int) -> None:
+    index, asked = written(tmp_path / "other"), list[int]()
+
+    def moved(rows: list[int], shift: int) -> Known:
+        return Known(np.array(rows, np.int32), (np.array(rows) + shift) % 2 == 0, index, shift)
+
+    def rest(rows: NDArray[np.int32], advance: Callable[[int], None]) -> SparseBlock:
+        asked.extend(rows.tolist())
+        return encoded(rows, advance)
+
+    # the other's rows 3, 5 and 9 again, and its 0, 2, 8 and 11, which are the rows 20, 22, 28 and 31 here
+    known = [moved([3, 5, 9], 0), moved([5], 0), moved([20, 22, 28, 31], -20)]
+    rows = np.array([3, 4, 5, 9, 14, 20, 22, 28, 31], np.int32)
+    folder = tmp_path / "i"
+    folder.mkdir()
+    build(folder, rows, rest, lambda: VOCABULARY, known=known, size=size)
+    assert asked == [4, 14]
+
+    def same(rows: NDArray[np.int32], advance: Callable[[int], None]) -> SparseBlock:
+        return encoded(np.where(rows < 20, rows, rows - 20), advance)
+
+    (tmp_path / "whole").mkdir()
+    build(tmp_path / "whole", rows, same, lambda: VOCABULARY)
+    assert content(folder) == content(tmp_path / "whole")
+
+
+def test_the_terms_of_documents_are_their_postings(tmp_path: Path) -> None:
+    index = written(tmp_path / "i")  # row r has the terms 0 to r % 4 - 1: the rows 2, 3, 5, 9 and 11 have any
+    offsets, terms, weights = index.impacts(2, 9)
+    assert offsets.tolist() == [0, 2, 5, 5, 6, 6, 6, 6]
+    assert terms.tolist() == [0, 1, 0, 1, 2, 0]
+    assert weights.tolist() == [3.0, 3.25, 4.0, 4.25, 4.5, 6.0]
+    assert index.impacts(6, 9)[0].tolist() == [0, 0, 0, 0]
+    assert index.impacts(12, 14)[0].tolist() == [0, 0, 0]
 
 
 def test_no_documents_are_an_index_too(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -202,6 +203,17 @@ def test_the_manifest_tells_the_files_apart(run: Run, tmp_path: Path) -> None:
     first = Features(texts=path).facts(run.corpus)
     path.write_text('{"_id": "d1", "clicked": "b"}')
     assert Features(texts=path).facts(run.corpus) != first
+
+
+def test_a_stage_that_lives_on_keeps_what_it_read_and_tells_the_digest_of_that(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "columns.jsonl"
+    path.write_text("".join(f'{{"_id": "d{number}", "clicks": {number}}}\n' for number in (1, 2, 3)))
+    stage = Features(fields=(), columns=path)
+    stage.prepare(run.corpus)
+    read = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text("".join(f'{{"_id": "d{number}", "clicks": 0}}\n' for number in (1, 2, 3)))
+    assert columns(stage(run))["clicks"] == [1, 2, 3, 2]
+    assert stage.facts(run.corpus) == {"columns": read}
 
 
 def test_two_columns_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:

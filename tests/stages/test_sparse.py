@@ -153,6 +153,36 @@ def test_the_index_is_built_once_for_what_it_depends_on(
     assert kept() == 5
 
 
+def test_of_a_corpus_that_grows_or_shrinks_only_new_documents_are_encoded(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    encode = SparseEncoder.documents
+
+    def noted(self: SparseEncoder, texts: list[str], *rest: Any) -> Any:
+        asked.extend(texts)
+        return encode(self, texts, *rest)
+
+    monkeypatch.setattr(SparseEncoder, "documents", noted)
+    folder, long = str(tiny_masked_lm(tmp_path)), " ".join(["car"] * 63)
+    more = CORPUS.extended([{"id": "g", "text": "sweet zebra"}, {"id": "h", "text": long}])
+    less = more.without(["d3", "g"])
+    again = less.extended([{"id": "g", "text": "the road"}])  # a segment of its own, behind the old one
+    filled = [text for text in DOCUMENTS if text.strip()]
+    for corpus, new in ((CORPUS, filled), (more, ["sweet zebra", long]), (less, []), (again, ["the road"])):
+        asked.clear()
+        found, stage = run(Sparse(model=folder), corpus), Sparse(model=folder)
+        assert asked == new
+        texts = corpus.joined_texts(corpus.live_rows())
+        ids = corpus.ids(corpus.live_rows())
+        with FLOAT32.active():
+            expected = brute_force(
+                dense(stage.encoders()[0].documents, texts), dense(stage.encoders()[1].queries, list(QUERIES.texts))
+            )
+            assert stage.counted(corpus).get("truncated_share", 0) == round((corpus is not CORPUS) / len(texts), 6)
+        check(found, [{ids[int(row[1:])]: score for row, score in scores.items()} for scores in expected])
+
+
 def test_tokens_as_queries_open_no_network_once_the_index_is_there(
     tmp_path: Path, tiny_masked_lm: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
