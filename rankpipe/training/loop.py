@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any, Literal
 
@@ -372,13 +373,17 @@ class _Lines:
         """A phase begins, or goes on."""
         self._phase, self._first = phase, done
         self._started = self._said = perf_counter()
+        self._losses: list[float] = []
 
     def step(self, step: int, loss: float, rate: float) -> None:
-        """A step was done."""
+        """A step was done. A line tells the mean loss of the steps since the one before: that of one batch says little."""
         now = perf_counter()
+        self._losses.append(loss)
         if now - self._said < SAY_EVERY:
             return
         self._said = now
+        loss = fmean(self._losses)
+        self._losses.clear()
         speed = (step - self._first) / (now - self._started)
         left = spoken((self._phase.steps - step) / speed)
         self._notify(

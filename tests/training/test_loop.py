@@ -116,6 +116,25 @@ def test_a_network_that_training_makes_worse_is_kept_as_it_was(tmp_path: Path) -
     assert said[0] == "first: before the first step, value 0.5000"
 
 
+def test_a_line_of_progress_has_the_mean_loss_since_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, said, seconds = Line(), [], [0.0]
+
+    def backward(step: int) -> float:
+        line.backward(step)
+        seconds[0] += 12.0  # so every third step is more than half a minute after the last line
+        return float(step)
+
+    monkeypatch.setattr("rankpipe.training.loop.perf_counter", lambda: seconds[0])
+    train(plan(phase(backward, steps=8), every=100, checkpoint=100), line.trained, tmp_path, notify=said.append)
+    assert said == [
+        "first: step 3 of 8, loss 2.0000, learning rate 0.067, 0.0833 steps/s, about 60 s left",
+        "first: step 6 of 8, loss 5.0000, learning rate 0.033, 0.0833 steps/s, about 24 s left",
+        "first: step 8 of 8, loss 4.5000",
+    ]
+
+
 def test_a_phase_ends_when_nothing_gets_better(tmp_path: Path) -> None:
     line, said = Line(), []
     values = iter([0.5, 0.4, 0.3, 0.6, 0.7, 0.8, 0.9, 0.9])
