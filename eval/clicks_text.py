@@ -220,7 +220,7 @@ class Shown:
         """As a log has them."""
         ids = self.run.corpus.ids(self.run.documents)
         for query, clicked in zip(self.queries.tolist(), self.clicks, strict=True):
-            shown = ids[self.run.offsets[query] : self.run.offsets[query + 1]]
+            shown = ids[self.run.span(query)]
             yield {
                 "query": self.run.queries.ids[query],
                 "shown": shown,

@@ -184,7 +184,7 @@ class _Reader:
 
         for row, found in self.scorer.each(read, rows, at_once):
             for name, values in found.items():
-                scores[name][first.offsets[row] : first.offsets[row + 1]] = values
+                scores[name][first.span(row)] = values
         return {name: first.rescored(values) for name, values in scores.items()}
 
     def readings(self, first: Run) -> dict[str, Run]:
@@ -196,7 +196,7 @@ class _Reader:
         }
 
     def _listed(self, run: Run, row: int, order: NDArray[np.int64]) -> Listed:
-        documents = run.documents[run.offsets[row] : run.offsets[row + 1]]
+        documents = run.documents[run.span(row)]
         return self.scorer.listed(read_texts(run.corpus, documents[order], ("title", "text"), WORDS)[0])
 
 

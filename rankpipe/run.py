@@ -175,8 +175,14 @@ class Run:
 
     def __getitem__(self, query_id: str) -> list[Candidate]:
         """Ranking of one query; KeyError if there is no such query."""
-        row = self.queries.row(query_id)
-        return self._candidates(int(self.offsets[row]), int(self.offsets[row + 1]))
+        span = self.span(self.queries.row(query_id))
+        return self._candidates(span.start, span.stop)
+
+    def span(self, row: int) -> slice:
+        """Where the candidates of the query at a row stand in documents, scores and columns. IndexError for no such row."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} queries")
+        return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
 
     @property
     def counts(self) -> NDArray[np.int64]:

@@ -106,6 +106,15 @@ def test_an_unknown_query_is_a_key_error() -> None:
         a_run()["q9"]
 
 
+def test_the_candidates_of_a_query_stand_together() -> None:
+    run = a_run({"q1": {"a": 1, "b": 2}, "q3": {"c": 3}})
+    assert [run.span(row) for row in range(3)] == [slice(0, 2), slice(2, 2), slice(2, 3)]
+    assert run.corpus.ids(run.documents[run.span(0)]) == ["b", "a"]
+    for row in (-1, 3):
+        with pytest.raises(IndexError, match=f"row {row} of 3 queries"):
+            run.span(row)
+
+
 def test_columns_beside_the_candidates() -> None:
     run = a_run()
     assert run.counts.tolist() == [3, 0, 2]

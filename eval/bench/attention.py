@@ -118,7 +118,7 @@ class _Eager:
 
 def _of_length(scorer: AttentionScorer, first: Run, tokens: int) -> tuple[Listed, str]:
     """As many of the first query's candidates as make a prompt of so many tokens, and the query."""
-    documents = first.documents[first.offsets[0] : first.offsets[1]]
+    documents = first.documents[first.span(0)]
     texts, _ = read_texts(first.corpus, documents, ("title", "text"), WORDS)
     query = first.queries.texts[0]
     fitting = next(

@@ -117,7 +117,7 @@ class Attention(Stage):
         scores = np.zeros(len(run.documents))
         with counted(len(run), "queries") as advance:
             for row, found in reading.all():
-                scores[run.offsets[row] : run.offsets[row + 1]] = found
+                scores[run.span(row)] = found
                 advance(1)
         return scores
 
@@ -331,11 +331,11 @@ class _Reading:
         return places
 
     def _written(self, row: int, order: NDArray[np.int64]) -> list[str]:
-        begin = int(self._run.offsets[row])
+        begin = self._run.span(row).start
         return [self._texts[self._which[begin + place]] for place in order.tolist()]
 
     def _documents(self, row: int) -> NDArray[np.int32]:
-        return self._run.documents[self._run.offsets[row] : self._run.offsets[row + 1]]
+        return self._run.documents[self._run.span(row)]
 
     def _id(self, row: int) -> str:
         return self._run.queries.ids[row]

@@ -99,8 +99,8 @@ class Feedback(Stage):
 
     def _places(self, run: Run, row: int) -> NDArray[np.int64]:
         """Where the documents of a query that are read stand in the run."""
-        begin, end = run.offsets[row : row + 2].tolist()
-        return np.arange(begin, min(end, begin + self.documents))
+        span = run.span(row)
+        return np.arange(span.start, min(span.stop, span.start + self.documents))
 
     def _shares(self, run: Run, row: int, places: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.ones(len(places))
@@ -188,7 +188,7 @@ class Rocchio(Feedback):
         first = super()._places(run, row)
         if not self.gamma:
             return first
-        end = int(run.offsets[row + 1])
+        end = run.span(row).stop
         return np.concatenate([first, np.arange(max(end - self.documents, int(first[-1]) + 1), end)[::-1]])
 
     def _expanded(self, index: InvertedIndex, given: Given) -> Mapping[str, float]:

@@ -158,8 +158,8 @@ class Generative(Stage):
         rows = np.flatnonzero(run.counts).tolist()
         groups = []
         for row in rows:
-            begin, end = int(run.offsets[row]), int(run.offsets[row + 1])
-            places = np.sort(np.argsort(-lengths[begin:end], kind="stable")[:size]) + begin
+            span = run.span(row)
+            places = np.sort(np.argsort(-lengths[span], kind="stable")[:size]) + span.start
             groups.append([texts[place] for place in places.tolist()])
         return rows, groups
 

@@ -43,7 +43,7 @@ class Reranking:
     def __call__(self) -> float:
         """The measure's mean over the queries."""
         run = self.run
-        documents = [run.documents[start:end] for start, end in zip(run.offsets[:-1], run.offsets[1:], strict=True)]
+        documents = [run.documents[run.span(row)] for row in range(len(run))]
         found = self.scores(self.texts.pairs(run.queries.texts, documents)).cpu().numpy()
         return measured(run.rescored(found), self.qrels, self.dataset, self.measure)
 

@@ -272,7 +272,7 @@ def _score(folder: Path, pipeline: Pipeline, pool: Pool, corpus: Corpus, relevan
         queries = pool.queries.select(slice(begin, rows[-1] + 1))
         run = pipeline.rerank(Run(queries, corpus, offsets, np.concatenate(documents), falling), progress=False)
         for number, row in enumerate(rows):
-            span = slice(int(run.offsets[number]), int(run.offsets[number + 1]))
+            span = run.span(number)
             order = np.argsort(run.documents[span])
             found, scores = run.documents[span][order], run.scores[span][order]
             own = pool.of(row)[0]

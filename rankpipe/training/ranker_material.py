@@ -203,15 +203,15 @@ class Gathered:
         ids, rows, grades = [], [], []
         itself = self._dataset.card.self_match
         for query, query_id in enumerate(run.queries.ids):
-            begin, end = int(run.offsets[query]), int(run.offsets[query + 1])
+            span = run.span(query)
             judged = qrels.get(query_id, {})
-            documents = run.corpus.ids(run.documents[begin:end])
+            documents = run.corpus.ids(run.documents[span])
             kept = np.array([not (itself and one == query_id) for one in documents], bool)
             found = np.array([max(0.0, float(judged.get(one, 0))) for one in documents], np.float32)[kept]
             if len(set(found.tolist())) < 2:
                 continue
             ids.append(query_id)
-            own = first + np.arange(begin, end)[kept]
+            own = first + np.arange(span.start, span.stop)[kept]
             rows.append(np.pad(own, (0, width - len(own)), constant_values=-1))
             grades.append(np.pad(found, (0, width - len(own))))
         if not ids:

@@ -216,7 +216,7 @@ class _Rewriting:
         for start in range(0, len(texts), BATCH):
             run = self.bm25(Run.empty(Queries.of(list(texts[start : start + BATCH])), self.corpus))
             for number, row in enumerate(rows[start : start + BATCH]):
-                found = run.documents[int(run.offsets[number]) : int(run.offsets[number + 1])]
+                found = run.documents[run.span(number)]
                 at = np.flatnonzero(found == row)
                 ranks.append(int(at[0]) + 1 if len(at) else DEPTH + 1)
         return ranks
