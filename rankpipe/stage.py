@@ -15,10 +15,12 @@ from contextvars import ContextVar
 from dataclasses import field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
+import numpy as np
 from annotated_types import MinLen
-from pydantic import ConfigDict, Strict
+from numpy.typing import NDArray
+from pydantic import AfterValidator, ConfigDict, Strict
 from pydantic.dataclasses import dataclass
 
 from rankpipe.run import Pieces, Run
@@ -50,6 +52,19 @@ InputFile = Annotated[Path, READ, Strict(False)]
 Reference = Annotated[str, BESIDE_FILE, MinLen(1)]
 """A setting that names something known (an analyzer, a model) or is the path of a file or folder."""
 
+
+class Shipped(NamedTuple):
+    """Marks a Reference that may be the name of something that comes with rankpipe: that goes before files."""
+
+    names: Callable[[], Iterable[str]]
+
+
+EARLIER = "the name of an earlier stage"
+"""Marks a text setting that is the name of an earlier stage."""
+
+StageName = Annotated[str, EARLIER]
+"""A setting that names an earlier stage, whose scores it reads."""
+
 if TYPE_CHECKING:
     Several = Sequence[T]
 else:
@@ -59,7 +74,16 @@ else:
 OPENED_AT_ONCE = 4
 """How many indexes and models one stage keeps open; the oldest goes first."""
 
+FEATURE = "feature:"
+"""Before the names of columns that the stage `features` leaves, so that none is taken for the scores of a stage."""
+
 _lock = threading.RLock()
+
+
+def _free_name(name: str) -> str:
+    if name.startswith(FEATURE):
+        raise ValueError(f"must not begin with '{FEATURE}', as the columns of the stage 'features' do")
+    return name
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -76,6 +100,7 @@ class Stage(ABC):
                 what they have no longer
     keeps_scores  the stage leaves out candidates and changes no score
     in_turn     its parts run one after the other; otherwise they are branches of equal standing
+    keeps_queries  whatever its parts do to queries, they are behind it as they were before
     references  names of earlier stages whose scores it reads from run.features
 
     name  under which later stages find this stage's scores, in run.features
@@ -88,8 +113,9 @@ class Stage(ABC):
     drops: ClassVar[frozenset[QueryPart]] = frozenset()
     keeps_scores: ClassVar[bool] = False
     in_turn: ClassVar[bool] = False
+    keeps_queries: ClassVar[bool] = False
 
-    name: str | None = None
+    name: Annotated[str, MinLen(1), AfterValidator(_free_name)] | None = None
 
     @abstractmethod
     def __call__(self, run: Run) -> Run:
@@ -273,7 +299,18 @@ def apply(stage: Stage, run: Run) -> Run:
         trace.seconds[label] = trace.seconds.get(label, 0.0) + perf_counter() - started
         if trace.keep_scores and not isinstance(stage, Chain):
             name = label
-    return result if name is None else result.with_feature(name, result.scores)
+    return result if name is None else result.with_feature(name, _given_scores(stage, result))
+
+
+def _given_scores(stage: Stage, result: Run) -> NDArray[np.float32]:
+    """(H,) scores that a stage gave: NaN for candidates that a re-ranker left below those that it scored."""
+    if isinstance(stage, Chain):
+        last = next((one for one in reversed(stage.stages) if not one.keeps_scores), None)
+        return result.scores if last is None else _given_scores(last, result)
+    depth = getattr(stage, "depth", None)
+    if depth is None or getattr(stage, "rest", None) != "keep":
+        return result.scores
+    return np.where(result.ranks <= depth, result.scores, np.float32(np.nan))
 
 
 def stage_labels(stage: Stage) -> dict[int, str]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal, cast, get_args
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from rankpipe.store import replacing
 
 Ties = Literal["doc_id", "rank"]
 
+LONGEST_RANK = 18
+"""Digits of a rank that is read: more are no rank, and Python reads no number of thousands."""
 DIGITS = 9
 """Significant digits of a written score: enough for every float32 to come back as it was."""
 TRACE = 2.0**-25
@@ -104,6 +106,8 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
     Raises DataError with file:line for a line that is no run line, a document twice in one ranking, and ids that the
     given corpus or queries do not have.
     """
+    if ties not in get_args(Ties):
+        raise UsageError(f"ties is {ties!r}, must be 'doc_id' or 'rank'")
     ranked: dict[str, dict[str, float]] = {}
     ranks: dict[str, list[tuple[int, int]]] = {}
     lines: dict[str, int] = {}
@@ -127,7 +131,7 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
             raise file.error(f"document {doc_id!r} stands twice in the ranking of query {query_id!r}")
         ranking[doc_id] = score
         if ties == "rank":
-            if not rank.removeprefix("-").isdecimal():
+            if not rank.removeprefix("-").isdecimal() or len(rank) > LONGEST_RANK:
                 raise file.error(f"the rank {rank!r} is not a whole number")
             ranks.setdefault(query_id, []).append((int(rank), file.number))
         lines.setdefault(doc_id, file.number)

@@ -186,6 +186,11 @@ def test_a_file_system_that_is_full_leaves_the_old_file(tmp_path: Path, name: st
     assert [path.read_text(), *tmp_path.iterdir()] == ["the old one", path]
 
 
+def test_an_order_of_ties_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ties is 'ranks', must be 'doc_id' or 'rank'"):
+        Run.read_trec(tmp_path / "run.trec", ties="ranks")  # type: ignore[arg-type]
+
+
 def test_ranks_may_order_equal_scores_which_then_move_apart(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
     path.write_text("q Q0 a 2 1.5 x\nq Q0 b 1 1.5 x\nq Q0 c 3 1.5 x\nq Q0 d 4 -2 x\n")
@@ -204,7 +209,7 @@ def test_a_score_that_its_rank_contradicts_is_refused(tmp_path: Path) -> None:
     assert str(raised.value) == f"{path}:2: the score 1.5 is higher than the one that is ranked above it"
 
 
-@pytest.mark.parametrize("rank", ["first", "--1"])
+@pytest.mark.parametrize("rank", ["first", "--1", "9" * 5000])
 def test_a_rank_that_is_no_number_is_refused_where_ranks_count(tmp_path: Path, rank: str) -> None:
     path = tmp_path / "run.trec"
     path.write_text(f"q Q0 a -1 2 x\nq Q0 b {rank} 1 x\n")

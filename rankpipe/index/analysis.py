@@ -64,13 +64,19 @@ def open_analyzer(name: str) -> Analyzer:
         return Whitespace()
     if name.startswith("snowball:"):
         return Snowball(name.removeprefix("snowball:"))
-    if name.endswith(".json") or Path(name).is_file():
+    if is_file(name) or name.endswith(".json"):
         return TokenizerFile(Path(name))
     kinds = ["english", "whitespace", *(f"snowball:{language}" for language in _snowball_languages())]
     raise UsageError(
         f"unknown analyzer '{name}'{_suggestion(name, kinds)}: known are 'english', 'whitespace', 'snowball:LANGUAGE' "
         "and the path of a tokenizer.json"
     )
+
+
+def is_file(name: str) -> bool:
+    """Whether an analyzer is a tokenizer.json that is there, not one of the names."""
+    named = name in ("english", "whitespace") or name.startswith("snowball:")
+    return not named and os.path.isfile(name)
 
 
 def analyzer_problem(name: str) -> str | None:

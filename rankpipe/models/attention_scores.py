@@ -89,7 +89,7 @@ def read_heads(path: Path) -> dict[str, Any]:
 
     Raises UsageError where there is no such file, DataError for one that cannot be read as such.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"there is no file of heads {str(path)!r}; {CHOICES}")
     try:
         told = json.loads(path.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -134,14 +135,21 @@ def load_attention_prompt(reference: str) -> Prompt:
 
 
 def _found(reference: str) -> Path:
+    """The shipped prompt of that name, whatever lies in the working folder, or the file."""
+    shipped_ones = shipped_prompts()
+    if reference in shipped_ones:
+        return shipped_ones[reference]
     path = Path(os.path.expanduser(reference))
-    if path.is_file():
-        return path
-    named = shipped("prompts") / f"{reference}.txt"
-    if len(path.parts) != 1 or not named.is_file():
-        known = ", ".join(sorted(file.stem for file in shipped("prompts").glob("*.txt")))
+    if not os.path.isfile(path):
+        known = ", ".join(sorted(shipped_ones))
         raise UsageError(f"there is no prompt file {reference!r}, and no shipped one of that name ({known})")
-    return named
+    return path
+
+
+@cache
+def shipped_prompts() -> dict[str, Path]:
+    """Files of the prompts that come with rankpipe, by their names."""
+    return {file.stem: file for file in shipped("prompts").glob("*.txt")}
 
 
 def _sections(path: Path, text: str) -> dict[str, str]:

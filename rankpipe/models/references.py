@@ -61,9 +61,9 @@ def resolve(reference: str, *, download: bool = True) -> Path:
     if reference.startswith("package:"):
         return _unpacked(_in_package(reference))
     folder = Path(os.path.expanduser(reference))
-    if folder.is_dir() or (folder.is_file() and folder.suffix == GGUF):
+    if os.path.isdir(folder) or (os.path.isfile(folder) and folder.suffix == GGUF):
         return _unpacked(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise ModelError(
             f"model {reference!r} is a file; a model is a folder with config.json and its weights, or a {GGUF} file"
         )

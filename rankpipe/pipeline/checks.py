@@ -71,7 +71,17 @@ class _Built:
 
 
 UNKNOWN = _Built(None, Step(label="", known=False))
-STAND_IN = Chain(stages=())  # for a branch that could not be built, so that the others' count is right
+
+
+class _StandIn(Chain):
+    """For a branch that could not be built, so that the others' count is right; nothing is known against it."""
+
+    @property
+    def lowest_score(self) -> float | None:
+        return 0.0
+
+
+STAND_IN = _StandIn(stages=())
 
 
 @dataclass
@@ -179,8 +189,9 @@ class _Builder(Reading):
             references=stage.references if stage is not None else (),
             parts=parts,
             in_turn=cls.in_turn,
+            keeps_queries=cls.keeps_queries,
             place=entry.place,
-            places=_texts(node for setting, node in given.values() if not setting.holds_stages),
+            places=_places_of_names(given.values()),
         )
         if stage is None or len(self.problems) > before:
             return _Built(None, step)
@@ -211,6 +222,13 @@ def _names_inside(node: Node) -> Iterator[Step]:
             if entry.key == "name" and isinstance(entry.value, Scalar) and isinstance(entry.value.value, str):
                 yield Step(label="stage", name=entry.value.value, known=False, place=entry.place)
             yield from _names_inside(entry.value)
+
+
+def _places_of_names(given: Iterable[tuple[Setting, Node]]) -> dict[str, Place]:
+    """Where names of earlier stages are written: in settings that are marked so (StageName), or where none is, in any."""
+    settings = [(setting, node) for setting, node in given if not setting.holds_stages]
+    marked = [node for setting, node in settings if setting.names_stages]
+    return _texts(marked or (node for _, node in settings))
 
 
 def _texts(nodes: Iterable[Node]) -> dict[str, Place]:

@@ -20,6 +20,7 @@ class Step:
     known       False: the type is unknown; it may make whatever later stages need
     gives, takes, drops, shared  see Stage
     in_turn     the parts run one after the other (a chain); otherwise they are branches of equal standing
+    keeps_queries  see Stage
     places      where each name that the stage refers to is written
     """
 
@@ -35,6 +36,7 @@ class Step:
     parts: tuple[Step, ...] = ()
     known: bool = True
     in_turn: bool = False
+    keeps_queries: bool = False
     place: Place | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
 
@@ -62,6 +64,7 @@ def steps_of(stages: Iterable[Stage]) -> tuple[Step, ...]:
             references=stage.references,
             parts=steps_of(stage.parts),
             in_turn=stage.in_turn,
+            keeps_queries=stage.keeps_queries,
         )
         for stage in stages
     )
@@ -128,6 +131,7 @@ class _State:
     asked     so does what queries ask for
     deaf      the step that put others in their place
     anything  a stage of unknown type went before
+    lost      the step behind which features were gone
     """
 
     all_names: list[str]
@@ -141,9 +145,15 @@ class _State:
     asked: bool = False
     deaf: Step | None = None
     anything: bool = False
+    lost: Step | None = None
 
     def copy(self) -> _State:
         return replace(self)
+
+    def lose_features(self, step: Step) -> None:
+        """Features that are there are gone behind a step."""
+        if "features" in self.present:
+            self.present, self.lost = self.present - {"features"}, step
 
 
 def _walk(steps: Iterable[Step]) -> Iterator[Step]:
@@ -172,14 +182,17 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
         yield from _missing_names(step, state)
         yield from _foreign_terms(step, state)
         _take(step, state)
-        if step.in_turn:
+        if step.in_turn and step.keeps_queries:
+            inside = Step(label="chain", parts=step.parts, in_turn=True, place=step.place)
+            yield from _branches(replace(step, parts=(inside,)), state)
+        elif step.in_turn:
             yield from _in_turn(step.parts, state)
         elif step.parts:
             yield from _branches(step, state)
         elif "candidates" in step.makes - step.needs:
             state.replaced = {**state.replaced, **dict.fromkeys(state.names, step)}
             state.names = frozenset()
-            state.present -= {"features"}
+            state.lose_features(step)
             state.searched |= state.unread.keys()
             state.heard, state.deaf = state.asked, step
         if step.gives and "candidates" in step.needs:
@@ -194,15 +207,20 @@ def _in_turn(steps: Sequence[Step], state: _State) -> Iterator[Problem]:
 def _branches(step: Step, state: _State) -> Iterator[Problem]:
     """Mistakes inside branches. Afterwards the names are there that any branch brings."""
     ends = [state.copy() for _ in step.parts]
+    own = [
+        _untaken(part, giver) for part, giver in state.unread.items()
+    ]  # a branch may drop them: others have them still
     for part, end in zip(step.parts, ends, strict=True):
-        yield from _in_turn([part], end)
+        yield from (problem for problem in _in_turn([part], end) if problem not in own)
         for name, giver in end.unread.items():
             if state.unread.get(name) is not giver:  # what queries were given in a branch is gone behind it
                 yield _untaken(name, giver)
         if "candidates" in step.makes - end.present and not end.anything:
             yield part.problem(f"this branch of {step} makes no candidates; a retriever such as 'bm25' does")
-    if not all("features" in end.present for end in ends):
-        state.present -= {"features"}
+    there = ["features" in one.present for one in (state, *ends)]
+    if any(there) and not all(there):
+        state.present |= {"features"}
+        state.lose_features(step)  # a branch's are of what it found, by the scores that it gave
     state.names = frozenset().union(*(end.names for end in ends))
     state.replaced = {name: by for end in ends for name, by in end.replaced.items()}
     unread = frozenset(name for name in state.unread if all(name in end.unread for end in ends))
@@ -249,7 +267,11 @@ def _foreign_terms(step: Step, state: _State) -> Iterator[Problem]:
 
 def _missing_parts(step: Step, state: _State) -> Iterator[Problem]:
     for part in sorted(step.needs - state.present):
-        if not state.anything:
+        if not state.anything and part == "features" and state.lost is not None:
+            yield step.problem(
+                f"'{step.label}' needs features, and those before {state.lost} are gone behind it; put {MAKERS[part]} there"
+            )
+        elif not state.anything:
             yield step.problem(
                 f"'{step.label}' needs {part}, and no stage before it makes any; put {MAKERS[part]} first"
             )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import MinLen
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
@@ -17,7 +21,7 @@ from rankpipe.pipeline.order import NOTHING, Given, check_stages
 from rankpipe.pipeline.writer import to_yaml
 from rankpipe.progress import tracked
 from rankpipe.run import Candidate, Run
-from rankpipe.stage import SETTINGS, Chain, traced, walk
+from rankpipe.stage import SETTINGS, Chain, Stage, traced, walk
 
 BATCH = 1024
 """Queries that are on their way through the stages at once."""
@@ -38,7 +42,7 @@ class Pipeline(Chain):
     runtime      device, precision, threads; by default what the machine has
     """
 
-    description: str | None = None
+    description: Annotated[str, MinLen(1)] | None = None
     corpus: Corpus | None = field(default=None, compare=False, repr=False)
     runtime: Runtime = field(default_factory=Runtime, compare=False, repr=False)
 
@@ -72,6 +76,17 @@ class Pipeline(Chain):
         """Read a pipeline from YAML text; relative paths in it stand in the working folder."""
         read = load_text(text, given=given)
         return cls(stages=read.stages, description=read.description, corpus=corpus, runtime=runtime or Runtime())
+
+    @model_validator(mode="after")
+    def _unnamed(self) -> Pipeline:
+        if self.name is not None:
+            raise ValueError("a pipeline has no 'name', which YAML could not say; name its last stage, or a Chain")
+        return self
+
+    def __rshift__(self, other: Stage) -> Pipeline:
+        """`pipeline >> stage`: the stage behind the others; corpus, runtime and description stay."""
+        chain = super().__rshift__(other)
+        return replace(self, stages=chain.stages) if isinstance(chain, Chain) else NotImplemented
 
     def to_yaml(self) -> str:
         """The YAML that gives this pipeline again."""
@@ -168,7 +183,7 @@ def is_shipped(name: str) -> bool:
 def find_file(path: Path | str) -> Path:
     """The file at `path`, or the shipped pipeline of that name."""
     path = Path(path)
-    if path.is_file() or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+    if os.path.isfile(path) or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
         return path
     folder = shipped("pipelines")
     file = folder / f"{path.name}.yaml"

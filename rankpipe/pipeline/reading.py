@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,7 @@ class Reading:
         for key, value in given.items():
             if settings[key].is_read and isinstance(value, Scalar) and isinstance(value.value, str):
                 path = settings[key].value(value, self.folder)
-                if not path.is_file():
+                if not os.path.isfile(path):
                     self.note(
                         value.place, f"'{label}' setting '{key}' is {as_written(value)}, and there is no file {path}"
                     )
@@ -99,11 +100,17 @@ class Reading:
             nodes = {name: node for name, (_, node) in given.items()}
             self.problems += problems_of(error, cls, entry.key, nodes, entry.place)
             wrong = {details["loc"][0] for details in error.errors(include_url=False) if details["loc"]}
+            names = {one.yaml_name for one in settings_of(cls).values() if one.python_name in wrong}
             right = {name: value for name, value in values.items() if name not in wrong}
             optional = {one.python_name for one in settings_of(cls).values() if not one.field.is_required()}
             if wrong and wrong <= optional & set(values):
-                # with the wrong ones at their defaults, the rest can be checked as well
-                return self.construct(cls, entry, right, {name: given[name] for name in right if name in given})
+                # With the wrong ones at their defaults, the rest can be checked as well; but what is said of these
+                # defaults, nobody wrote.
+                noted = len(self.problems)
+                made = self.construct(cls, entry, right, {name: given[name] for name in right if name in given})
+                of_defaults = [one for one in self.problems[noted:] if any(f"'{name}" in one.message for name in names)]
+                self.problems = [one for one in self.problems if one not in of_defaults]
+                return made
         except RankpipeError as error:  # a class's own check of its settings taken together
             self.note(entry.place, f"'{entry.key}': {error}")
         return None

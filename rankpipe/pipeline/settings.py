@@ -14,7 +14,7 @@ from rankpipe.errors import Problem
 from rankpipe.pipeline.registry import suggestion
 from rankpipe.pipeline.source import Mapping, Node, Place, Scalar, kind_of, quoted, shortened
 from rankpipe.pipeline.source import Sequence as SequenceNode
-from rankpipe.stage import BESIDE_FILE, READ, Stage
+from rankpipe.stage import BESIDE_FILE, EARLIER, READ, Shipped, Stage
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -74,6 +74,11 @@ class Setting(NamedTuple):
         return BESIDE_FILE in self.field.metadata or _mentions(self.field.annotation, BESIDE_FILE)
 
     @property
+    def names_stages(self) -> bool:
+        """Whether it names earlier stages (stage.StageName)."""
+        return EARLIER in self.field.metadata or _mentions(self.field.annotation, EARLIER)
+
+    @property
     def is_read(self) -> bool:
         """Whether it is the path of a file that has to be there (stage.InputFile)."""
         return READ in self.field.metadata or _mentions(self.field.annotation, READ)
@@ -90,7 +95,7 @@ class Setting(NamedTuple):
         if _mentions(self.field.annotation, Path) and not _mentions(self.field.annotation, str):
             return _value(node, (folder or Path()).__truediv__)
         if folder is not None and self.is_reference:
-            words = _words(self.field.annotation)  # of the setting itself, whatever lies beside the file
+            words = self._words  # of the setting itself, whatever lies beside the file
             return _value(
                 node,
                 lambda text: (
@@ -98,6 +103,12 @@ class Setting(NamedTuple):
                 ),
             )
         return _value(node)
+
+    @property
+    def _words(self) -> set[Any]:
+        """Values that mean themselves, whatever files there are."""
+        shipped = [one.names() for one in self.field.metadata if isinstance(one, Shipped)]
+        return _words(self.field.annotation).union(*shipped)
 
 
 def _without_none(annotation: Any) -> Any:

@@ -55,7 +55,7 @@ def _entry(stage: Stage, folder: Path | None) -> Any:
         value = getattr(stage, setting.python_name)
         if not setting.field.is_required() and value == setting.field.get_default(call_default_factory=True):
             continue
-        if setting.is_reference and isinstance(value, str) and Path(value).is_absolute():
+        if setting.is_reference and isinstance(value, str) and folder is not None and Path(value).is_absolute():
             value = Path(value)
         plain = _plain(value, folder, f"'{label}' setting '{setting.yaml_name}'")
         settings[setting.yaml_name] = _Branches(plain) if setting.holds_stages else plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
@@ -19,7 +20,7 @@ from rankpipe.models.runtime import current_runtime
 from rankpipe.progress import tracked
 from rankpipe.run import Run
 from rankpipe.stage import SETTINGS, Part, QueryPart, Reference, Several, Stage
-from rankpipe.store import artefact
+from rankpipe.store import artefact, file_digest
 
 if TYPE_CHECKING:
     from rankpipe.index.inverted import InvertedIndex, TermQueries
@@ -40,6 +41,13 @@ def known_analyzer(analyzer: str) -> str:
     if problem := analyzer_problem(analyzer):
         raise ValueError(problem)
     return analyzer
+
+
+def what_analyses(analyzer: str) -> str:
+    """What makes the terms of an analyzer: its name, or of a tokenizer.json its content, wherever it lies."""
+    from rankpipe.index.analysis import is_file
+
+    return f"tokenizer.json of sha256 {file_digest(Path(analyzer))[:16]}" if is_file(analyzer) else analyzer
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -85,7 +93,7 @@ class BM25(Stage):
     @property
     def shared(self) -> Mapping[str, Any]:
         """The analyzer, whose terms queries have to have."""
-        return {"analyzer": self.analyzer}
+        return {"analyzer": what_analyses(self.analyzer)}
 
     @property
     def lowest_score(self) -> float | None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -18,8 +17,8 @@ from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, InputFile, Part, QueryPart, Reference, Several, Stage
-from rankpipe.stages.bm25 import BM25, Analysis, known_analyzer
+from rankpipe.stage import FEATURE, SETTINGS, InputFile, Part, QueryPart, Reference, Several, Stage, StageName
+from rankpipe.stages.bm25 import BM25, Analysis, known_analyzer, what_analyses
 from rankpipe.stages.feature_files import read_columns, read_texts
 from rankpipe.stages.normalise import normalised, of_earlier
 from rankpipe.stages.rescore import Rescore
@@ -27,11 +26,6 @@ from rankpipe.store import file_digest
 
 if TYPE_CHECKING:
     from rankpipe.index.inverted import InvertedIndex, TermQueries
-
-T = TypeVar("T")
-
-PREFIX = "feature:"
-"""Before the name of every column, so that none is taken for the scores of a stage."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -65,7 +59,7 @@ class Features(Stage):
     takes: ClassVar[frozenset[QueryPart]] = frozenset({"terms", "vectors"})
     keeps_scores: ClassVar[bool] = True
 
-    scores: Several[str] = ()
+    scores: Several[StageName] = ()
     fields: Several[str] = ("title", "text")
     model: Reference | None = None
     columns: InputFile | None = None
@@ -90,22 +84,23 @@ class Features(Stage):
     @property
     def shared(self) -> Mapping[str, Any]:
         """The analyzer, whose terms queries have to have."""
-        return {"analyzer": self.analyzer}
+        return {"analyzer": what_analyses(self.analyzer)}
 
     def __call__(self, run: Run) -> Run:
         """The run with the columns. Raises UsageError for a name without scores, a document without its columns."""
         found: dict[str, NDArray[np.floating]] = {}
         for name, values in self._columns(run):
-            if PREFIX + name in found:
+            if FEATURE + name in found:
                 raise UsageError(
                     f"features has two columns of the name {name!r}; give the stage, or the key in {self.columns or self.texts}, another name"
                 )
-            found[PREFIX + name] = values
+            found[FEATURE + name] = values
         return run.with_features(found)
 
     def deciding(self) -> dict[str, Any]:
         """What the values of columns depend on beside their names; of the encoder the digest, as JSON takes it."""
-        settings = {name: getattr(self, name) for name in ("normalise", "k1", "b", "analyzer")}
+        settings = {name: getattr(self, name) for name in ("normalise", "k1", "b")}
+        settings["analyzer"] = what_analyses(self.analyzer)
         return {**settings, "model": None if self.model is None else model_digest(resolve(self.model))}
 
     def prepare(self, corpus: Corpus) -> None:
@@ -121,9 +116,8 @@ class Features(Stage):
 
     def facts(self, corpus: Corpus) -> Mapping[str, Any]:
         """Digests of the encoder and of the files, as they were when they were read."""
-        found = {} if self._similarity is None else dict(self._similarity.facts(corpus))
-        files = {"columns": self._columns_file(corpus), "texts": self._texts_file(corpus)}
-        return {**found, **{name: opened[0] for name, opened in files.items() if opened is not None}}
+        found = {} if self._similarity is None else self._similarity.facts(corpus)
+        return {**found, **self._files(corpus).digests}
 
     def counted(self, corpus: Corpus) -> Mapping[str, Any]:
         """Which share of what the encoder read was cut."""
@@ -172,10 +166,13 @@ class Features(Stage):
         return tuple((field, self._of(field)) for field in self.fields)
 
     def _of(self, field: str) -> BM25:
-        return self.open_once(
-            ("field", field),
-            lambda: BM25(k=1, k1=self.k1, b=self.b, analyzer=self.analyzer, fields=(field,)),
-        )
+        made = BM25(k=1, k1=self.k1, b=self.b, analyzer=self.analyzer, fields=(field,))
+        return self._of_fields.setdefault(field, made)
+
+    @cached_property
+    def _of_fields(self) -> dict[str, BM25]:
+        """By field, what opens its index; each keeps open what it opened."""
+        return {}
 
     @cached_property
     def _similarity(self) -> Rescore | None:
@@ -183,37 +180,39 @@ class Features(Stage):
 
     def _given(self, corpus: Corpus) -> Mapping[str, NDArray[np.float32]]:
         """By column of the file, a value for every row of the corpus; NaN where the file says nothing."""
-        opened = self._columns_file(corpus)
-        return {} if opened is None else opened[1]
+        return self._files(corpus).columns
 
     def _beside(self, corpus: Corpus) -> Corpus | None:
         """The documents with the texts of the file for fields."""
-        opened = self._texts_file(corpus)
-        return None if opened is None else opened[1]
+        return self._files(corpus).texts
 
-    def _columns_file(self, corpus: Corpus) -> tuple[str, dict[str, NDArray[np.float32]]] | None:
-        return self._read_once("columns", self.columns, read_columns, corpus)
+    def _files(self, corpus: Corpus) -> _Files:
+        """What the files say: read once, as a model is opened once, whatever becomes of them."""
+        return self.open_once(("files", corpus.digest), lambda: self._read_files(corpus))
 
-    def _texts_file(self, corpus: Corpus) -> tuple[str, Corpus] | None:
-        return self._read_once("texts", self.texts, read_texts, corpus)
+    def _read_files(self, corpus: Corpus) -> _Files:
+        columns = {} if self.columns is None else read_columns(self.columns, corpus)
+        texts = None if self.texts is None else read_texts(self.texts, corpus)
+        files = {"columns": self.columns, "texts": self.texts}
+        return _Files(columns, texts, {name: file_digest(path) for name, path in files.items() if path is not None})
 
-    def _read_once(
-        self, name: str, path: Path | None, read: Callable[[Path, Corpus], T], corpus: Corpus
-    ) -> tuple[str, T] | None:
-        """The digest of a file, and what is read of it: once, as a model is opened once, whatever becomes of the file."""
-        if path is None:
-            return None
-        return self.open_once((name, corpus.digest), lambda: (file_digest(path), read(path, corpus)))
+
+class _Files(NamedTuple):
+    """What the files say of the documents of a corpus, and the files' digests."""
+
+    columns: Mapping[str, NDArray[np.float32]]
+    texts: Corpus | None
+    digests: Mapping[str, str]
 
 
 def feature_matrix(run: Run, columns: Sequence[str]) -> NDArray[np.float32]:
     """(H, F) columns of a run, by the names without the prefix. Each has to be there."""
-    return np.stack([run.features[PREFIX + name] for name in columns], axis=1)
+    return np.stack([run.features[FEATURE + name] for name in columns], axis=1)
 
 
 def feature_columns(run: Run) -> tuple[str, ...]:
     """Names of the columns that the stage left in a run, without the prefix."""
-    return tuple(name.removeprefix(PREFIX) for name in run.features if name.startswith(PREFIX))
+    return tuple(name.removeprefix(FEATURE) for name in run.features if name.startswith(FEATURE))
 
 
 def _most_idf(index: InvertedIndex, terms: TermQueries) -> NDArray[np.float64]:

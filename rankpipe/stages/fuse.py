@@ -32,7 +32,8 @@ class Fuse(Stage):
 
     method  by ranks: "reciprocal-rank" (0), "inverse-square-rank" (0), "borda" (the mean of the points left over);
             by scores: "convex", the mean weighted by the branches' weights, "comb-sum", the sum, and "comb-mnz", the
-            sum times the number of branches that found the document (0, or the branch's lowest value if that is less)
+            number of branches that found the document times the sum of what their scores are above what stands here in
+            brackets (0, or the branch's lowest value if that is less)
 
     branches   at least one; in Python the one setting that may be given without its name: Fuse([a, b])
     weights    one per branch, none negative, not all 0; all 1 by default. "convex" divides them by their sum

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, Several, Stage
+from rankpipe.stage import SETTINGS, Part, Several, Stage, StageName
 from rankpipe.stages.normalise import Normalisation, normalised, of_earlier
 
 
@@ -28,7 +28,7 @@ class Interpolate(Stage):
 
     needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
 
-    with_: str
+    with_: StageName
     weight: Annotated[float, Ge(0), Le(1)] = 0.5
     normalise: Normalisation = "min-max"
     minimum: Annotated[Several[float], Len(2, 2)] | None = None

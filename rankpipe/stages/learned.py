@@ -77,7 +77,7 @@ class Learned(Stage):
     def _ranker(self) -> OpenRanker:
         def opened() -> OpenRanker:
             folder = Path(os.path.expanduser(self.model))
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise ModelError(f"there is no folder {self.model!r} of a ranker")
             return open_ranker(folder, f"stage '{self.type_name()}'")
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Annotated, ClassVar
 
 import numpy as np
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 from pydantic import ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -35,10 +35,11 @@ class MultiQuery(Rewriting):
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
     in_turn: ClassVar[bool] = True
+    keeps_queries: ClassVar[bool] = True
     places: ClassVar = ("query", "count")
 
     stages: Annotated[Several[Stage], MinLen(1)]
-    queries: Annotated[int, Ge(1)] = 3
+    queries: Annotated[int, Ge(1), Le(100)] = 3
     method: Method = "reciprocal-rank"
     k: Annotated[int, Ge(1)] | None = None
     smoothing: Annotated[float, Ge(0)] = 60

@@ -9,10 +9,10 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from rankpipe.errors import told_of_a_setting
-from rankpipe.models.prompt import known_prompt, load_attention_prompt
-from rankpipe.stage import Reference
+from rankpipe.models.prompt import known_prompt, load_attention_prompt, shipped_prompts
+from rankpipe.stage import Reference, Shipped
 
-PromptFile = Annotated[Reference, AfterValidator(known_prompt)]
+PromptFile = Annotated[Reference, Shipped(shipped_prompts), AfterValidator(known_prompt)]
 """A file with a prompt, or the name of one that comes with rankpipe."""
 
 

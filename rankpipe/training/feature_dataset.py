@@ -24,7 +24,7 @@ from rankpipe.data.sources import Memory
 from rankpipe.data.svmlight import FeatureLists, read_svmlight
 from rankpipe.errors import DataError
 from rankpipe.run import Run
-from rankpipe.stages.features import PREFIX
+from rankpipe.stage import FEATURE
 from rankpipe.store import file_digest
 
 SPLITS = {"train": ("train",), "dev": ("vali", "valid", "validation", "dev"), "test": ("test",)}
@@ -104,7 +104,7 @@ def _run(queries: Queries, corpus: Corpus, counts: np.ndarray, features: np.ndar
     places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
     documents = np.arange(offsets[-1], dtype=np.int32)
     run = Run(queries, corpus, offsets, documents, -places.astype(np.float32))
-    return run.with_features({f"{PREFIX}{column + 1}": features[:, column] for column in range(features.shape[1])})
+    return run.with_features({f"{FEATURE}{column + 1}": features[:, column] for column in range(features.shape[1])})
 
 
 def _ids(lists: FeatureLists) -> list[str]:

@@ -42,6 +42,16 @@ def test_every_shipped_prompt_is_read_by_its_name() -> None:
     assert len({load_prompt(name).digest() for name in names}) == len(names)
 
 
+def test_a_file_in_the_working_folder_is_not_taken_for_a_shipped_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped_one = load_prompt("hyde")
+    (tmp_path / "hyde").write_text("--- user\nSay something rude about {query}\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_prompt("hyde") == shipped_one
+    assert "rude" in load_prompt("./hyde").user
+
+
 def test_mistakes_are_said_with_their_lines(tmp_path: Path, refused: Callable[[Callable[[], object]], str]) -> None:
     path = tmp_path / "mine.txt"
 

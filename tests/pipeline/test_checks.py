@@ -396,3 +396,86 @@ def test_an_analyzer_is_meant_whatever_lies_beside_the_file(tmp_path: Path, name
     file = tmp_path / "x.yaml"
     file.write_text(f"stages: [bm25: {{analyzer: {name}}}]")
     assert Pipeline.load(file).stages == (BM25(analyzer=name),)
+
+
+def shipped(text: str) -> list[str]:
+    """What is wrong with a file of shipped stages; a line each, the rest of it `text` behind 'stages:'."""
+    with pytest.raises(PipelineError) as error:
+        load_text("stages:\n" + dedent(text), file="x.yaml")
+    return str(error.value).split("\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("dense: {model: m, window: big, stride: 5}", "'dense' setting 'window' is 'big', must be a whole number"),
+        (
+            "fuse: {branches: [bm25, bm25], method: convx, normalise: z-score}",
+            "'fuse' setting 'method' is 'convx', must be",
+        ),
+        ("attention: {model: m, order: rnd, seed: 4}", "'attention' setting 'order' is 'rnd', must be"),
+        (
+            "fuse: {method: convex, normalise: theoretical-minimum, branches: [bm25: {k1: -1}, sparse: {model: m}]}",
+            "'bm25' setting 'k1' is -1, must be at least 0",
+        ),
+    ],
+)
+def test_nothing_is_said_of_a_default_that_stands_in_for_a_mistake(entry: str, said: str) -> None:
+    first, *rest = shipped(f"- bm25\n- {entry}\n")
+    assert said in first
+    assert rest == []
+
+
+def test_a_name_stands_where_it_is_referred_to() -> None:
+    assert shipped(
+        """\
+        - bm25
+        - features:
+            fields: [title, text]
+            scores: [title]
+        - interpolate:
+            normalise: none
+            with: none
+        """
+    ) == [
+        "x.yaml:5:14: 'features' refers to 'title', and no earlier stage has a name; give one a 'name'",
+        "x.yaml:8:11: 'interpolate' refers to 'none', and no earlier stage has a name; give one a 'name'",
+    ]
+
+
+def test_a_long_text_for_a_reference_is_a_mistake_with_its_place() -> None:
+    prompt = "You are a helpful assistant. " * 20
+    (said,) = shipped(f'- query2doc: {{writer: any, prompt: "{prompt}"}}\n- bm25\n')
+    assert said.startswith("x.yaml:2:36: 'query2doc' setting 'prompt'")
+
+
+def test_a_name_of_columns_is_none_of_a_stage() -> None:
+    (said,) = shipped("- bm25:\n  name: feature:score\n")
+    assert (
+        said
+        == "x.yaml:2:3: 'bm25' setting 'name': must not begin with 'feature:', as the columns of the stage 'features' do"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- multi-query: {writer: any, stages: [bm25, rm3: {analyzer: whitespace}, bm25: {analyzer: whitespace}]}\n"
+        "- features\n",
+        "- bm25\n- rm3\n- multi-query: {writer: any, stages: [original, bm25]}\n- bm25\n",
+        "- bm25\n- rm3\n- fuse: {branches: [bm25, [original, bm25]]}\n",
+    ],
+)
+def test_what_branches_do_to_queries_is_theirs_alone(text: str) -> None:
+    assert load_text("stages:\n" + text).stages
+
+
+def test_terms_that_nothing_inside_multi_query_takes_are_given_in_vain() -> None:
+    (said,) = shipped("- multi-query: {writer: any, stages: [bm25, rm3]}\n- bm25\n")
+    assert "'rm3' gives queries weighted terms, and no later stage takes them" in said
+
+
+def test_a_folder_of_the_name_of_a_shipped_prompt_is_not_meant(tmp_path: Path) -> None:
+    (tmp_path / "listwise").mkdir()
+    read = load_text("stages: [bm25, listwise: {model: any, prompt: listwise}]", folder=tmp_path)
+    assert read.stages[1] == load_text("stages: [bm25, listwise: {model: any}]").stages[1]

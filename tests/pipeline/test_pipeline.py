@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from rankpipe import BM25, Chain, Corpus, Cut, Fuse, Interpolate, Pipeline, Run, Runtime
+from rankpipe import BM25, Chain, Corpus, Cut, Fuse, Interpolate, Pipeline, Rescore, Run, Runtime
 from rankpipe.errors import PipelineError, UsageError
 from rankpipe.pipeline.pipeline import find_file
 from rankpipe.stage import traced
@@ -134,6 +135,27 @@ stages:
     assert loaded.stages == built.stages
     assert loaded.description == "none"
     assert Pipeline.from_yaml(loaded.to_yaml()) == loaded
+
+
+def test_a_stage_behind_a_pipeline_leaves_it_a_pipeline(corpus: Corpus) -> None:
+    pipeline = Pipeline(stages=(BM25(k=9),), description="words", corpus=corpus, runtime=Runtime(threads=1))
+    longer = pipeline >> Cut(k=1)
+    assert (longer.stages, longer.description) == ((BM25(k=9), Cut(k=1)), "words")
+    assert (longer.corpus, longer.runtime) == (corpus, Runtime(threads=1))
+    assert_same_run(longer.run("red pears"), (BM25(k=9) >> Cut(k=1)).on(corpus).run("red pears"))
+
+
+def test_what_yaml_could_not_say_of_a_pipeline_is_refused() -> None:
+    with pytest.raises(ValidationError, match="a pipeline has no 'name', which YAML could not say"):
+        Pipeline(stages=(BM25(),), name="p")
+    for made in (lambda: Pipeline(stages=(BM25(),), description=""), lambda: BM25(name="")):
+        with pytest.raises(ValidationError, match="at least 1 character"):
+            made()
+
+
+def test_a_reference_comes_back_from_yaml_as_it_was() -> None:
+    pipeline = Pipeline(stages=(BM25(), Rescore(model="/models/mine/")))
+    assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
 
 
 def test_chaining_flattens_unless_a_chain_has_a_name() -> None:

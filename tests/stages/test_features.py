@@ -216,6 +216,28 @@ def test_a_stage_that_lives_on_keeps_what_it_read_and_tells_the_digest_of_that(r
     assert stage.facts(run.corpus) == {"columns": read}
 
 
+def test_files_of_any_number_of_keys_are_read_once(run: Run, tmp_path: Path) -> None:
+    texts, numbers = tmp_path / "texts.jsonl", tmp_path / "columns.jsonl"
+    keys = ["a", "b", "c", "d", "e"]
+    texts.write_text(json.dumps({"_id": "d1", **dict.fromkeys(keys, "apple")}))
+    numbers.write_text("".join(f'{{"_id": "d{number}", "clicks": {number}}}\n' for number in (1, 2, 3)))
+    stage = Features(fields=("title",), texts=texts, columns=numbers, normalise="none")
+    first = columns(stage(run))
+    assert len({tuple(first[f"{key}.bm25"]) for key in keys}) == 1
+    assert first["a.bm25"][0] > 0
+    texts.unlink()
+    numbers.unlink()
+    assert columns(stage(run)) == first
+
+
+@pytest.mark.parametrize("setting", ["columns", "texts"])
+def test_a_file_that_is_not_there_is_said(run: Run, tmp_path: Path, setting: str) -> None:
+    stage = Features(fields=(), **{setting: tmp_path / "none.jsonl"})
+    with pytest.raises(UsageError) as error:
+        stage(run)
+    assert str(error.value) == f"there is no file {tmp_path}/none.jsonl"
+
+
 def test_two_columns_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "columns.jsonl"
     path.write_text("".join(f'{{"_id": "d{number}", "score": 1}}\n' for number in (1, 2, 3)))
@@ -250,7 +272,9 @@ def test_a_ranker_without_features_is_refused_before_anything_runs() -> None:
 
 
 def test_features_of_candidates_that_branches_replace_are_gone() -> None:
-    with pytest.raises(PipelineError, match="'learned' needs features, and no stage before it makes any"):
+    with pytest.raises(
+        PipelineError, match="'learned' needs features, and those before 'fuse' on line 4 are gone behind"
+    ):
         load_text(
             "stages:\n  - bm25\n  - features\n  - fuse:\n      branches:\n        - bm25\n        - bm25: {k1: 1.2}\n"
             "  - learned: {model: somewhere}\n"
@@ -258,8 +282,19 @@ def test_features_of_candidates_that_branches_replace_are_gone() -> None:
 
 
 def test_features_of_replaced_candidates_are_gone() -> None:
-    with pytest.raises(PipelineError, match="'learned' needs features, and no stage before it makes any"):
-        load_text("stages:\n  - bm25\n  - features\n  - bm25\n  - learned: {model: somewhere}\n")
+    with pytest.raises(PipelineError) as error:
+        load_text("stages:\n  - bm25: {k: 5}\n  - features\n  - bm25\n  - learned: {model: somewhere}\n")
+    assert str(error.value) == (
+        "5:5: 'learned' needs features, and those before 'bm25' on line 4 are gone behind it; put the stage 'features' there"
+    )
+
+
+def test_features_of_branches_are_not_those_of_what_they_found_together() -> None:
+    branch = "        - [bm25, features]\n"
+    with pytest.raises(
+        PipelineError, match="'learned' needs features, and those before 'fuse' on line 2 are gone behind"
+    ):
+        load_text(f"stages:\n  - fuse:\n      branches:\n{branch}{branch}  - learned: {{model: somewhere}}\n")
 
 
 @pytest.mark.parametrize("text", ["", '{"_id": "d1"}'])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +115,20 @@ def test_terms_of_another_index_are_refused() -> None:
         assert str(error.value) == message.format(stage.type_name(), "analyzer: whitespace", "analyzer: english")
     assert BM25(fields=("text",))(Original()(run)).counts[0]
     assert BM25(analyzer="whitespace", fields=("text",))(run).counts[0]
+
+
+def test_terms_of_one_tokenizer_at_two_places_are_the_same(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    written = tiny_encoder(tmp_path / "model") / "tokenizer.json"
+    here, there = tmp_path / "here.json", tmp_path / "there.json"
+    for copy in (here, there):
+        copy.write_bytes(written.read_bytes())
+    run = RM3(analyzer=str(here), fields=("text",), max_share=1.0)(a_run())
+    assert BM25(analyzer=str(there), fields=("text",))(run).offsets[-1] > 0
+    there.write_text(written.read_text() + " ")
+    with pytest.raises(
+        UsageError, match=r"given with 'analyzer: tokenizer.json of sha256 [0-9a-f]{16}', and here it is"
+    ):
+        BM25(analyzer=str(there), fields=("text",))(run)
 
 
 def test_bo1_adds_weights_to_those_of_the_query() -> None:
