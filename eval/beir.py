@@ -39,9 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finished = []
+    cells = options.output if options.split == "test" else options.output / slug(options.split)
     for dataset in options.datasets:
         for pipeline in options.pipelines:
-            file = options.output / slug(Path(pipeline).stem) / f"{slug(dataset)}.json"
+            file = cells / slug(Path(pipeline).stem) / f"{slug(dataset)}.json"
             task = Task(
                 pipeline=pipeline,
                 dataset=dataset,
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finished.append(cell(task, force=options.force, progress=progress))
     command = shlex.join(["python", "eval/beir.py", *(sys.argv[1:] if arguments is None else arguments)])
     heading = f"# Pipelines by data sets, split {options.split}\n\n```sh\n{command}\n```\n\n"
-    tables(options.output, heading, finished, measures)
+    tables(cells, heading, finished, measures)
     return int(any(one.result is None for one in finished))
 
 

@@ -163,7 +163,7 @@ def _part(name: str, count: int, models: Path) -> Path:
     queries = {one: text for split in dataset.splits for one, text in _pairs(dataset.queries(split))}
     _write_lines(folder / "queries.jsonl", ({"_id": one, "text": text} for one, text in queries.items()))
     kept = {ids[row] for row in drawn}
-    for split in sorted(dataset.splits, reverse=True):  # train comes last: then all is there
+    for split in sorted(dataset.splits, key=lambda one: one == "train"):  # train comes last: then all is there
         judged = [
             f"{query_id}\t{doc_id}\t{grade}"
             for query_id, grades in dataset.qrels(split).items()

@@ -23,11 +23,13 @@ from rankpipe.evaluation.result import Result
 from rankpipe.evaluation.tables import Cell, results_csv, results_json, results_table
 from rankpipe.machine import machine
 from rankpipe.models.adapter_folder import find_adapter
+from rankpipe.models.ranker_folder import ranker_digest
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.models.runtime import Dtype
 from rankpipe.pipeline.order import NOTHING
 from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.stage import walk
+from rankpipe.stages.learned import Learned
 from rankpipe.store import file_digest, key_digest, replacing
 
 SCORING = 1
@@ -147,7 +149,13 @@ def _models(pipeline: Pipeline) -> dict[str, str]:
     """Digests of the networks that stages name, adapters included."""
     found: dict[str, str] = {}
     for stage in walk(pipeline):
-        for setting, find in (("model", resolve), ("adapter", find_adapter)):
+        if getattr(stage, "endpoint", None) is not None:  # then the names are those of a server's models
+            continue
+        if isinstance(stage, Learned):
+            found[stage.model] = ranker_digest(Path(stage.model).expanduser())
+            continue
+        networks = {"model": resolve, "query_model": resolve, "writer": resolve, "adapter": find_adapter}
+        for setting, find in networks.items():
             if (reference := getattr(stage, setting, None)) is not None:
                 found[reference] = model_digest(find(reference))
     return found

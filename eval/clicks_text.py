@@ -165,7 +165,8 @@ def _dataset() -> Dataset:
 def _trained(method: str, phase: str, seed: int, work: Path, say: Any) -> tuple[Path, Mapping[str, Any]]:
     """The pipeline of a ranker, which is trained if it is not there, and what its manifest says of it."""
     features = "plain.yaml" if method.endswith(PLAIN) else "features.yaml"
-    folder, recipe, pipeline = (work / f"{method}{end}" for end in ("", ".yaml", "-pipeline.yaml"))
+    name = f"{method}-{key_digest({'phase': phase})[:8]}"  # another phase trains another ranker
+    folder, recipe, pipeline = (work / f"{name}{end}" for end in ("", ".yaml", "-pipeline.yaml"))
     write(
         recipe,
         f"train: ranker\ncandidates: {{pipeline: {features}, depth: 100, without: {WITHOUT}}}\n"

@@ -5,7 +5,8 @@
 Of every training query with two relevant documents or more, half of them, drawn by a seed, are hidden, as if they had
 never been judged. Of the documents that the model ranks first, and that are not known to be relevant, a share turns out
 to be hidden ones: so often at least a hard negative would teach the wrong thing. A random negative is one with the
-probability that random documents have. Nothing is trained. Exit status: 0 done, 2 a wrong command.
+probability that random documents have. Nothing is trained. Exit status: 0 done, 1 one failed, 2 a wrong
+command.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from trained import relevant, write, write_table
 
 from rankpipe import Dataset, Dense, Pipeline
+from rankpipe.errors import RankpipeError
 from rankpipe.training.queries import judged_queries
 
 DEPTHS = (10, 50, 200)
@@ -36,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a text that are read")
     parser.add_argument("--output", type=Path, required=True, help="folder of the table")
     options = parser.parse_args(arguments)
-    rows = [measured(name, options.model, options.max_length) for name in options.datasets]
+    try:
+        rows = [measured(name, options.model, options.max_length) for name in options.datasets]
+    except RankpipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     command = ["python", "eval/hidden_positives.py", *(sys.argv[1:] if arguments is None else arguments)]
     columns = [f"of the first {depth}" for depth in DEPTHS]
     lines = [

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -127,12 +128,13 @@ def _heads(method: str, options: Any, say: Any) -> Path:
     """The file of heads that a method finds on train claims, made if it is not there."""
     folder: Path = options.output / "heads" / method
     recipe = (
-        f"train: attention-heads\nmodel: {options.model}\ncandidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
+        f"# found on {options.choice}\ntrain: attention-heads\nmodel: {options.model}\ncandidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
         f"queries: {options.queries}\nheld_out: 0.0\n{HEADS[method].format(early=options.early)}\n"
     )
     path = folder.with_suffix(".yaml")
     if not (folder / "heads.json").exists() or not path.exists() or path.read_text() != recipe:
         say(f"{folder}: finding heads", markup=False)
+        shutil.rmtree(folder, ignore_errors=True)  # what is there is of another recipe than the one that is written now
         write(path, recipe)
         words = ["-m", "rankpipe", "train", str(path), "--dataset", options.choice, "--output", str(folder), "--force"]
         subprocess.run([sys.executable, *words], check=True, timeout=3600)

@@ -77,6 +77,7 @@ def _reranked(options: argparse.Namespace) -> Iterator[tuple[Path, list[Cell], t
     runs = sorted([*options.runs.glob("*.trec"), *options.runs.glob("*.trec.gz")])
     if not runs:
         raise UsageError(f"{options.runs}: no run files (*.trec, *.trec.gz) in this folder")
+    check_names([run.name.partition(".")[0] for run in runs], "runs, before the first dot,")
     finished = []
     for run in runs:
         name = run.name.partition(".")[0]

@@ -87,7 +87,7 @@ def answers(documents: list[Record], queries: list[str]) -> dict[str, NDArray[np
 
 
 def ranked(scores: NDArray[np.float64], depth: int) -> NDArray[np.int64]:
-    """Rows of the best documents that score above 0, at most `depth`; equal scores in falling order of the ids."""
+    """Rows of the best documents that score above 0, at most `depth`; equal scores in the order of their rows."""
     order = (len(scores) - 1 - np.argsort(scores[::-1], kind="stable")[::-1])[:depth]
     return order[scores[order] > 0]
 

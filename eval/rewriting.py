@@ -4,8 +4,8 @@
 
 A hundred test queries of each, drawn by a seed, as such models are slow. bm25 alone, and behind query2doc, keywords and in
 multi-query; dense alone, and behind hyde. A finished cell (method, data set) is a small file in --output and is not run
-again; answers are kept in the store, so a stopped one goes on where it was. Exit status: 0 all cells are there, 2 a wrong
-command.
+again; answers are kept in the store, so a stopped one goes on where it was. Exit status: 0 all cells are there, 1 one failed, 2 a
+wrong command.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trained import by_query, comparison, digests, finished, mean, write_cell, w
 
 from rankpipe import Dataset, Pipeline
 from rankpipe.data import Queries
+from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.manifest import described, facts, versions
 from rankpipe.machine import machine
 from rankpipe.run import Run
@@ -57,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cells that are not there yet and write the table; give the exit status."""
     options = _parser().parse_args(arguments)
     say = Console(stderr=True, soft_wrap=True).print
-    cells = [_cell(name, method, options, say) for name in options.datasets for method in options.methods]
+    try:
+        cells = [_cell(name, method, options, say) for name in options.datasets for method in options.methods]
+    except RankpipeError as error:
+        print(f"error: {error}", file=sys.stderr)  # cells before it are kept
+        return error.exit_status
     command = ["python", "eval/rewriting.py", *(sys.argv[1:] if arguments is None else arguments)]
     write_table(options.output, "Rewriters that ask a language model", command, _table(cells, options))
     return 0

@@ -39,6 +39,7 @@ from rankpipe.cli.options import (
     DtypeOption,
     ForceOption,
     JudgedOption,
+    JudgedSplitOption,
     MeasuresOption,
     OutputOption,
     PipelineArgument,
@@ -215,7 +216,7 @@ def evaluate(
     ],
     qrels: QrelsOption = None,
     dataset: JudgedOption = None,
-    split: SplitOption = "test",
+    split: JudgedSplitOption = None,
     measure: MeasuresOption = None,
     ties: TiesOption = "doc_id",
 ) -> None:
@@ -233,24 +234,24 @@ def compare(
     ],
     qrels: QrelsOption = None,
     dataset: JudgedOption = None,
-    split: SplitOption = "test",
+    split: JudgedSplitOption = None,
     measure: MeasuresOption = None,
     ties: TiesOption = "doc_id",
 ) -> None:
     """Compare runs with the first. Shows differences, paired tests, queries won and lost."""
     from rankpipe.evaluation.comparison import compare as compare_results
-    from rankpipe.evaluation.tables import comparison_table
+    from rankpipe.evaluation.tables import comparison_table, notes_of
     from rankpipe.run import Run
 
     if len(set(runs)) < max(len(runs), 2):
         raise UsageError("compare takes two runs or more, each once")
     if qrels is None and dataset is None:
-        dataset, split = common_dataset(runs)
+        dataset, split = common_dataset(runs, split)
     results = {}
     for path in runs:
         run = Run.read_trec(run_file_in(path), ties=ties_of(ties))
         results[str(path)] = measured(run, qrels, dataset, split, measure)
-    comparison_table(compare_results(results)).show()
+    comparison_table(compare_results(results), notes_of(results)).show()
 
 
 @app.command()

@@ -36,6 +36,7 @@ def diagnose_log(
     """
     need_extra("rankpipe clicks", ("torch",), "torch", "dense")
     from rankpipe.data import Dataset
+    from rankpipe.evaluation.manifest import versions
     from rankpipe.progress import counted
     from rankpipe.store import check_replaceable, replacing_folder
     from rankpipe.training.click_diagnosis import diagnose, picture
@@ -73,7 +74,7 @@ def diagnose_log(
     print("\n".join(_lines(found, told)))
     if output is not None:
         with replacing_folder(output, force=force) as place:
-            content = {"command": command, "log": told, **found.told()}
+            content = {"command": command, "log": told, **found.told(), "versions": versions()}
             (place / "manifest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             (place / "clicks.svg").write_text(picture(found), encoding="utf-8")
         say(f"written: {output}")

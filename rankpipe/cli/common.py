@@ -20,35 +20,66 @@ if TYPE_CHECKING:
     from rankpipe.trec import Ties
 
 
-def common_dataset(folders: list[Path]) -> tuple[str | None, str]:
-    """Data set and split that all folders of results say they were made on; None where that is not one."""
+def common_dataset(folders: list[Path], split: str | None) -> tuple[str | None, str]:
+    """Data set and split that all folders of results say they were made on; None where that is not one.
+
+    split  another one that they are to be measured on
+    """
     told = [_made_on(folder) for folder in folders]
-    made_on = {(name, split) for name, split, _ in told}
-    name, split = made_on.pop() if len(made_on) == 1 else (None, None)
-    if name is not None and len({digests for _, _, digests in told}) > 1:
+    made_on = {(name, own) for name, own, _ in told}
+    name, own = made_on.pop() if len(made_on) == 1 else (None, None)
+    if name is not None and own is not None:
+        _note_changes(name, own, [digests for _, _, digests in told])
+    return name, split or own or "test"
+
+
+def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:
+    """Say where runs were made on another state of a data set than that which they are measured by."""
+    from rankpipe.data import Dataset
+    from rankpipe.evaluation.manifest import qrels_digest, queries_digest
+
+    if any(digests != made_on[0] for digests in made_on):
         say(
             f"note: '{name}' had other documents, queries or judgements for some of these runs than for others; all are "
             "measured by what it has now"
         )
-    return name, split or "test"
+        return
+    dataset = Dataset.load(name)
+    if split not in dataset.splits:
+        return
+    now = {
+        "corpus": dataset.corpus.digest,
+        "queries": queries_digest(dataset.queries(split)),
+        "qrels": qrels_digest(dataset.qrels(split)),
+    }
+    words = {"corpus": "documents", "queries": "queries", "qrels": "judgements"}
+    if others := [words[kind] for kind, digest in now.items() if made_on[0].get(kind, digest) != digest]:
+        say(
+            f"note: '{name}' had other {' and '.join(others)} when these runs were made; they are measured by what it has "
+            "now"
+        )
 
 
-def _made_on(folder: Path) -> tuple[str | None, str | None, str]:
+def _made_on(folder: Path) -> tuple[str | None, str | None, dict[str, str]]:
     """Name, split and digests of the data set that a folder's results were made on."""
     import json
 
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         described = manifest["dataset"]
-        return str(described["name"]), str(described["split"]), json.dumps(manifest.get("digests"), sort_keys=True)
+        return str(described["name"]), str(described["split"]), dict(manifest.get("digests") or {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, None, ""  # no folder of ours: then the judgements have to be named
+        return None, None, {}  # no folder of ours: then the judgements have to be named
 
 
-def measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, measures: list[str] | None) -> Result:
+def measured(
+    ranked: Run, qrels: Path | None, dataset: str | None, split: str | None, measures: list[str] | None
+) -> Result:
     """A run measured by a file of judgements, or by a data set with its quirks."""
     if (qrels is None) == (dataset is None):
         raise UsageError("give the judgements by one of --qrels FILE and --dataset NAME")
+    if qrels is not None and split is not None:
+        raise UsageError("--split is one of a data set; the judgements are those of --qrels")
     if qrels is not None:
         from rankpipe.data.readers import read_qrels
         from rankpipe.evaluation import DEFAULT_MEASURES, evaluate
@@ -56,7 +87,7 @@ def measured(ranked: Run, qrels: Path | None, dataset: str | None, split: str, m
         return evaluate(ranked, read_qrels(qrels), measures or DEFAULT_MEASURES)
     from rankpipe.evaluation.experiment import evaluate_on
 
-    return evaluate_on(ranked, load_dataset(dataset or ""), split, measures=measures)
+    return evaluate_on(ranked, load_dataset(dataset or ""), split or "test", measures=measures)
 
 
 def finish(experiment: Experiment, output: Path | None, *, force: bool, before: Result | None = None) -> None:

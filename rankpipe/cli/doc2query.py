@@ -64,14 +64,14 @@ def open_settings(url: str | None, **settings: Any) -> Doc2query:
 
 def open_filter(pipeline: str | None, depth: int | None, runtime: Runtime) -> Filter | None:
     """The filter by a pipeline. Raises UsageError for a depth without one, PipelineError for what is wrong in the file."""
-    from rankpipe.pipeline import Pipeline
+    from rankpipe.cli.common import load_pipeline
     from rankpipe.training.doc2query import Filter
 
     if pipeline is None:
         if depth is not None:
             raise UsageError("--depth is of the filter; name its pipeline with --keep, for example --keep bm25")
         return None
-    return Filter(Pipeline.load(pipeline, runtime=runtime), depth or DEPTH)
+    return Filter(load_pipeline(pipeline, runtime), depth or DEPTH)
 
 
 def expand_dataset(asked: Asked) -> None:

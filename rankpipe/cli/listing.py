@@ -20,8 +20,8 @@ def datasets() -> None:
         own = name.rpartition("/")[2]
         if name == PYTHON_DOCS:
             where = "bundled"
-        elif own in found and _is_that_of_card(name, found[own]):
-            where = str(found.pop(own))
+        elif known := next((one for one in (name, own) if one in found and _is_that_of_card(name, found[one])), None):
+            where = str(found.pop(known))
         else:
             by_ir_datasets = card.ir_datasets and not card.has_archive
             where = f"ir_datasets: {card.ir_datasets}" if by_ir_datasets else card.source or ""

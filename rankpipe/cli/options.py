@@ -13,6 +13,9 @@ DatasetOption = Annotated[
     typer.Option("--dataset", "-d", help="A name from the catalogue, an ir_datasets id, or a folder in BEIR layout."),
 ]
 SplitOption = Annotated[str, typer.Option(help="Which queries and judgements of the data set.")]
+JudgedSplitOption = Annotated[
+    str | None, typer.Option("--split", help="Which judgements of the data set; by default those of the runs, or test.")
+]
 OutputOption = Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that are there already.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; by default the cores there are.")]

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -97,12 +97,14 @@ class IrDatasets:
         return Corpus.open(artefact("corpora", key, lambda folder: self._build(folder)))
 
     def queries(self, split: str | None) -> Queries:
-        """All queries of the split, judged or not; for None, those of the whole."""
+        """All queries of the split, judged or not; for None, those of the whole, or where it has none, of all splits."""
         import ir_datasets
 
         with self._providing():
             found = ir_datasets.load(self.name if split is None else self.split_ids[split])
             if not found.has_queries():
+                if split is None and self.split_ids:
+                    return _joined({one: self.queries(one) for one in self.split_ids}, self.name)
                 raise NoQueriesError(f"'{self.name}' of ir_datasets has no queries")
             return queries_of_records([_record(query, "query_id") for query in found.queries_iter()])
 
@@ -225,3 +227,15 @@ def _without_noise() -> Iterator[None]:
                 yield
     finally:
         logger.removeFilter(passes)
+
+
+def _joined(of_splits: Mapping[str, Queries], name: str) -> Queries:
+    """The queries of all splits. Raises DataError for an id that two splits give to different queries."""
+    found: dict[str, str] = {}
+    for split, queries in of_splits.items():
+        for query_id, text in zip(queries.ids, queries.texts, strict=True):
+            if found.setdefault(query_id, text) != text:
+                raise DataError(
+                    f"'{name}' of ir_datasets: query {query_id!r} of split '{split}' is another in another split"
+                )
+    return Queries.of(found)

@@ -27,11 +27,13 @@ def write_documents(folder: Path, documents: Iterable[Record]) -> None:
 def write_queries_and_qrels(folder: Path, dataset: Dataset) -> None:
     """Write all queries of a data set, and the judgements of every split; nothing for a data set of documents alone.
 
-    Raises DataError for an id that cannot stand in a file of judgements.
+    Raises DataError for an id that cannot stand in a file of judgements, and for judgements of queries that have no text.
     """
     try:
         queries = dataset.queries(None)
     except NoQueriesError:
+        if dataset.splits:
+            raise
         return
     _write_records(folder / "queries.jsonl", _query_records(queries))
     for split in dataset.splits:

@@ -6,6 +6,7 @@ A line is a document, `grade qid:query index:value ... # comment`; indices begin
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
@@ -270,7 +271,7 @@ def _written(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
 
 def _blocks(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     """The file in blocks of whole lines, the last one ended by a line feed."""
-    left = b""
+    left, begun = b"", False
     while True:
         try:
             more = file.read(BLOCK)
@@ -278,6 +279,8 @@ def _blocks(path: Path, file: IO[bytes]) -> Iterator[bytes]:
             raise DataError(f"{path}: cannot be read: {error}") from None
         if not more:
             break
+        if not begun:
+            more, begun = more.removeprefix(codecs.BOM_UTF8), True
         end = more.rfind(b"\n") + 1
         if end:
             yield left + more[:end]

@@ -110,7 +110,7 @@ def _classic(lines: Lines) -> list[Topic]:
                         "</top> without <top>" if closing else "<top> before the </top> of the one before"
                     )
                 if parts is not None:
-                    topics[-1][1].update({key: _unlabelled(key, text) for key, text in parts.items()})
+                    topics[-1][1].update({key: _unlabelled(key, html.unescape(text)) for key, text in parts.items()})
                     parts, tag = None, ""
                 else:
                     parts = {}
@@ -125,7 +125,7 @@ def _classic(lines: Lines) -> list[Topic]:
 
 
 def _unlabelled(tag: str, text: str) -> str:
-    text = html.unescape(text).strip()
+    text = text.strip()
     label = LABELS.get(tag, "")
     return text[len(label) :] if label and text.lower().startswith(label.lower()) else text
 
@@ -162,4 +162,4 @@ def _xml(lines: Lines) -> list[Topic]:
         parser.Parse(whole.encode(), True)
     except expat.ExpatError as error:
         raise DataError.at(lines.path, error.lineno, f"not XML: {expat.ErrorString(error.code)}") from None
-    return topics
+    return [(line, {tag: _unlabelled(tag, text) for tag, text in topic.items()}) for line, topic in topics]

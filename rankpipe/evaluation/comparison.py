@@ -190,8 +190,8 @@ def _comparison(
         measure=measure,
         baseline=baseline,
         system=system,
-        baseline_mean=results[baseline][measure],
-        system_mean=results[system][measure],
+        baseline_mean=_mean(results[baseline], measure),
+        system_mean=_mean(results[system], measure),
         difference=math.fsum(by_query.values()) / len(by_query),
         interval=interval,
         t_p=t_p,
@@ -204,6 +204,12 @@ def _comparison(
         largest_gains={query_id: value for query_id, value in falling[:SHOWN] if value > 0},
         largest_losses={query_id: value for query_id, value in rising[:SHOWN] if value < 0},
     )
+
+
+def _mean(result: Result, measure: str) -> float:
+    """Over the queries, of counting measures too, whose value of a result is a sum: the difference is one of means."""
+    values = result.per_query[measure].values()
+    return math.fsum(values) / len(values)
 
 
 def _corrected(compared: list[Comparison]) -> list[Comparison]:
@@ -220,11 +226,12 @@ def _shared_measures(results: Mapping[str, Result], measures: Iterable[str] | No
     """The measures to compare, all results being over the same queries."""
     baseline, first = next(iter(results.items()))
     shared = [name for name in first if all(name in other for other in results.values())]
-    for name in measures or ():
+    wanted = None if measures is None else list(measures)
+    for name in wanted or ():
         for system, result in results.items():
             if name not in result:
                 raise UsageError(f"{system!r} was not measured in {name!r}; it has {', '.join(result)}")
-    chosen = list(shared if measures is None else measures)
+    chosen = shared if wanted is None else wanted
     if not chosen:
         raise UsageError("the results have no measure in common")
     expected = set(first.per_query[chosen[0]])

@@ -9,9 +9,12 @@ from pathlib import Path
 from time import perf_counter
 
 from rankpipe.data import Dataset
+from rankpipe.errors import UsageError
 from rankpipe.evaluation.measures import read_measures
 from rankpipe.evaluation.result import Result, evaluate
 from rankpipe.pipeline import Pipeline
+from rankpipe.pipeline.order import MAKERS, NOTHING, parts_after
+from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.run import Run
 from rankpipe.stage import traced
 from rankpipe.trec import Ties
@@ -54,6 +57,9 @@ def run_experiment(
     queries, bound = dataset.queries(split), pipeline.on(dataset.corpus)
     if given is None:
         bound.check()
+    known = NOTHING if given is None else GIVEN_RUN
+    if "candidates" not in parts_after(bound.stages, known):
+        raise UsageError(f"no stage makes candidates; put {MAKERS['candidates']} behind the last one")
     started = perf_counter()
     bound.prepare()
     prepared = perf_counter() - started

@@ -82,7 +82,11 @@ def _lines(words: Sequence[tuple[str, float]]) -> Iterator[list[tuple[str, float
         yield row
 
 
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot say."""
+
+
 def _text(column: int, line: int, text: str, more: str = "") -> str:
     x, y = MARGIN + column * ADVANCE, MARGIN + (line - 1) * HEIGHT + 16
     length = f"textLength='{len(text) * ADVANCE:.1f}' lengthAdjust='spacingAndGlyphs'"
-    return f"<text x='{x:.1f}' y='{y}' {length} {more}>{escape(text)}</text>"
+    return f"<text x='{x:.1f}' y='{y}' {length} {more}>{escape(_NOT_XML.sub(chr(0xFFFD), text))}</text>"

@@ -99,6 +99,8 @@ def _out_of_range(parameter: str, value: Any) -> str | None:
         for relevance, gain in value.items():
             if not all(type(one) is int for one in (relevance, gain)) or not 0 <= gain <= LARGEST_RELEVANCE:
                 return f"a gain must be a whole number, 0 to {LARGEST_RELEVANCE}, for a relevance; {relevance!r}: {gain!r} is not"
+            if relevance < -1:
+                return f"grades below -1 are measured as -1, so {relevance} has no gain of its own"
     return None
 
 

@@ -25,6 +25,9 @@ from rankpipe.evaluation.measures import (
 )
 from rankpipe.run import Run
 
+JUNK = -1
+"""Grades below stand for it: to measures all are alike, and pytrec_eval writes outside its table for a query of lower ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class Result(Mapping[str, float]):
@@ -162,7 +165,7 @@ def _judgements_by_row(
         for place, (doc_id, row) in enumerate(zip(ids, rows.tolist(), strict=True))
     }
     return {
-        query_id: {names[doc_id]: relevance for doc_id, relevance in documents.items()}
+        query_id: {names[doc_id]: max(relevance, JUNK) for doc_id, relevance in documents.items()}
         for query_id, documents in judged.items()
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,7 @@ class Table:
 
         table, console = self.terminal(), Console()
         needed = Console(width=10 * PAGE).measure(table).minimum
-        width = max(console.width, needed) if console.is_terminal else PAGE
+        width = max(console.width if console.is_terminal else PAGE, needed)
         Console(width=width).print(table)
 
     def markdown(self) -> str:
@@ -140,8 +141,11 @@ def results_table(cells: Sequence[Cell], measures: Sequence[str]) -> Table:
     return Table(columns=columns, rows=tuple(rows), labels=2, notes=tuple(notes))
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """One row for each measure and system: difference with its interval, both p-values, wins, ties and losses."""
+def comparison_table(comparisons: Sequence[Comparison], notes: Sequence[str] = ()) -> Table:
+    """One row for each measure and system: difference with its interval, both p-values, wins, ties and losses.
+
+    notes  that stand below it beside its own, such as notes_of the results
+    """
     columns = (
         "measure",
         "system",
@@ -172,7 +176,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         for one in comparisons
     ]
     return Table(
-        columns=(*columns, "won/tied/lost"), rows=tuple(rows), labels=2, notes=tuple(_comparison_notes(comparisons))
+        columns=(*columns, "won/tied/lost"), rows=tuple(rows), labels=2, notes=(*_comparison_notes(comparisons), *notes)
     )
 
 
@@ -213,9 +217,13 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
+_MARKS = re.compile(r"[\\`*|~\[\]]|(?<!\w)_|_(?!\w)")
+"""Characters that mean something to Markdown; an underscore inside a word does not."""
+
+
 def escaped(text: str) -> str:
-    """Text that stands in one field of a Markdown table as it is."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    """Text that stands in one field of a Markdown table as it is: nothing in it becomes a link, a picture or emphasis."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -270,14 +278,25 @@ def _stage_seconds(cell: Cell) -> str:
 
 def _assumptions(cells: Sequence[Cell]) -> list[str]:
     """What was assumed, once for a data set where all its pipelines share it."""
+    return [
+        note
+        for dataset, of_dataset in _by_dataset(cells).items()
+        for note in notes_of({one.pipeline: one.result for one in of_dataset if one.result is not None}, dataset)
+    ]
+
+
+def notes_of(results: Mapping[str, Result], all_of_them: str = "all") -> list[str]:
+    """What was assumed of results, each sentence once, with the names of those that it holds for.
+
+    all_of_them  what to call all
+    """
     notes: list[str] = []
-    for dataset, of_dataset in _by_dataset(cells).items():
-        results = {cell.pipeline: cell.result for cell in of_dataset if cell.result is not None}
-        sentences = dict.fromkeys(sentence for result in results.values() for sentence in result.assumed)
-        for sentence in sentences:
-            having = [pipeline for pipeline, result in results.items() if sentence in result.assumed]
-            who = dataset if len(having) == len(results) else f"{dataset}, {' and '.join(having)}"
-            notes.append(f"{who}: {sentence}")
+    for sentence in dict.fromkeys(sentence for result in results.values() for sentence in result.assumed):
+        having = [name for name, result in results.items() if sentence in result.assumed]
+        who = all_of_them if len(having) == len(results) else " and ".join(having)
+        if all_of_them != "all" and len(having) < len(results):
+            who = f"{all_of_them}, {who}"
+        notes.append(f"{who}: {sentence}")
     return notes
 
 

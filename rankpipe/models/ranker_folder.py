@@ -104,6 +104,14 @@ def open_ranker(folder: Path, user: str = "a ranker") -> OpenRanker:
     return OpenRanker(tuple(columns), _trees(folder, told), _digest(folder, TREES), features)
 
 
+def ranker_digest(folder: Path) -> str:
+    """The digest of a ranker, which need not be opened. Raises ModelError for a folder that holds none."""
+    for model in (WEIGHTS, TREES):
+        if all((folder / name).is_file() for name in (SETTINGS, model)):
+            return _digest(folder, model)
+    raise ModelError(f"folder {folder} of a ranker has no {SETTINGS} with {WEIGHTS} or {TREES}")
+
+
 def _tell(folder: Path, told: dict[str, Any], features: Mapping[str, Any] | None) -> None:
     told = told if features is None else {**told, "features": dict(features)}
     (folder / SETTINGS).write_text(json.dumps({"format": FORMAT, **told}, indent=1) + "\n", encoding="utf-8")
