@@ -526,5 +526,28 @@ def test_results_of_other_judgements_are_told_before_they_are_compared(
             with (garden / "qrels" / "test.tsv").open("a") as file:
                 file.write("test0\td39\t1\n")
     note = f"note: '{garden}' had other documents, queries or judgements for some of these runs than for others"
-    assert note not in rankpipe("compare", tmp_path / "one", tmp_path / "two").err
+    both = rankpipe("compare", tmp_path / "one", tmp_path / "two")
+    assert note not in both.err
+    assert f"note: '{garden}' had other judgements when these runs were made; they are measured by what" in both.err
+    assert rankpipe("compare", tmp_path / "three", tmp_path / "three" / "run.trec", "-d", garden).err == ""
     assert note in rankpipe("compare", tmp_path / "one", tmp_path / "three").err
+
+
+def test_compare_takes_the_split_that_is_asked_for_and_tells_what_was_assumed(
+    tmp_path: Path, garden: Path, rankpipe: Callable[..., Any]
+) -> None:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for folder in runs:
+        assert rankpipe("run", "bm25", "--dataset", garden, "--output", folder).status == 0
+    refused = rankpipe("compare", *runs, "--split", "nosuch")
+    assert (refused.status, "has no split 'nosuch'" in refused.err) == (2, True)
+    refused = rankpipe("compare", *runs, "--split", "test", "--qrels", garden / "qrels" / "test.tsv")
+    assert (refused.status, refused.err) == (
+        2,
+        "error: --split is one of a data set; the judgements are those of --qrels\n",
+    )
+    lines = (runs[1] / "run.trec").read_text().splitlines()
+    first = lines[0].split()[0]
+    half = tmp_path / "half.trec"
+    half.write_text("".join(f"{line}\n" for line in lines if line.split()[0] == first))
+    assert "not in the run counted as 0" in rankpipe("compare", runs[0] / "run.trec", half, "-d", garden).out

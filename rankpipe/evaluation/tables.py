@@ -217,7 +217,7 @@ def p_text(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-_MARKS = re.compile(r"[\\`*|~\[\]]|(?<!\w)_|_(?!\w)")
+_MARKS = re.compile(r"[\\`*|~\[\]]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that mean something to Markdown; an underscore inside a word does not."""
 
 

@@ -120,6 +120,20 @@ def test_ids_below_an_id_are_its_splits(register: Callable[..., str], tmp_path: 
     assert Dataset.load(f"{name}/dev").splits == ("dev",)  # a split is called what the id calls it
 
 
+def test_queries_that_only_the_splits_have_are_those_of_the_whole(register: Callable[..., str], tmp_path: Path) -> None:
+    documents, _, qrels = parts(tmp_path)
+    name = register(documents)
+    for split, lines in {"train": "q1\tship\n", "dev": "q1\tship\nq2\tcar\n"}.items():
+        register(documents, TsvQueries(local(tmp_path / f"{split}.tsv", lines)), qrels, name=f"{name}/{split}")
+    assert dict(zip(*(getattr(Dataset.load(name).queries(None), one) for one in ("ids", "texts")), strict=True)) == {
+        "q1": "ship",
+        "q2": "car",
+    }
+    local(tmp_path / "dev.tsv", "q1\tanother\n")
+    with pytest.raises(DataError, match=r"query 'q1' of split '(dev|train)' is another in another split"):
+        Dataset.load(name).queries(None)
+
+
 def test_a_changed_local_file_is_read_anew(register: Callable[..., str], tmp_path: Path) -> None:
     name = register(*parts(tmp_path))
     assert Dataset.load(name).corpus.size == 2

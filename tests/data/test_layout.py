@@ -68,3 +68,12 @@ def test_a_corpus_that_changes_before_it_is_read_is_not_kept_as_what_it_was(tmp_
     assert f"DataError: {file}: changed while it was read; try again when it is whole" in done.stderr
     file.write_text(whole)
     assert len(Dataset.load(tmp_path).corpus) == 5
+
+
+def test_judgements_of_queries_without_texts_are_not_left_out_silently(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "qrels").mkdir(parents=True)
+    (source / "corpus.jsonl").write_text('{"_id": "d1", "text": "a"}\n')
+    (source / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    with pytest.raises(DataError, match=r"no queries\.jsonl and no queries\.jsonl\.gz in this folder"):
+        write_queries_and_qrels(tmp_path, Dataset.load(source))

@@ -240,3 +240,7 @@ def test_real_files_are_read_as_scikit_learn_reads_them(real_file: Callable[[str
     assert np.array_equal(lists.features, features.toarray().astype(np.float32))
     assert np.array_equal(lists.grades, grades.astype(np.float32))
     assert [int(one) for one in np.repeat(lists.query_ids, lists.counts)] == queries.tolist()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_grade(path: Path) -> None:
+    assert read(path, "\ufeff" + TWO).grades.tolist() == [2, 0, 1]

@@ -113,3 +113,11 @@ def test_bad_topics_are_named(file: Path, content: str, says: str) -> None:
     with pytest.raises(DataError) as caught:
         read_topics(file)
     assert str(caught.value) == f"{file}{says}"
+
+
+def test_labels_in_closed_tags_are_no_part_of_what_they_stand_before(file: Path) -> None:
+    file.write_text(
+        "<top>\n<num> Number: MB001 </num>\n<title> BBC news </title>\n<desc> Description: what &amp; who </desc>\n</top>\n"
+    )
+    queries = read_topics(file)
+    assert (queries.ids, queries.texts) == (("MB001",), ("BBC news",))

@@ -99,6 +99,17 @@ def test_a_comparison_says_which_queries_won_and_lost():
     assert found.randomisation_p_holm == 0.75
 
 
+def test_counting_measures_are_compared_by_their_means():
+    from dataclasses import replace
+
+    results = {
+        name: replace(result(NumRet=values), means={"NumRet": sum(values)})
+        for name, values in {"a": [3.0, 2.0], "b": [1.0, 1.0]}.items()
+    }
+    (found,) = compare(results, measures=iter(["NumRet"]))
+    assert (found.baseline_mean, found.system_mean, found.difference) == (2.5, 1.0, -1.5)
+
+
 def test_several_systems_are_corrected_together_measure_by_measure():
     baseline = result(AP=[0.0] * 6, P=[0.0] * 6)
     better = result(AP=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], P=[0.0] * 6)

@@ -28,3 +28,8 @@ def test_the_picture_holds_every_word_and_colours_by_one_scale() -> None:
     fills = {(one.get("fill"), one.get("fill-opacity")) for one in root.iter("{http://www.w3.org/2000/svg}rect")}
     assert {("#d66014", "1.00"), ("#285ac8", "1.00")} <= fills
     assert len({one.get("y") for one in root.iter("{http://www.w3.org/2000/svg}text")}) > 40 * 7 // LINE_WIDTH + 3
+
+
+def test_a_picture_is_xml_whatever_a_document_holds() -> None:
+    drawn = picture("q", [("1. d\x0b1", [("a\x00b\ufffe", 1.0)])])
+    assert "a\ufffdb\ufffd" in "".join(ElementTree.fromstring(drawn).itertext())

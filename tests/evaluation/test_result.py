@@ -266,3 +266,18 @@ def test_a_measure_that_a_query_has_no_value_of_is_refused(ranked, qrels, messag
     with pytest.raises(UsageError) as error:
         evaluate(run_of(ranked, DOCUMENTS), qrels, "Accuracy")
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("lowest", [-2, -7])
+def test_grades_below_minus_one_are_measured_as_it(lowest: int) -> None:
+    # pytrec_eval writes outside its table for a query whose highest grade is below -1
+    documents = corpus("d1", "d7", "d8", "d9")
+    run = run_of({"b": ["d7"], "a": ["d1", "d9"]}, documents)
+    found, expected = (
+        evaluate(run, {"a": {"d9": grade}, "b": {"d8": 0, "d7": 1}}, ["nDCG@10", "AP", "Judged@10"])
+        for grade in (lowest, -1)
+    )
+    assert dict(found) == dict(expected)
+    assert found.per_query == expected.per_query
+    with pytest.raises(UsageError, match="grades below -1 are measured as -1, so -2 has no gain of its own"):
+        evaluate(run, {"a": {"d9": 1}}, "nDCG(gains={-2: 0})@10")

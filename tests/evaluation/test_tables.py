@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -11,7 +12,9 @@ from rankpipe.evaluation.tables import (
     Entry,
     Table,
     comparison_table,
+    escaped,
     measures_table,
+    notes_of,
     p_text,
     results_csv,
     results_json,
@@ -122,6 +125,24 @@ def test_a_terminal_too_narrow_for_the_numbers_gets_lines_longer_than_itself(cap
 def test_output_that_is_no_terminal_is_as_wide_as_the_table(capsys):
     results_table(CELLS, MEASURES).show()
     assert "one        two | stages   0.4500†   0.5000   bm25 0.12, rescore 10.00" in capsys.readouterr().out
+
+
+def test_output_that_is_no_terminal_loses_no_column_of_a_wide_table(capsys):
+    columns = tuple(f"measure-{number}" for number in range(40))
+    Table(columns=("name", *columns), rows=((Entry("a"), *map(Entry, columns)),), labels=1, notes=()).show()
+    assert capsys.readouterr().out.count("measure-39") == 2
+
+
+def test_text_in_a_table_is_no_markdown():
+    assert escaped("kw *a* __init__ a_b [x](u) ![i](u) `c` ~d~ a|b <e> &amp; \\") == (
+        r"kw \*a\* \_\_init\_\_ a_b \[x\](u) !\[i\](u) \`c\` \~d\~ a\|b &lt;e> &amp;amp; \\"
+    )
+
+
+def test_what_was_assumed_of_compared_runs_is_told():
+    first, second = (replace(result(AP=[0.5]), assumed=assumed) for assumed in (("both",), ("both", "one")))
+    assert notes_of({"a": first, "b": second}) == ["all: both", "b: one"]
+    assert comparison_table([], notes_of({"a": first})).notes[-1] == "all: both"
 
 
 def test_results_as_csv_read_back_as_what_the_table_shows():
