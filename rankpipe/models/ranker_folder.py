@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 SETTINGS, WEIGHTS, TREES = "ranker.json", "model.safetensors", "model.txt"
 MOST_UNITS = 4096
-"""Columns, and units of a layer, at most: a damaged file must not ask for all memory."""
+"""Units of a layer at most: a damaged file must not ask for all memory."""
+MOST_COLUMNS = 1 << 20
+"""As many features as a file of lists may have."""
 
 Scores = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """(H,) scores of (H, F) features."""
@@ -92,8 +94,8 @@ def open_ranker(folder: Path, user: str = "a ranker") -> OpenRanker:
         )
     columns: Any = told.get("columns")
     named = isinstance(columns, list) and columns and all(isinstance(one, str) for one in columns)
-    if not named or len(columns) > MOST_UNITS:
-        raise ModelError(f"{path}: 'columns' must be a list of at most {MOST_UNITS:,} names")
+    if not named or len(columns) > MOST_COLUMNS:
+        raise ModelError(f"{path}: 'columns' must be a list of at most {MOST_COLUMNS:,} names")
     features: Any = told.get("features")
     if features is not None and not isinstance(features, dict):
         raise ModelError(f"{path}: 'features' must be a map of settings")

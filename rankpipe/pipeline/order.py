@@ -84,6 +84,8 @@ TAKERS = {"terms": ("weighted terms", "a 'bm25'"), "vectors": ("vectors", "a 'de
 """What queries are given, and who takes it, for messages."""
 NOTHING = Given()
 """What a pipeline is given that begins with queries alone."""
+CANDIDATES = Given(parts=frozenset({"candidates"}))
+"""What a pipeline is given that scores candidates whose own scores say nothing."""
 
 
 def check_stages(stages: Sequence[Stage], given: Given = NOTHING) -> None:

@@ -174,6 +174,8 @@ def _tasks(
         query_id, query = pool.queries.ids[row], pool.queries.texts[row]
         judged = {doc_id: float(grade) for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0}
         documents, _ = pool.of(row)
+        if dataset.card.self_match:
+            documents = documents[documents != dataset.corpus.rows([query_id])[0]]
         grades = np.array([judged.get(doc_id, 0.0) for doc_id in dataset.corpus.ids(documents)])
         if (grades > 0).any() and (grades == 0).any():
             ideal = np.sort(np.array(list(judged.values())))[::-1]

@@ -126,6 +126,7 @@ class _Growing:
     ) -> None:
         self._lambdas, self._settings, self._judge = lambdas, settings, judge
         self._booster = lightgbm.Booster(told, data)
+        self._documents = data.num_data()
         self._started = perf_counter()
         if judge is not None:
             self._booster.add_valid(data.create_valid(judge.features, params=data.get_params()), "development")
@@ -139,16 +140,28 @@ class _Growing:
             learnt = None if self._lambdas is None else self._lambdas.propensities()
             full = self._booster.update(fobj=None if self._lambdas is None else self._gradients)
             self._progress.step = step
-            last = full or step == self._settings.steps
+            # No leaf can be parted any more; another bag may have one that can.
+            ended = full and not self._settings.bagging_freq
+            last = ended or step == self._settings.steps
             if self._judge is None:
-                self._best, self._positions = step, learnt
+                self._best, self._positions = self._booster.current_iteration(), learnt
             elif (last or step % self._judge.every == 0) and self._measured(self._judge, step, learnt):
                 break
-            if full:  # no leaf can be parted any more
+            if ended:
                 break
+        self._check_parted()
         self._progress.seconds = perf_counter() - self._started
         text = self._booster.model_to_string(num_iteration=self._best)
         return Grown(TreeRanker(text), self._progress, self._positions)
+
+    def _check_parted(self) -> None:
+        """Raise UsageError where no tree tells two documents apart: such a ranker would order them by their ids."""
+        if all(tree["num_leaves"] < 2 for tree in self._booster.dump_model()["tree_info"]):
+            raise UsageError(
+                f"no tree parts the {self._documents:,} documents of the lists, where a leaf keeps 'min_data_in_leaf: "
+                f"{self._settings.min_data_in_leaf}' of them and 'min_sum_hessian_in_leaf: "
+                f"{self._settings.min_sum_hessian_in_leaf:g}'; lower these, or train on more lists"
+            )
 
     def _gradients(self, scores: NDArray[np.float64], _: lightgbm.Dataset) -> tuple[NDArray, NDArray]:
         assert self._lambdas is not None
@@ -169,7 +182,7 @@ class _Growing:
         judge.notify(f"{judge.phase}: step {step:,} of {self._settings.steps:,}, {judge.name} {value:.4f}")
         if progress.best is None or value > progress.best:
             progress.best, progress.best_at, progress.waited = value, (judge.phase, step), 0
-            self._best, self._positions = step, learnt
+            self._best, self._positions = self._booster.current_iteration(), learnt
             return False
         progress.waited += 1
         ended = judge.patience is not None and progress.waited >= judge.patience

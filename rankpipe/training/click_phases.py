@@ -48,6 +48,13 @@ class ClickMethod(FromLog):
     def _fits(self) -> ClickMethod:
         if self.context and self.method != "dla":
             raise ValueError("'context' is of 'method: dla'")
+        takers = {"propensity_rate": ("dla",), "limit": ("dla", "known")}
+        for name, methods in takers.items():
+            default = type(self).__pydantic_fields__[name].default  # type: ignore[attr-defined]
+            if getattr(self, name) != default and self.method not in methods:
+                raise ValueError(
+                    f"'{name}' is of 'method: {' and '.join(methods)}', and changes nothing of '{self.method}'"
+                )
         if (self.method == "known") != (self.propensities is not None):
             raise ValueError("'propensities' and 'method: known' need each other")
         return self

@@ -20,6 +20,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 
 from rankpipe.data import Dataset
 from rankpipe.errors import UsageError
@@ -158,7 +159,10 @@ class Command:
             if not self.processes.first:
                 return ""
             with replacing_folder(output, force=self.force) as place:
-                told = done.write(place)
+                try:
+                    told = done.write(place)
+                except SafetensorError as error:  # which is no OSError, and stands for one here: a full disk
+                    raise OSError(str(error).removeprefix("Error while serializing: I/O error: ")) from error
                 manifest = {
                     "format": FORMAT,
                     "command": self.command,

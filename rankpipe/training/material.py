@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rankpipe.data import Corpus, Dataset, Qrels, Queries
 from rankpipe.errors import UsageError
 from rankpipe.pipeline import Pipeline
-from rankpipe.pipeline.pipeline import GIVEN_RUN
+from rankpipe.pipeline.order import CANDIDATES
 from rankpipe.run import Run
 from rankpipe.training import queries as drawing
 from rankpipe.training.batches import Batches
@@ -241,7 +241,7 @@ class _Gathering:
         if guard.pipeline is None:
             return OwnScores(pool, guard.margin)
         dataset = self.dataset
-        pipeline = Pipeline.load(guard.pipeline, corpus=dataset.corpus, runtime=self.pipeline.runtime, given=GIVEN_RUN)
+        pipeline = Pipeline.load(guard.pipeline, corpus=dataset.corpus, runtime=self.pipeline.runtime, given=CANDIDATES)
         cut = dataset.card.relevance_cut
         return scored_by(pipeline, pool, qrels, dataset.corpus, relevance_cut=cut, margin=guard.margin)
 
@@ -260,10 +260,19 @@ class _Gathering:
                 if pool is None:
                     self.notify(f"there are no judged queries in '{recipe.split}'; documents give all of them")
                 else:
-                    train[source] = pool, np.full(len(pool.queries), -1, np.int32)
+                    # a document with the query's id is the query itself, where the card says so
+                    itself = self.dataset.card.self_match
+                    own = self.dataset.corpus.rows(pool.queries.ids) if itself else np.full(len(pool.queries), -1)
+                    train[source] = pool, own.astype(np.int32)
                 continue
             kept_back = math.ceil(recipe.development.queries / drawn_sources) if hold else 0
-            others = {drawing.plain_text(text) for one, _ in back.values() for text in one.queries.texts}
+            kept_apart = [back, *([{name: one for name, one in train.items() if name != "judged"}] if hold else [])]
+            others = {
+                drawing.plain_text(text)
+                for pools in kept_apart
+                for one, _ in pools.values()
+                for text in one.queries.texts
+            }
             found = DRAW[source](self.dataset.corpus, count + kept_back, recipe.seed + number, avoid | others)
             if not len(found):
                 self.notify(f"no document has {source} that can stand for queries")

@@ -21,7 +21,9 @@ from rankpipe.errors import UsageError
 from rankpipe.evaluation.manifest import described, facts
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
+from rankpipe.stage import walk
 from rankpipe.training.candidates import Pool
+from rankpipe.training.queries import plain_text
 
 TABLE = "negatives.parquet"
 FATES = ("negative", "relevant", "the query itself", "too good", "query without a relevant document")
@@ -136,6 +138,9 @@ def mined(
     self_match     a document with the query's id is the query itself, and no negative
     """
     found = Mined(pool, guard)
+    of_text: dict[str, list[NDArray[np.int32]]] = {}
+    for query_id, text in zip(pool.queries.ids, pool.queries.texts, strict=True):
+        of_text.setdefault(plain_text(text), []).append(judged_rows(qrels, query_id, corpus)[0])
     for row, query_id in enumerate(pool.queries.ids):
         fates = found.fates[int(pool.offsets[row]) : int(pool.offsets[row + 1])]
         documents, _ = pool.of(row)
@@ -151,8 +156,9 @@ def mined(
             found.unguarded += limit is None
             fates[guard.scores(row) > (np.inf if limit is None else limit)] = TOO_GOOD
         fates[np.isin(documents, own)] = ITSELF
-        fates[np.isin(documents, rows)] = RELEVANT
-        masked = np.unique(np.concatenate([rows, own, documents[fates == TOO_GOOD]]).astype(np.int32))
+        judged = np.unique(np.concatenate(of_text[plain_text(pool.queries.texts[row])]))  # under any id
+        fates[np.isin(documents, judged)] = RELEVANT
+        masked = np.unique(np.concatenate([judged, own, documents[fates == TOO_GOOD]]).astype(np.int32))
         negatives = np.array(documents[fates == NEGATIVE], np.int32)
         relevant = rows[positive]
         found.judged.append(
@@ -246,6 +252,7 @@ def scored_by(
     for query_id in pool.queries.ids:
         rows, grades = judged_rows(qrels, query_id, corpus)
         relevant.append(rows[grades >= relevance_cut])
+    _check_depths(pipeline, max((len(_first(one, pool.of(row)[0])) for row, one in enumerate(relevant)), default=0))
     pipeline.prepare()
     key = {
         "format": 1,
@@ -258,6 +265,17 @@ def scored_by(
     folder = store.artefact("guards", key, lambda folder: _score(folder, pipeline, pool, corpus, relevant))
     candidates, best = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("candidates", "best"))
     return GivenScores(pool.offsets, candidates, best, margin, store.key_digest(key))
+
+
+def _check_depths(pipeline: Pipeline, longest: int) -> None:
+    """Refuse a guard that leaves candidates as they are: their scores would be those of no model."""
+    for stage in walk(pipeline):
+        depth = getattr(stage, "depth", None)
+        if isinstance(depth, int) and "candidates" in stage.needs and depth < longest:
+            raise UsageError(
+                f"the guard's stage '{stage.type_name()}' scores the first {depth} documents of a query, and there are up to "
+                f"{longest} to judge; give it 'depth: {longest}' or more, or 'candidates' a smaller 'depth'"
+            )
 
 
 def _score(folder: Path, pipeline: Pipeline, pool: Pool, corpus: Corpus, relevant: Sequence[NDArray[np.int32]]) -> None:

@@ -85,11 +85,24 @@ def train_and_development(
             f"no query of split '{split}' of data set '{dataset.name}' is left for development: the text of each is a query "
             "of another split, too"
         )
+    _check_measurable(dataset, split, development)
     if len(development) > recipe.development.queries:
         rows = drawn(len(development), recipe.development.queries, (recipe.seed, 7))
         development = development.select(rows)
     account["development"] = {"split": split, "queries": len(development), "held_out": split == recipe.split, **out}
     return train, development
+
+
+def _check_measurable(dataset: Dataset, split: str, queries: Queries) -> None:
+    """Raise UsageError where every measurement would be 0, whatever was trained."""
+    qrels = dataset.qrels(split)
+    relevant = [doc_id for query_id in queries.ids for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0]
+    if not (dataset.corpus.rows(relevant) >= 0).any():
+        why = "is in its corpus" if relevant else "is judged relevant"
+        raise UsageError(
+            f"nothing can be measured on split '{split}' of data set '{dataset.name}': for its {len(queries)} queries no "
+            f"document that {'is judged relevant ' if relevant else ''}{why}"
+        )
 
 
 def no_judgements(dataset: Dataset, split: str) -> UsageError:

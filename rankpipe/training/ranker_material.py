@@ -165,6 +165,9 @@ def gather_lists(
     qrels = drawing.qrels_of(development, dataset, split)
     run = gathered.run(development)
     depth = recipe.development.depth or recipe.depth
+    account["development"]["features"] = hashlib.sha256(
+        run.documents.tobytes() + feature_matrix(run, gathered.columns).tobytes()
+    ).hexdigest()[:32]
     return RankerMaterial(
         gathered.columns,
         candidates.deciding,

@@ -43,7 +43,7 @@ class RankerPhase(Phase):
 
     batch: Annotated[int, Ge(1)] = 128
     optimizer: Literal["adagrad", "adamw"] = "adagrad"
-    warm_up: Annotated[float, Ge(0)] = 0.0
+    warm_up: Annotated[float, Ge(0), Le(1)] = 0.0
     clip: Annotated[float, Gt(0)] = 5.0
 
 
@@ -112,6 +112,12 @@ class LambdaMartClicks(Trees, FromLog):
 
     method: Literal["pair-debias", "naive"] = "pair-debias"
     norm: Annotated[float, Ge(0)] = 1.0
+
+    @model_validator(mode="after")
+    def _corrects(self) -> LambdaMartClicks:
+        if self.method == "naive" and self.norm != 1.0:
+            raise ValueError("'norm' is of 'method: pair-debias', and changes nothing of 'naive'")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)

@@ -8,8 +8,7 @@ from typing import Any
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import PipelineError, UsageError
 from rankpipe.pipeline import Pipeline
-from rankpipe.pipeline.order import MAKERS, NOTHING, parts_after
-from rankpipe.pipeline.pipeline import GIVEN_RUN
+from rankpipe.pipeline.order import CANDIDATES, MAKERS, NOTHING, parts_after
 from rankpipe.pipeline.reading import Reading
 from rankpipe.pipeline.registry import closest, suggestion
 from rankpipe.pipeline.settings import as_written, settings_of
@@ -161,7 +160,7 @@ class _RecipeReading(Reading):
             self.note(entry.value.place, f"there is no pipeline file {name!r} beside this one or here")
             return
         try:
-            pipeline = Pipeline.load(file, given=GIVEN_RUN if reranks else NOTHING)
+            pipeline = Pipeline.load(file, given=CANDIDATES if reranks else NOTHING)
             if not reranks and leaves not in parts_after(pipeline.stages):
                 self.note(entry.value.place, f"pipeline {name!r} leaves no {leaves}; put {MAKERS[leaves]} into it")
         except PipelineError as error:

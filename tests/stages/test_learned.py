@@ -68,7 +68,7 @@ def test_a_folder_that_is_not_there_or_holds_no_ranker_is_refused(run: Run, tmp_
     [
         ({"format": 99}, "not a ranker of this version of rankpipe (format 1, kind 'network' or 'trees')"),
         ({"hidden": [10**9]}, "'hidden' must be a list of numbers from 1 to 4,096"),
-        ({"columns": []}, "'columns' must be a list of at most 4,096 names"),
+        ({"columns": []}, "'columns' must be a list of at most 1,048,576 names"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(
