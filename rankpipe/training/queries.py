@@ -98,10 +98,10 @@ def _check_measurable(dataset: Dataset, split: str, queries: Queries) -> None:
     qrels = dataset.qrels(split)
     relevant = [doc_id for query_id in queries.ids for doc_id, grade in qrels.get(query_id, {}).items() if grade > 0]
     if not (dataset.corpus.rows(relevant) >= 0).any():
-        why = "is in its corpus" if relevant else "is judged relevant"
+        why = "nothing that is relevant is in the corpus" if relevant else "nothing is relevant"
         raise UsageError(
-            f"nothing can be measured on split '{split}' of data set '{dataset.name}': for its {len(queries)} queries no "
-            f"document that {'is judged relevant ' if relevant else ''}{why}"
+            f"nothing can be measured on split '{split}' of data set '{dataset.name}': of what is judged for its "
+            f"{len(queries)} queries {why}"
         )
 
 

@@ -102,6 +102,24 @@ def test_on_lightgbms_example_ndcg_is_that_of_lightgbms_own_training(
     assert measured(test, found) > measured(test, np.zeros(len(test.grades)))
 
 
+def test_a_bag_that_cannot_be_parted_ends_nothing() -> None:
+    train = drawn(6, 0)
+    settings = LambdaMart(steps=60, min_data_in_leaf=12, bagging_fraction=0.5, bagging_freq=1)
+    own = own_training(train, settings, 3)
+    grown = grow_on_grades(train, settings, seed=3)
+    assert grown.progress.step == 60
+    assert grown.ranker.trees == own.num_trees()
+    assert grown.ranker.scores(train.features).tolist() == pytest.approx(own.predict(train.features).tolist(), abs=1e-6)
+
+
+def test_trees_that_part_nothing_are_no_ranker() -> None:
+    train = drawn(4, 0)
+    with pytest.raises(
+        UsageError, match=rf"^no tree parts the {len(train.grades)} documents of the lists, where a leaf keeps"
+    ):
+        grow_on_grades(train, LambdaMart(steps=5, min_data_in_leaf=200))
+
+
 def test_the_best_step_is_kept_and_patience_ends() -> None:
     train, development = drawn(40, 0), drawn(40, 1)
     noisy = FeatureLists(train.query_ids, train.offsets, train.grades[::-1].copy(), train.features)  # nothing to learn

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rankpipe import Corpus
+from rankpipe import Corpus, Pipeline
 from rankpipe.data import Qrels, Queries
+from rankpipe.errors import PipelineError, UsageError
+from rankpipe.pipeline.order import CANDIDATES
 from rankpipe.training.candidates import Pool
 from rankpipe.training.examples import JudgedGroups, Shape, TaughtGroups, Turns
-from rankpipe.training.negatives import mined
+from rankpipe.training.negatives import mined, scored_by
 
 CORPUS = Corpus.from_texts([f"text {number}" for number in range(20)])
 """Document d1 stands in row 0."""
@@ -132,6 +135,30 @@ def test_relevant_documents_are_drawn_from_the_candidates_where_there_are_any() 
             for group in groups.step(step):
                 drawn[group.query_id] |= set(group.documents[group.targets > 0].tolist())
         assert drawn == wanted
+
+
+def test_what_is_relevant_to_the_same_text_under_another_id_is_no_negative() -> None:
+    same = replace(pool([[0, 1, 2], [0, 1, 2]]), queries=Queries(("q1", "q2"), ("One  text", "one text")))
+    found = mined(same, Qrels({"q1": {"d1": 1}, "q2": {"d2": 1}}), CORPUS)
+    assert [one.positives.tolist() for one in found.judged] == [[0], [1]]
+    assert [one.negatives.tolist() for one in found.judged] == [[2], [2]]
+    assert [one.masked.tolist() for one in found.judged] == [[0, 1], [0, 1]]
+
+
+def test_a_guard_that_does_not_reach_all_candidates_is_refused() -> None:
+    corpus = Corpus.from_texts(["a b", "b c", "c a"])
+    guard = Pipeline.from_yaml("stages: [rescore: {model: any, depth: 2}]", corpus=corpus, given=CANDIDATES)
+    with pytest.raises(UsageError) as error:
+        scored_by(guard, pool([[0, 1, 2]]), Qrels({"q1": {"1": 1}}), corpus, relevance_cut=1, margin=0.0)
+    assert str(error.value) == (
+        "the guard's stage 'rescore' scores the first 2 documents of a query, and there are up to 3 to judge; give it "
+        "'depth: 3' or more, or 'candidates' a smaller 'depth'"
+    )
+
+
+def test_a_guard_has_no_scores_of_a_run_to_mix_with() -> None:
+    with pytest.raises(PipelineError, match="'interpolate' refers to 'run', and no earlier stage has a name"):
+        Pipeline.from_yaml("stages: [rescore: {model: any}, interpolate: {with: run}]", given=CANDIDATES)
 
 
 def test_queries_without_a_relevant_document_are_left_out() -> None:

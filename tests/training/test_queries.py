@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rankpipe import Corpus
 from rankpipe.data import Dataset, Queries
 from rankpipe.errors import UsageError
-from rankpipe.training.queries import held_out, judged_queries, sentences, sentences_of, titles
+from rankpipe.training.queries import (
+    held_out,
+    judged_queries,
+    sentences,
+    sentences_of,
+    titles,
+    train_and_development,
+)
+from rankpipe.training.recipe_file import load_recipe
 
 CORPUS = Corpus.from_records(
     [
@@ -104,3 +114,25 @@ def test_a_text_that_is_held_out_trains_nothing_under_another_id_either() -> Non
     same = Queries(("a", "b", "c"), ("query",) * 3)
     with pytest.raises(UsageError, match=r"^a share of 0.4 of 3 training queries cannot be held out$"):
         held_out(same, 0.4, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("judged", "said"),
+    [
+        ({"q1": {"elsewhere": 1}}, "of what is judged for its 1 queries nothing that is relevant is in the corpus"),
+        ({"q1": {"d1": 0}}, "of what is judged for its 1 queries nothing is relevant"),
+    ],
+)
+def test_development_that_could_measure_nothing_is_refused(
+    judged: dict[str, dict[str, int]], said: str, tmp_path: Path
+) -> None:
+    corpus = Corpus.from_records([{"id": "d1", "text": "a"}])
+    dataset = Dataset.of(corpus, Queries.of({"q1": "a"}), judged, split="dev")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "train: cross-encoder\nmodel: minilm\ncandidates: {pipeline: bm25, depth: 5}\nphases:\n  - distil: {steps: 1, learning_rate: 1e-4, queries: [titles]}\n"
+    )
+    with pytest.raises(UsageError) as error:
+        train_and_development(load_recipe(path), dataset, {}, needed=False)
+    assert str(error.value).startswith("nothing can be measured on split 'dev' of data set")
+    assert said in str(error.value)
