@@ -54,11 +54,12 @@ class Batches:
         seed: tuple[int, ...],
         subset: Subset | None = None,
     ) -> None:
-        if not (hard or random or (in_batch and min(batch, len(judged)) > 1)):
+        self._seed, self._turns = seed, Turns([one.query_id for one in judged], seed, subset)
+        self._size = self._turns.batch(batch)
+        if not (hard or random or (in_batch and self._size > 1)):
             raise UsageError(f"{len(judged)} judged query gives no negatives; 'hard' or 'random' must be above 0")
         self._judged, self._live = judged, corpus.live_rows()
-        self._size, self._hard, self._random, self._in_batch = min(batch, len(judged)), hard, random, in_batch
-        self._seed, self._turns = seed, Turns(len(judged), seed, subset)
+        self._hard, self._random, self._in_batch = hard, random, in_batch
 
     def step(self, step: int) -> Batch:
         """The batch of a step; steps count from 1. A query stands in it twice only where a round ends in it."""

@@ -110,8 +110,8 @@ class ClickBatches:
 
     def __init__(self, lists: ClickLists, batch: int, seed: Sequence[int], subset: Subset | None = None) -> None:
         self._lists = lists
-        self._size = min(batch, len(lists.owners))
-        self._turns = Turns(len(lists.owners), seed, subset)
+        self._turns = Turns([lists.queries.ids[one] for one in lists.owners.tolist()], seed, subset)
+        self._size = self._turns.batch(batch)
 
     @property
     def filled(self) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe.data import Corpus
+from rankpipe.store import key_digest
 from rankpipe.training.candidates import Pool
 from rankpipe.training.negatives import Judged, account_of
 from rankpipe.training.recipe import Subset
@@ -64,20 +65,27 @@ class Shape:
 
 
 class Turns:
-    """Rows 0 to count - 1, each once in every round, in an order that the round's own number gives.
+    """Rows of queries, each once in every round, in an order that the round's own number gives.
 
     Of a subset a round is a part of them: the same part (fixed), one drawn anew (rs2 with replacement), or, as without
     a subset, the next ones of an order of all (rs2 without replacement).
     """
 
-    def __init__(self, count: int, seed: Sequence[int], subset: Subset | None = None) -> None:
-        self._count, self._seed = count, tuple(seed)
+    def __init__(self, ids: Sequence[str], seed: Sequence[int], subset: Subset | None = None) -> None:
+        """Take the queries' ids: a fixed part goes by them, as another phase may have left out some of the queries."""
+        self._count = count = len(ids)
+        self._seed = tuple(seed)
         self._round, self._order = -1, np.empty(0, np.int64)
         parts = subset is not None and (subset.kind == "fixed" or subset.replacement)
         self._size = math.ceil(subset.ratio * count) if subset is not None and parts else count
         self._fixed = None
         if subset is not None and subset.kind == "fixed":  # the same in every phase: of the training's seed alone
-            self._fixed = np.random.default_rng([self._seed[0], 1 << 20]).permutation(count)[: self._size]
+            drawn = [key_digest({"seed": int(self._seed[0]), "query": query_id}) for query_id in ids]
+            self._fixed = np.argsort(np.array(drawn), kind="stable")[: self._size]
+
+    def batch(self, wanted: int) -> int:
+        """How many rows a step takes: `wanted`, or as many as there are in a round."""
+        return min(wanted, self._size)
 
     def __getitem__(self, turn: int) -> int:
         """Row of a turn; turns count from 0."""
@@ -111,7 +119,14 @@ class TaughtGroups:
                 "candidates": pool.digest,
             }
             if len(usable):
-                self._sources.append((pool, own, usable, Turns(len(usable), (*shape.seed, number), shape.subset)))
+                self._sources.append(
+                    (
+                        pool,
+                        own,
+                        usable,
+                        Turns([pool.queries.ids[row] for row in usable], (*shape.seed, number), shape.subset),
+                    )
+                )
         self.unit = score_unit([pool for pool, *_ in self._sources])
 
     def __len__(self) -> int:
@@ -160,7 +175,7 @@ class JudgedGroups:
         """
         self._shape, self._live, self._positives, self._only_found = shape, corpus.live_rows(), positives, only_found
         self._judged = judged
-        self._turns = Turns(len(judged), shape.seed, shape.subset)
+        self._turns = Turns([one.query_id for one in judged], shape.seed, shape.subset)
 
     def step(self, step: int) -> list[Group]:
         """The groups of a step: the queries take turns."""

@@ -142,8 +142,8 @@ class QueryEncoderTraining:
 
     def _phase(self, number: int, phase: Adore) -> PhasePlan:
         judged, index = self._queries.judged, self._indexes[phase.index]
-        turns = Turns(len(judged), (self._recipe.seed, number), self._recipe.subset)
-        size = min(phase.batch, len(judged))
+        turns = Turns([one.query_id for one in judged], (self._recipe.seed, number), self._recipe.subset)
+        size = turns.batch(phase.batch)
 
         def drawn(step: int) -> list[Judged]:
             return [judged[turns[turn]] for turn in range((step - 1) * size, step * size)]

@@ -114,8 +114,8 @@ class RankerTraining:
 
     def _phase(self, number: int, phase: Any) -> PhasePlan:
         lists: Lists = self._material.lists[number]
-        turns = Turns(len(lists.ids), (self._recipe.seed, number), self._recipe.subset)
-        size = min(phase.batch, len(lists.ids))
+        turns = Turns(lists.ids, (self._recipe.seed, number), self._recipe.subset)
+        size = turns.batch(phase.batch)
 
         def drawn(step: int) -> NDArray[np.int64]:
             return np.array([turns[turn] for turn in range((step - 1) * size, step * size)], np.int64)

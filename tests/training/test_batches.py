@@ -14,6 +14,7 @@ from rankpipe.training.examples import Turns
 from rankpipe.training.negatives import Judged
 from rankpipe.training.recipe import Subset
 
+IDS = [f"q{number}" for number in range(10)]
 CORPUS = Corpus.from_texts([f"document {number}" for number in range(40)])
 
 
@@ -106,14 +107,14 @@ def test_a_single_query_without_negatives_is_refused() -> None:
 
 def test_rs2_takes_turns_through_an_order_of_all() -> None:
     # n 10, r .3: three epochs of 3 have 9 different ones, the fourth begins with the one that is left
-    turns = Turns(10, (0,), Subset(kind="rs2", ratio=0.3))
+    turns = Turns(IDS, (0,), Subset(kind="rs2", ratio=0.3))
     order = [turns[turn] for turn in range(10)]
     assert len(set(order[:9])) == 9
     assert set(order) == set(range(10))
 
 
 def test_rs2_with_replacement_draws_every_epoch_from_all() -> None:
-    turns = Turns(10, (0,), Subset(kind="rs2", ratio=0.3, replacement=True))
+    turns = Turns(IDS, (0,), Subset(kind="rs2", ratio=0.3, replacement=True))
     epochs = [[turns[3 * epoch + place] for place in range(3)] for epoch in range(60)]
     assert all(len(set(epoch)) == 3 for epoch in epochs)
     assert {one for epoch in epochs for one in epoch} == set(range(10))
@@ -121,9 +122,29 @@ def test_rs2_with_replacement_draws_every_epoch_from_all() -> None:
 
 
 def test_a_fixed_part_is_drawn_once_for_all_phases() -> None:
-    other = Turns(10, (0, 1), Subset(kind="fixed", ratio=0.3))  # of another phase
-    turns = Turns(10, (0, 0), Subset(kind="fixed", ratio=0.3))
+    other = Turns(IDS, (0, 1), Subset(kind="fixed", ratio=0.3))  # of another phase
+    turns = Turns(IDS, (0, 0), Subset(kind="fixed", ratio=0.3))
     assert {other[turn] for turn in range(3)} == {turns[turn] for turn in range(3)}
     epochs = [[turns[3 * epoch + place] for place in range(3)] for epoch in range(20)]
     assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1
     assert len({tuple(epoch) for epoch in epochs}) > 1  # in another order
+
+
+def test_a_fixed_part_is_of_the_same_queries_where_a_phase_has_fewer() -> None:
+    def part(ids: list[str]) -> set[str]:
+        turns = Turns(ids, (3, 0), Subset(kind="fixed", ratio=0.25))
+        return {ids[turns[turn]] for turn in range(turns.batch(32))}
+
+    every = [f"q{number}" for number in range(40)]
+    whole = part(every)
+    assert len(whole) == 10
+    left = [one for one in reversed(every) if one not in sorted(whole)[:2]]
+    assert whole & set(left) <= part(left)
+    assert len(part(left)) == 10
+
+
+def test_a_batch_is_no_larger_than_a_part() -> None:
+    few = [judged(number, [number], [number + 20]) for number in range(8)]
+    made = batches(few, hard=1, batch=8, subset=Subset(kind="fixed", ratio=0.5))
+    assert sorted(made.step(1).query_ids) == sorted(made.step(2).query_ids)
+    assert len(set(made.step(1).query_ids)) == len(made.step(1).query_ids) == 4

@@ -39,7 +39,7 @@ def shape(**settings: int) -> Shape:
 
 
 def test_every_round_has_every_row_once() -> None:
-    turns = Turns(5, (1,))
+    turns = Turns(list("abcde"), (1,))
     rounds = [[turns[turn] for turn in range(start, start + 5)] for start in (0, 5, 10)]
     assert all(sorted(one) == [0, 1, 2, 3, 4] for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
