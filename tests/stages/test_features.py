@@ -232,7 +232,8 @@ def test_files_of_any_number_of_keys_are_read_once(run: Run, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("setting", ["columns", "texts"])
 def test_a_file_that_is_not_there_is_said(run: Run, tmp_path: Path, setting: str) -> None:
-    stage = Features(fields=(), **{setting: tmp_path / "none.jsonl"})
+    file = tmp_path / "none.jsonl"
+    stage = Features(fields=(), columns=file) if setting == "columns" else Features(fields=(), texts=file)
     with pytest.raises(UsageError) as error:
         stage(run)
     assert str(error.value) == f"there is no file {tmp_path}/none.jsonl"

@@ -9,6 +9,7 @@ import pytest
 from rankpipe import Corpus
 from rankpipe.data import Dataset, Queries
 from rankpipe.errors import UsageError
+from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
 from rankpipe.training.queries import (
     held_out,
     judged_queries,
@@ -132,7 +133,9 @@ def test_development_that_could_measure_nothing_is_refused(
     path.write_text(
         "train: cross-encoder\nmodel: minilm\ncandidates: {pipeline: bm25, depth: 5}\nphases:\n  - distil: {steps: 1, learning_rate: 1e-4, queries: [titles]}\n"
     )
+    recipe = load_recipe(path)
+    assert isinstance(recipe, CrossEncoderRecipe)
     with pytest.raises(UsageError) as error:
-        train_and_development(load_recipe(path), dataset, {}, needed=False)
+        train_and_development(recipe, dataset, {}, needed=False)
     assert str(error.value).startswith("nothing can be measured on split 'dev' of data set")
     assert said in str(error.value)
