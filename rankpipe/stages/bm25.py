@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import DataError, UsageError
-from rankpipe.index.analysis import Analyzer, open_analyzer
+from rankpipe.index.analysis import Analyzer, is_file, open_analyzer
 from rankpipe.index.bm25 import LARGEST_K1
 from rankpipe.index.layout import VERSION
 from rankpipe.index.ranking import Ranking
@@ -45,8 +45,6 @@ def known_analyzer(analyzer: str) -> str:
 
 def what_analyses(analyzer: str) -> str:
     """What makes the terms of an analyzer: its name, or of a tokenizer.json its content, wherever it lies."""
-    from rankpipe.index.analysis import is_file
-
     return f"tokenizer.json of sha256 {file_digest(Path(analyzer))[:16]}" if is_file(analyzer) else analyzer
 
 

@@ -266,13 +266,10 @@ class _Gathering:
                     train[source] = pool, own.astype(np.int32)
                 continue
             kept_back = math.ceil(recipe.development.queries / drawn_sources) if hold else 0
-            kept_apart = [back, *([{name: one for name, one in train.items() if name != "judged"}] if hold else [])]
-            others = {
-                drawing.plain_text(text)
-                for pools in kept_apart
-                for one, _ in pools.values()
-                for text in one.queries.texts
-            }
+            apart = list(back.values())
+            if hold:  # what is kept back of this source is none of what others train on, either
+                apart += [one for name, one in train.items() if name != "judged"]
+            others = {drawing.plain_text(text) for one, _ in apart for text in one.queries.texts}
             found = DRAW[source](self.dataset.corpus, count + kept_back, recipe.seed + number, avoid | others)
             if not len(found):
                 self.notify(f"no document has {source} that can stand for queries")

@@ -138,13 +138,15 @@ def mined(
     self_match     a document with the query's id is the query itself, and no negative
     """
     found = Mined(pool, guard)
+    texts = [plain_text(text) for text in pool.queries.texts]
+    known = [judged_rows(qrels, query_id, corpus) for query_id in pool.queries.ids]
     of_text: dict[str, list[NDArray[np.int32]]] = {}
-    for query_id, text in zip(pool.queries.ids, pool.queries.texts, strict=True):
-        of_text.setdefault(plain_text(text), []).append(judged_rows(qrels, query_id, corpus)[0])
+    for text, (rows, _) in zip(texts, known, strict=True):
+        of_text.setdefault(text, []).append(rows)
     for row, query_id in enumerate(pool.queries.ids):
         fates = found.fates[int(pool.offsets[row]) : int(pool.offsets[row + 1])]
         documents, _ = pool.of(row)
-        rows, grades = judged_rows(qrels, query_id, corpus)
+        rows, grades = known[row]
         positive = grades >= relevance_cut
         if not positive.any():
             found.unused.append(query_id)
@@ -156,7 +158,7 @@ def mined(
             found.unguarded += limit is None
             fates[guard.scores(row) > (np.inf if limit is None else limit)] = TOO_GOOD
         fates[np.isin(documents, own)] = ITSELF
-        judged = np.unique(np.concatenate(of_text[plain_text(pool.queries.texts[row])]))  # under any id
+        judged = np.unique(np.concatenate(of_text[texts[row]]))  # under any id
         fates[np.isin(documents, judged)] = RELEVANT
         masked = np.unique(np.concatenate([judged, own, documents[fates == TOO_GOOD]]).astype(np.int32))
         negatives = np.array(documents[fates == NEGATIVE], np.int32)
