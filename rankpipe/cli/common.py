@@ -36,7 +36,7 @@ def common_dataset(folders: list[Path], split: str | None) -> tuple[str | None, 
 def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:
     """Say where runs were made on another state of a data set than that which they are measured by."""
     from rankpipe.data import Dataset
-    from rankpipe.evaluation.manifest import qrels_digest, queries_digest
+    from rankpipe.evaluation.manifest import qrels_digest
 
     if any(digests != made_on[0] for digests in made_on):
         say(
@@ -47,13 +47,9 @@ def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:
     dataset = Dataset.load(name)
     if split not in dataset.splits:
         return
-    now = {
-        "corpus": dataset.corpus.digest,
-        "queries": queries_digest(dataset.queries(split)),
-        "qrels": qrels_digest(dataset.qrels(split)),
-    }
-    words = {"corpus": "documents", "queries": "queries", "qrels": "judgements"}
-    if others := [words[kind] for kind, digest in now.items() if made_on[0].get(kind, digest) != digest]:
+    # What measuring depends on. Queries may be fewer than the split has: those of a run that was re-ranked.
+    now = {"documents": ("corpus", dataset.corpus.digest), "judgements": ("qrels", qrels_digest(dataset.qrels(split)))}
+    if others := [words for words, (kind, digest) in now.items() if made_on[0].get(kind, digest) != digest]:
         say(
             f"note: '{name}' had other {' and '.join(others)} when these runs were made; they are measured by what it has "
             "now"

@@ -285,18 +285,17 @@ def _assumptions(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def notes_of(results: Mapping[str, Result], all_of_them: str = "all") -> list[str]:
+def notes_of(results: Mapping[str, Result], dataset: str = "") -> list[str]:
     """What was assumed of results, each sentence once, with the names of those that it holds for.
 
-    all_of_them  what to call all
+    dataset  that all are of, if it is to be told
     """
     notes: list[str] = []
     for sentence in dict.fromkeys(sentence for result in results.values() for sentence in result.assumed):
         having = [name for name, result in results.items() if sentence in result.assumed]
-        who = all_of_them if len(having) == len(results) else " and ".join(having)
-        if all_of_them != "all" and len(having) < len(results):
-            who = f"{all_of_them}, {who}"
-        notes.append(f"{who}: {sentence}")
+        shared = len(having) == len(results)
+        who = [dataset] * bool(dataset) + ([] if shared else [" and ".join(having)])
+        notes.append(f"{', '.join(who) or 'all'}: {sentence}")
     return notes
 
 
