@@ -34,11 +34,11 @@ from trained import (
     by_query,
     cell_done,
     cells_of,
-    comparison,
     digests,
     finished,
     mean,
     over_seeds,
+    p_of,
     spread,
     train,
     weights_of,
@@ -259,7 +259,7 @@ def _compared(first: Sequence[Any], second: Sequence[Any], ids: Sequence[str], m
     before, after = (
         over_seeds([{one: cell["results"][measure][one] for one in ids} for cell in rows]) for rows in (first, second)
     )
-    return f"{mean(after) - mean(before):+.4f} (p {comparison(before, after, measure).t_p:.3f})"
+    return f"{mean(after) - mean(before):+.4f} (p {p_of(before, after, measure)})"
 
 
 def _parser() -> argparse.ArgumentParser:

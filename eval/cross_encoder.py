@@ -34,12 +34,12 @@ import torch
 from rich.console import Console
 from trained import (
     by_query,
-    comparison,
     curve,
     digests,
     finished,
     mean,
     over_seeds,
+    p_of,
     train,
     write,
     write_all,
@@ -338,10 +338,9 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         rows = [one for one in cells if (one["dataset"], one["method"]) == (name, method)]
         test = [one["results"]["test"] for one in rows]
         first, alone, mixed = (over_seeds([one[kind] for one in test]) for kind in ("first", "alone", "mixed"))
-        found = comparison(first, mixed, MEASURE)
         elsewhere = [
             f"{other} {mean(values['first']):.4f} → {mean(values['mixed']):.4f} "
-            f"(p {comparison(values['first'], values['mixed'], MEASURE).t_p:.3f})"
+            f"(p {p_of(values['first'], values['mixed'], MEASURE)})"
             for other, values in rows[0]["results"].items()
             if other != "test"
         ]
@@ -352,7 +351,7 @@ def _table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         intruders = fmean(one["intruder_dimensions"] for one in rows)
         yield (
             f"| {name} | {method} | {len(rows)} | {development[0]:.4f} | {development[1]:.4f} "
-            f"| {mean(first):.4f} | {mean(alone):.4f} | {mean(mixed):.4f} | {found.t_p:.3f} "
+            f"| {mean(first):.4f} | {mean(alone):.4f} | {mean(mixed):.4f} | {p_of(first, mixed, MEASURE)} "
             f"| {rows[0]['trained_parameters']:,} | {minutes:.0f} | {memory or ''} "
             f"| {intruders:.0f} | {'; '.join(elsewhere)} |"
         )

@@ -31,7 +31,7 @@ import numpy as np
 from cells import slug
 from numpy.typing import NDArray
 from rich.console import Console
-from trained import by_query, comparison, digests, finished, mean, weights_of, write, write_cell
+from trained import by_query, digests, finished, mean, p_of, weights_of, write, write_cell
 
 from rankpipe import BM25, Dataset, Pipeline, Queries, Run, Runtime
 from rankpipe.errors import RankpipeError
@@ -395,7 +395,7 @@ def _attention(cells: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) ->
     for row, told in rows.items():
         shown = [
             f"{mean(values[row]):.4f}"
-            + ("" if row == "first" else f" (p {comparison(values['first'], values[row], MEASURE).t_p:.3f})")
+            + ("" if row == "first" else f" (p {p_of(values['first'], values[row], MEASURE)})")
             for values in (cell["by_query"] for cell in cells)
         ]
         yield f"| {told} | {' | '.join(shown)} |"

@@ -31,12 +31,12 @@ from trained import (
     by_query,
     cell_done,
     cells_of,
-    comparison,
     curve,
     digests,
     finished,
     mean,
     over_seeds,
+    p_of,
     relevant,
     spread,
     train,
@@ -243,7 +243,7 @@ def _apart(of: Mapping[str, Sequence[Mapping[str, Any]]], name: str) -> Iterator
 
 def _compared(first: Sequence[Any], second: Sequence[Any], name: str, measure: str) -> str:
     before, after = (over_seeds([one["results"][name][measure] for one in rows]) for rows in (first, second))
-    return f"{measure} {mean(after) - mean(before):+.4f} (p {comparison(before, after, measure).t_p:.3f})"
+    return f"{measure} {mean(after) - mean(before):+.4f} (p {p_of(before, after, measure)})"
 
 
 def _elsewhere(of: Mapping[str, Sequence[Any]], one: Mapping[str, Any], other: str) -> str:
@@ -251,7 +251,7 @@ def _elsewhere(of: Mapping[str, Sequence[Any]], one: Mapping[str, Any], other: s
     if one["method"] == ZERO or ZERO not in of:
         return f"{mean(values):.4f}"
     before = of[ZERO][0]["results"][other][MEASURES[0]]
-    return f"{mean(values):.4f} (p {comparison(before, values, MEASURES[0]).t_p:.3f})"
+    return f"{mean(values):.4f} (p {p_of(before, values, MEASURES[0])})"
 
 
 def _parser() -> argparse.ArgumentParser:

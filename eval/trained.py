@@ -137,6 +137,12 @@ def comparison(first: Mapping[str, float], second: Mapping[str, float], measure:
     return compare(results)[0]
 
 
+def p_of(first: Mapping[str, float], second: Mapping[str, float], measure: str) -> str:
+    """The t-test's p of two systems, as tables have it; one query has none."""
+    found = comparison(first, second, measure).t_p
+    return "n/a" if found is None else f"{found:.3f}"
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean and deviation."""
     return f"{fmean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")

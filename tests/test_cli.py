@@ -264,6 +264,19 @@ def test_datasets_lists_the_catalogue_and_the_folders_at_hand(
     assert where["python-docs"] == "bundled"
 
 
+def test_a_folder_below_one_named_for_its_collection_is_listed_as_that_of_its_card(
+    rankpipe: Command, pets: Path, real_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scifact, root = real_file("scifact"), pets.parent / "collections"
+    for place, folder in (("beir/scifact", scifact), ("own/pets", pets)):
+        (root / place).parent.mkdir(parents=True)
+        (root / place).symlink_to(folder)
+    monkeypatch.setenv("RANKPIPE_DATA", str(root))
+    done = rankpipe("datasets")
+    rows = [(line.split()[0], line.split()[-1]) for line in done.out.splitlines() if str(root) in line]
+    assert rows == [("beir/scifact", str(root / "beir" / "scifact")), ("own/pets", str(root / "own" / "pets"))]
+
+
 def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
     rankpipe: Command, pets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -531,6 +544,22 @@ def test_results_of_other_judgements_are_told_before_they_are_compared(
     assert f"note: '{garden}' had other judgements when these runs were made; they are measured by what" in both.err
     assert rankpipe("compare", tmp_path / "three", tmp_path / "three" / "run.trec", "-d", garden).err == ""
     assert note in rankpipe("compare", tmp_path / "one", tmp_path / "three").err
+
+
+def test_a_re_ranked_run_of_fewer_queries_is_no_run_of_another_data_set(
+    tmp_path: Path, garden: Path, rankpipe: Callable[..., Any]
+) -> None:
+    whole = tmp_path / "whole"
+    assert rankpipe("run", "bm25", "--dataset", garden, "--output", whole).status == 0
+    first = [line for line in (whole / "run.trec").read_text().splitlines() if line.startswith(("test0 ", "test1 "))]
+    (tmp_path / "half.trec").write_text("".join(f"{line}\n" for line in first))
+    pipeline = tmp_path / "again.yaml"
+    pipeline.write_text("stages: [cut: {k: 3}]\n")
+    words = ("rerank", pipeline, "--run", tmp_path / "half.trec", "--dataset", garden, "--output")
+    for name in ("one", "two"):
+        assert rankpipe(*words, tmp_path / name).status == 0
+    done = rankpipe("compare", tmp_path / "one", tmp_path / "two")
+    assert (done.status, done.err) == (0, "")
 
 
 def test_compare_takes_the_split_that_is_asked_for_and_tells_what_was_assumed(

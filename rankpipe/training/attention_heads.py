@@ -39,7 +39,7 @@ from rankpipe.store import replacing_folder, resumable
 from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
 from rankpipe.training.candidates import Pool, candidates
 from rankpipe.training.head_scores import Example, contrastive_scores, logistic_weights, ndcg, retrieval_scores
-from rankpipe.training.queries import judged_queries, no_judgements
+from rankpipe.training.queries import judged_queries, no_judgements, plain_text
 
 FORMAT = 1
 """Of what is kept of a prompt."""
@@ -89,22 +89,23 @@ def find_heads(
     tasks, too_long = _tasks(recipe, dataset, pool, scorer)
     longer = f"; left out, being too long for the model whatever max_words is: {len(too_long):,}" if too_long else ""
     out = round(len(tasks) * recipe.held_out)
-    if len(tasks) - out < 2:
+    chosen_on, held = _parted(tasks, out)
+    if len(chosen_on) < 2:
         raise UsageError(
             f"{len(tasks)} queries of split '{recipe.split}' have a relevant document and another one among their first "
-            f"{recipe.candidates.depth} candidates, of which {out} are held out; at least two are needed to find heads with"
-            + longer
+            f"{recipe.candidates.depth} candidates, of which {len(held)} are held out; at least two are needed to find "
+            "heads with" + longer
         )
     notify(
-        f"{len(tasks):,} of {len(queries):,} judged queries of '{recipe.split}' are read, {out:,} of them held out{longer}"
+        f"{len(tasks):,} of {len(queries):,} judged queries of '{recipe.split}' are read, {len(held):,} of them held out{longer}"
     )
     folder = _read(recipe, dataset, pool, tasks, scorer)
     layers, heads = scorer.shape
     features = [np.load(folder / f"{at}.npy", allow_pickle=False).astype(np.float64) for at in range(len(tasks))]
-    chosen_on, held = slice(0, len(tasks) - out), slice(len(tasks) - out, len(tasks))
     taken = np.repeat(_taken(recipe, layers), heads)
-    scores, weights, told = _weights(recipe, tasks[chosen_on], features[chosen_on], taken)
-    measured = _measured(recipe, tasks[held], features[held], weights) if out else None
+    own, others = ([features[at] for at in part] for part in (chosen_on, held))
+    scores, weights, told = _weights(recipe, [tasks[at] for at in chosen_on], own, taken)
+    measured = _measured(recipe, [tasks[at] for at in held], others, weights) if held else None
     content = {
         "format": HEADS_FORMAT,
         "method": recipe.method,
@@ -129,8 +130,8 @@ def find_heads(
             "qrels": qrels_digest(dataset.qrels(recipe.split)),
             "dropped_recurring": dropped,
             "dropped_too_long": too_long,
-            "chosen_on": [task.query_id for task in tasks[chosen_on]],
-            "held_out": [task.query_id for task in tasks[held]],
+            "chosen_on": [tasks[at].query_id for at in chosen_on],
+            "held_out": [tasks[at].query_id for at in held],
         },
         "measured": measured,
     }
@@ -139,7 +140,7 @@ def find_heads(
         "recipe": recipe.described(),
         "queries": {
             "read": len(tasks),
-            "held_out": out,
+            "held_out": len(held),
             "dropped_recurring": len(dropped),
             "dropped_too_long": len(too_long),
         },
@@ -193,6 +194,14 @@ def _tasks(
         if len(found) == recipe.queries:
             break
     return found, too_long
+
+
+def _parted(tasks: Sequence[_Task], out: int) -> tuple[list[int], list[int]]:
+    """Places of the tasks that heads are chosen on, and of the last `out`, with those that have the text of one of these."""
+    texts = [plain_text(task.query) for task in tasks]
+    judged_by = set(texts[len(tasks) - out :])
+    places = range(len(tasks))
+    return [at for at in places if texts[at] not in judged_by], [at for at in places if texts[at] in judged_by]
 
 
 def _read(

@@ -87,6 +87,28 @@ def test_a_cell_of_a_network_depends_on_its_weights_and_on_their_precision(
     assert capsys.readouterr().err.splitlines() == ["tiny, one: finished before", again]
 
 
+def test_a_cell_depends_on_every_network_and_ranker_that_a_stage_names(
+    beir, arguments, tmp_path, capsys, tiny_encoder, tiny_ranker
+):
+    for name in ("model", "other"):
+        tiny_encoder(tmp_path / name)
+    tiny_ranker(tmp_path / "ranker")
+    (tmp_path / "two.yaml").write_text(
+        "stages: [dense: {model: model, query_model: other}, features, learned: {model: ranker}]\n"
+    )
+    changes = {
+        "running": lambda: None,
+        "finished before": lambda: None,
+        "running again": lambda: tiny_encoder(tmp_path / "other", seed=1),
+        "running once more": lambda: tiny_ranker(tmp_path / "ranker", hidden=(8,)),
+    }
+    for said, change in changes.items():
+        change()
+        capsys.readouterr()
+        assert beir.main(arguments) == 0
+        assert said.startswith(capsys.readouterr().err.splitlines()[-1].removeprefix("tiny, two: "))
+
+
 def test_a_cell_that_fails_is_shown_the_others_are_finished_and_the_status_is_1(beir, arguments, tmp_path, capsys):
     (tmp_path / "one.yaml").write_text("stages: [bm52: {k: 1}]\n")
     assert beir.main(arguments) == 1

@@ -7,13 +7,33 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 
+from rankpipe import Dataset
+
 METHODS = ("original", "augment")
 SCRIPT = Path(__file__).parents[2] / "eval" / "car.py"
+
+
+def test_a_part_of_the_training_queries_is_there_when_its_last_file_is(
+    eval_script: Callable[[str], ModuleType], garden: Path, tmp_path: Path
+) -> None:
+    (garden / "qrels" / "dev.tsv").rename(garden / "qrels" / "validation.tsv")  # behind train in the order of names
+    part = eval_script("car")._part(str(garden), 5, tmp_path / "models")
+    files = {path.name: path for path in (part / "qrels").iterdir()}
+    assert files.keys() == {"test.tsv", "train.tsv", "validation.tsv"}
+    made = {name: path.stat().st_mtime_ns for name, path in files.items()}
+    assert made["train.tsv"] == max(made.values())
+    whole, kept = Dataset.load(garden), Dataset.load(part)
+    assert len(kept.queries("train")) == 5
+    assert {one: kept.qrels("train")[one] for one in kept.queries("train")} == {
+        one: whole.qrels("train")[one] for one in kept.queries("train")
+    }
+    assert kept.qrels("test") == whole.qrels("test")
 
 
 @pytest.mark.slow

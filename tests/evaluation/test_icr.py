@@ -60,6 +60,8 @@ def test_every_cell_runs_and_a_finished_one_is_not_run_again(
     told = [np.mean(values), np.std(values, axis=1, ddof=1).mean()]
     told += [np.mean([read[f"raw, {order}, sum"][one] for one in orders[0]]) for order in ("reverse", "forward")]
     assert "| raw | {:.4f} ± {:.4f} ({:.4f} / {:.4f}) |".format(*told) in table
+    for recipe in (tmp_path / "results" / "heads").glob("*.yaml"):  # of another data set they would be found anew
+        assert recipe.read_text().startswith(f"# found on {garden}\ntrain: attention-heads\n")
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert all(f"{kind}.json: finished before" in again.stderr for kind in CELLS)

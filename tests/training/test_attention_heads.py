@@ -13,12 +13,14 @@ pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 from rankpipe import Attention, Dataset, Pipeline, Runtime, evaluate
 from rankpipe.data import Queries
+from rankpipe.data.catalogue import Card
 from rankpipe.errors import DataError, ModelError, UsageError
 from rankpipe.models.attention import AttentionScorer, AttentionSettings
 from rankpipe.models.attention_scores import document_scores, read_heads
 from rankpipe.store import all_found
-from rankpipe.training.attention_heads import find_heads
+from rankpipe.training.attention_heads import _tasks, find_heads
 from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe, HeadCandidates
+from rankpipe.training.candidates import candidates
 
 RUNTIME = Runtime(dtype="float32", device="cpu")
 
@@ -187,6 +189,42 @@ def test_candidates_that_are_too_long_are_refused_before_any_is_read(
     assert said.endswith(" tokens, and the model reads 512; choose a smaller max_words (300) or depth")
     assert [path for path in set(store.rglob("*.npy")) - read if "attention-heads" in str(path)] == []
     assert found(recipe_of(model, max_words=20), garden, tmp_path / "out")["data"]["dropped_too_long"] == []
+
+
+def test_a_text_that_is_held_out_chooses_no_heads_under_another_id_either(
+    model: Path, garden: Path, tmp_path: Path
+) -> None:
+    queries = [json.loads(line) for line in (garden / "queries.jsonl").read_text().splitlines()]
+    judged = (garden / "qrels" / "train.tsv").read_text().splitlines()
+    twice = [{"_id": f"again-{one['_id']}", "text": one["text"].upper()} for one in queries if "train" in one["_id"]]
+    (garden / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [*queries, *twice]))
+    lines = [*judged, *(f"again-{line}" for line in judged[1:])]
+    (garden / "qrels" / "train.tsv").write_text("".join(f"{line}\n" for line in lines))
+    data = found(recipe_of(model, queries=20, held_out=0.3), garden, tmp_path / "out")["data"]
+    texts = {one["_id"]: one["text"].lower() for one in [*queries, *twice]}
+    chosen_on, held = ([texts[one] for one in data[name]] for name in ("chosen_on", "held_out"))
+    assert len(held) > round(0.3 * (len(chosen_on) + len(held)))  # and those that have the same text
+    assert not set(chosen_on) & set(held)
+
+
+@pytest.mark.parametrize("self_match", [False, True])
+def test_a_query_that_is_a_document_is_not_read_among_its_candidates(
+    self_match: bool, model: Path, garden: Path
+) -> None:
+    corpus = Dataset.load(garden).corpus
+    texts = dict(zip(map(str, corpus.ids(np.arange(40))), corpus.texts(np.arange(40), "title"), strict=True))
+    ids = list(texts)
+    judged = {one: dict.fromkeys(ids[:20], 1) for one in ids}
+    card = Card(name="own", self_match=self_match)
+    dataset = Dataset.of(corpus, texts, judged, split="train", card=card)
+    recipe = recipe_of(model)
+    pool = candidates(Pipeline.load("bm25", corpus=corpus), dataset.queries("train"), 4)
+    scorer = AttentionScorer(recipe.model, AttentionSettings(prompt=recipe.prompt, filter_sigma=None), RUNTIME)
+    tasks, _ = _tasks(recipe, dataset, pool, scorer)
+    assert len(tasks) == 8
+    for task in tasks:
+        itself = any(text.startswith(task.query) for text in task.texts)
+        assert (itself, len(task.texts)) == ((False, 3) if self_match else (True, 4))
 
 
 @pytest.mark.parametrize("order", ["random", "reverse"])

@@ -160,6 +160,10 @@ def test_the_command_prints_and_writes_it(garden: Path, tmp_path: Path, rankpipe
     assert told["truth"] == [1, 0.5, 0.2]
     assert told["log"]["wrong_lines"] == {"query": {"count": 1, "first_lines": [601]}}
     ElementTree.fromstring((tmp_path / "out" / "clicks.svg").read_text())
+    exists = f"error: {tmp_path / 'out'} exists already; choose another folder, or replace it with --force\n"
+    assert rankpipe(*words, "--output", tmp_path / "out") == (2, "", exists)
+    assert rankpipe(*words, "--output", tmp_path / "out", "--force").status == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["truth"] is None
     wrong = rankpipe(*words, "--truth", "1,0.5")
     assert wrong.status == 2
     assert "the truth has 2 propensities, and there are 3 positions" in wrong.err

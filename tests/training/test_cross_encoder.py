@@ -18,8 +18,10 @@ torch = pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from rankpipe import BM25, CrossEncoder, Dataset, Pipeline, Qrels, Runtime, evaluate  # noqa: E402
+from rankpipe import BM25, Corpus, CrossEncoder, Dataset, Pipeline, Qrels, Queries, Runtime, evaluate  # noqa: E402
+from rankpipe.data.catalogue import Card  # noqa: E402
 from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe  # noqa: E402
+from rankpipe.training.examples import TaughtGroups  # noqa: E402
 from rankpipe.training.material import gather  # noqa: E402
 from rankpipe.training.queries import judged_queries  # noqa: E402
 from rankpipe.training.recipe_file import load_recipe  # noqa: E402
@@ -216,6 +218,43 @@ def test_texts_that_the_loss_is_measured_on_train_no_phase(garden: Path, recipe_
     assert not held & trained
 
 
+def test_a_sentence_that_the_loss_is_measured_on_is_no_title_that_is_trained_on(
+    recipe_file: Write, tmp_path: Path
+) -> None:
+    texts = [f"The apple number {number} is sweet." for number in range(30)]  # each a title, and another one's text
+    documents = [{"_id": str(number), "title": text, "text": texts[number - 7]} for number, text in enumerate(texts)]
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
+    dataset = Dataset.load(tmp_path / "documents.jsonl")
+    phases = "  - distil: {group: 4, batch: 2, steps: 30, learning_rate: 1.0e-3}"
+    recipe = load_recipe(recipe_file(phases, more="development: {queries: 8}"))
+    assert isinstance(recipe, CrossEncoderRecipe)
+    found = gather(recipe, dataset, Pipeline.load("bm25", corpus=dataset.corpus), notify=lambda _: None)
+    held = {group.query for group in found.held}
+    (groups,) = found.groups
+    assert isinstance(groups, TaughtGroups)
+    trained = {group.query for step in range(1, 31) for group in groups.step(step)}
+    assert {group.query_id.split("-")[0] for group in found.held} == {"title", "sentence"}
+    assert len(held) >= 4
+    assert not held & trained
+
+
+def test_a_query_that_is_a_document_is_not_taught_to_find_itself(recipe_file: Write) -> None:
+    texts = {f"d{number}": f"The apple number {number} is sweet" for number in range(12)}
+    corpus = Corpus.from_records({"id": one, "title": "", "text": text} for one, text in texts.items())
+    judged = {one: {f"d{(number + 1) % 12}": 1} for number, one in enumerate(texts)}
+    phases = "  - distil: {queries: [judged], group: 12, random: 6, steps: 12, learning_rate: 1.0e-3}"
+    recipe = load_recipe(recipe_file(phases, more="development: {held_out: 0.2}"))
+    assert isinstance(recipe, CrossEncoderRecipe)
+    for self_match in (False, True):
+        card = Card(name="own", self_match=self_match)
+        dataset = Dataset.of(corpus, Queries.of(texts), judged, split="train", card=card)
+        found = gather(recipe, dataset, Pipeline.load("bm25", corpus=corpus), notify=lambda _: None)
+        (groups,) = found.groups
+        assert isinstance(groups, TaughtGroups)
+        drawn = [group for step in range(1, 13) for group in groups.step(step)]
+        assert any(one.query_id in corpus.ids(one.documents) for one in drawn) is not self_match
+
+
 @pytest.mark.parametrize(
     ("kept", "said"),
     [
@@ -331,7 +370,8 @@ FULL_DISK = """
 import resource, signal, sys
 from rankpipe.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing on fails as it does on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.argv[0] = "rankpipe"
 main()
 """
@@ -343,12 +383,31 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
 ) -> None:
     recipe = recipe_file("  - labels: {group: 4, steps: 2, learning_rate: 1.0e-3}")
     command = ["train", str(recipe), "--dataset", str(garden), "--output", str(tmp_path / "out")]
-    full = subprocess.run([sys.executable, "-c", FULL_DISK, *command], capture_output=True, text=True)
+    full = subprocess.run([sys.executable, "-c", FULL_DISK, "100000", *command], capture_output=True, text=True)
     (folder,) = tmp_path.glob(".unfinished-out-*")
     assert full.returncode == 1
     assert full.stderr.splitlines()[-1].startswith(f"error: cannot write a checkpoint into {folder}: File too large")
     assert rankpipe(*command).status == 0
     assert not folder.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_disk_that_is_full_at_the_end_is_told_and_the_same_command_goes_on(
+    garden: Path, recipe_file: Write, rankpipe: Command, tmp_path: Path
+) -> None:
+    # a checkpoint holds the adapter alone, the folder that is left the whole network
+    more = "adapter: {method: lora, r: 1, targets: [query]}"
+    recipe = recipe_file("  - labels: {group: 4, steps: 2, learning_rate: 1.0e-3}", more=more)
+    command = ["train", str(recipe), "--dataset", str(garden), "--output", str(tmp_path / "out")]
+    full = subprocess.run([sys.executable, "-c", FULL_DISK, "80000", *command], capture_output=True, text=True)
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith("error: "), full.stderr
+    assert "File too large" in full.stderr.splitlines()[-1]
+    (folder,) = tmp_path.glob(".unfinished-out-*")
+    assert not (tmp_path / "out").exists()
+    done = rankpipe(*command)
+    assert (done.status, folder.exists()) == (0, False)
+    assert "going on after step 2 of phase '1 labels'" in done.err
 
 
 def test_no_more_queries_are_run_than_the_steps_can_take(

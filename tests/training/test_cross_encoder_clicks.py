@@ -346,7 +346,9 @@ def test_settings_that_do_not_fit_are_refused_with_their_place(tmp_path: Path, t
   - clicks: {log: x.jsonl, method: known, steps: 3, learning_rate: 0.1}
   - clicks: {log: x.jsonl, method: naive, context: true, steps: 3, learning_rate: 0.1}
   - clicks: {log: x.jsonl, limt: 5, positions: 0, steps: 3, learning_rate: 0.1}
-  - clicks: {steps: 3, learning_rate: 0.1}"""
+  - clicks: {steps: 3, learning_rate: 0.1}
+  - clicks: {log: x.jsonl, method: naive, limit: 5, steps: 3, learning_rate: 0.1}
+  - clicks: {log: x.jsonl, method: known, propensities: [1], propensity_rate: 0.1, steps: 3, learning_rate: 0.1}"""
     path = write_recipe(tmp_path, tmp_path, phases, train=train)
     (path.parent / "x.jsonl").touch()
     with pytest.raises(PipelineError) as error:
@@ -357,6 +359,8 @@ def test_settings_that_do_not_fit_are_refused_with_their_place(tmp_path: Path, t
         "9:28: 'clicks' has no setting 'limt'; did you mean 'limit'?",
         "9:48: 'clicks' setting 'positions' is 0, must be at least 1",
         "10:5: 'clicks' needs the setting 'log'",
+        "11:5: 'clicks': 'limit' is of 'method: dla and known', and changes nothing of 'naive'",
+        "12:5: 'clicks': 'propensity_rate' is of 'method: dla', and changes nothing of 'known'",
     ]
 
 

@@ -330,6 +330,13 @@ def test_what_is_wrong_is_one_line(expand: Command, tmp_path: Path, more: list[s
     assert not (tmp_path / "out").exists()
 
 
+def test_a_filter_that_finds_nothing_is_refused(expand: Command, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "keep.yaml").write_text("stages: [keywords: {writer: smollm2}]\n")
+    message = f"error: {tmp_path / 'keep.yaml'}: no stage makes candidates; put a retriever such as 'bm25' behind the last one\n"
+    assert expand("--keep", tmp_path / "keep.yaml") == (2, "", message)
+    assert (server.asked, (tmp_path / "out").exists()) == ([], False)
+
+
 def test_an_existing_folder_is_refused_and_replaced_by_force(expand: Command, server: Server, tmp_path: Path) -> None:
     assert expand().status == 0
     count = len(server.asked)

@@ -19,6 +19,7 @@ from rankpipe.errors import DataError, MissingExtraError, PipelineError, UsageEr
 from rankpipe.training.click_log import write_click_log
 from rankpipe.training.click_models import PositionBased
 from rankpipe.training.folder import Command
+from rankpipe.training.ranker_material import FromPipeline, gather_lists
 from rankpipe.training.ranker_recipe import RankerRecipe
 from rankpipe.training.ranker_training import train_ranker
 from rankpipe.training.recipe_file import load_recipe
@@ -36,6 +37,7 @@ phases:
   - grades: {steps: 30, learning_rate: 0.1, batch: 8}
 development: {every: 10, patience: null}
 """
+GRADES_PHASE = "grades: {steps: 30, learning_rate: 0.1, batch: 8}"
 
 
 @pytest.fixture
@@ -315,8 +317,52 @@ def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        (
+            "grades: {steps: 3, learning_rate: 0.1, warm_up: 1.5}",
+            "4:53: 'grades' setting 'warm_up' is 1.5, must be at most 1",
+        ),
+        (
+            "lambdamart-clicks: {log: x.jsonl, method: naive, norm: 0.5, steps: 3}",
+            "4:5: 'lambdamart-clicks': 'norm' is of 'method: pair-debias', and changes nothing of 'naive'",
+        ),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(tmp_path: Path, phase: str, message: str) -> None:
+    (tmp_path / "features.yaml").write_text(PIPELINE)
+    (tmp_path / "x.jsonl").touch()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(GRADES.replace(GRADES_PHASE, phase))
+    with pytest.raises(PipelineError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{path}:{message}"
+
+
+def test_a_killed_training_does_not_go_on_where_the_features_of_development_have_changed(
+    garden: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "features.yaml").write_text(PIPELINE)
+    (tmp_path / "recipe.yaml").write_text(GRADES)
+    recipe, told = load_recipe(tmp_path / "recipe.yaml"), []
+    assert isinstance(recipe, RankerRecipe)
+    assert recipe.candidates is not None
+    for changed in (False, False, True):
+        if changed:  # a word in the text of dev queries alone: what is trained on stays as it was
+            path = garden / "queries.jsonl"
+            queries = [json.loads(line) for line in path.read_text().splitlines()]
+            for one in queries:
+                one["text"] += " road" * one["_id"].startswith("dev")
+            path.write_text("".join(json.dumps(one) + "\n" for one in queries))
+        dataset = Dataset.load(garden)
+        candidates = FromPipeline(recipe.candidates, dataset.corpus, Runtime(device="cpu"))
+        told.append(gather_lists(recipe, dataset, candidates, notify=lambda _: None).account)
+    features = [one["development"]["features"] for one in told]
+    assert features[0] == features[1] != features[2]
+
+
 TREES = "lambdamart: {steps: 30, num_leaves: 4, min_data_in_leaf: 3}"
-GRADES_PHASE = "grades: {steps: 30, learning_rate: 0.1, batch: 8}"
 
 
 def test_trees_learn_judgements_and_the_stage_opens_the_folder(
