@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
+CGROUPS = Path("/sys/fs/cgroup")
+"""Where Linux tells what a container may use; from inside of it, its own limits."""
+
 
 def usable_cores() -> int:
     """Cores that this process may use, which in a container can be fewer than the machine has."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota(CGROUPS))))
 
 
 def most_memory() -> int | None:
@@ -26,13 +31,47 @@ def most_memory() -> int | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not tell."""
+    """Bytes that can be taken without swapping, by the machine and by a container's limit; None if neither is told."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
-        return None
+        lines = []
     stated = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
-    return next((int(kilobytes) << 10 for kilobytes in stated), None)
+    told = (next((int(kilobytes) << 10 for kilobytes in stated), None), _left(CGROUPS))
+    return min((one for one in told if one is not None), default=None)
+
+
+def _quota(folder: Path) -> float:
+    """Cores' worth of time that a control group may take, of version 2 or 1; infinite without a limit."""
+    try:
+        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota, period = (
+                (folder / "cpu" / f"cpu.cfs_{kind}_us").read_text(encoding="ascii") for kind in ("quota", "period")
+            )
+        except OSError:
+            return math.inf
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except ValueError:  # "max"
+        return math.inf
+
+
+def _left(folder: Path) -> int | None:
+    """Bytes that a control group may still take, what it holds of files not counted; None without a limit."""
+    names = (("memory.max", "memory.current", "memory.stat", "inactive_file"),)
+    names += (
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    )
+    for limit, usage, stat, kind in names:
+        try:
+            most, taken = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+            stated = dict(line.split() for line in (folder / stat).read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):  # "max", too
+            continue
+        return max(0, most - taken + int(stated.get(kind, 0)))
+    return None
 
 
 def machine() -> dict[str, Any]:

@@ -10,15 +10,18 @@ kill -9, a full disk or two builds at once leave nothing half-written behind a v
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,8 +33,12 @@ ALWAYS_HASHED = 64 << 20
 """Files up to this many bytes are hashed whenever their artefact is opened; larger ones when their time stamp moved."""
 RACY_NS = 2_000_000_000
 """A file changed this recently may change again within one tick of its time stamp: its digest is not remembered."""
-DAMAGED_KEPT_NS = 7 * 24 * 3600 * 1_000_000_000
-"""How long an artefact that was found damaged is kept to look at: a week."""
+KEPT_NS = 7 * 24 * 3600 * 1_000_000_000
+"""How long what is of no use by itself is kept: a week. A damaged artefact to look at, half of one to go on with."""
+STREAMS = (Path("/dev/stdout"), Path("/dev/stderr"))
+"""What others write to as well, even where it leads to a file."""
+BEYOND_ADVICE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+"""Faults of a file outside of the store that another folder for the store would not mend."""
 
 
 def home() -> Path:
@@ -65,8 +72,7 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
         _sweep_damaged(parent)
-        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=parent))
-        try:
+        with _aside(parent) as aside:
             started = time.time()
             make(aside)
             _open_to_others(aside)
@@ -78,8 +84,6 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
                     raise
             else:
                 _remember_large(folder, digests)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
@@ -94,9 +98,12 @@ def has(kind: str, key: Mapping[str, Any]) -> bool:
     return (home() / kind / key_digest(key)).is_dir()
 
 
-def all_found(kind: str) -> list[Path]:
-    """Folders of all artefacts of a kind, in the order of their names. Raises StoreError if one is damaged."""
-    return [folder for folder in sorted((home() / kind).glob("[!.]*")) if _verify(folder)]
+def all_found(kind: str, known: Container[Path] = ()) -> list[Path]:
+    """Folders of all artefacts of a kind, in the order of their names. Raises StoreError if one is damaged.
+
+    known  those that need not be looked at again
+    """
+    return [folder for folder in sorted((home() / kind).glob("[!.]*")) if folder in known or _verify(folder)]
 
 
 def made_by(kind: str, alike: Callable[[Mapping[str, Any]], bool]) -> list[tuple[Path, Mapping[str, Any]]]:
@@ -117,6 +124,7 @@ def made_by(kind: str, alike: Callable[[Mapping[str, Any]], bool]) -> list[tuple
 
 def remove(folder: Path) -> None:
     """Remove an artefact, or all of a kind, if it may be: who has it open keeps it, others find it whole or not at all."""
+    _sweep(folder.parent)
     gone = folder.with_name(f"{_aside_prefix()}{folder.name}")
     try:
         os.rename(folder, gone)
@@ -138,6 +146,7 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
         while (there := found(kind, key)) is None:
             partial.mkdir(parents=True, exist_ok=True)
             _sweep_damaged(parent)
+            _sweep_partial(parent, but=partial)
             with locked(partial) as ours:
                 if ours:
                     started = time.time()
@@ -154,7 +163,7 @@ def resumable(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) -
 def file_digest(path: Path) -> str:
     """The sha256 of a file, in hexadecimal; remembered in the store while size, time stamp and inode stay the same."""
     path = path.resolve()
-    status = path.stat()
+    began, status = time.time_ns(), path.stat()
     try:
         remembered = json.loads(_memo(path).read_text())
         if remembered["stamp"] == _stamp(status):
@@ -162,7 +171,7 @@ def file_digest(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # no memory of it: hash it
     digest = _sha256(path)
-    if time.time_ns() - status.st_mtime_ns > RACY_NS:
+    if began - status.st_mtime_ns > RACY_NS and path.exists() and _stamp(path.stat()) == _stamp(status):
         _remember(path, status, digest)
     return digest
 
@@ -190,9 +199,23 @@ def _remember(path: Path, status: os.stat_result, digest: str) -> None:
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing, and rename it to `path` at the end; an error leaves `path` as it was.
 
+    Where `path` is a link, this is what it leads to. What is no file but takes what is written, as /dev/stdout or a named
+    pipe does, is written to as it is.
+
     Raises WriteError where it cannot be written.
     """
     path = Path(path)
+    if _is_device(path):
+        appending = mode.replace("w", "a")
+        with (
+            _writing(path),
+            open(
+                path, appending, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
+            ) as file,
+        ):
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     with _writing(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
         try:
@@ -202,11 +225,18 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _is_device(path: Path) -> bool:
+    """Whether what is written to a path goes on to somebody else, so that another file in its place would be none."""
+    if Path(os.path.abspath(path)) in STREAMS:
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def check_writable(path: Path, what: str = "file") -> None:
@@ -216,6 +246,8 @@ def check_writable(path: Path, what: str = "file") -> None:
 
     Raises UsageError where a folder above it is a file, RankpipeError where it may not be written to.
     """
+    if _is_device(path) and os.access(path, os.W_OK):
+        return
     above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.exists(folder))
     if not os.path.isdir(above):
         raise UsageError(f"{path} cannot be a {what}: {above} is a file")
@@ -226,9 +258,12 @@ def check_writable(path: Path, what: str = "file") -> None:
 def check_replaceable(path: Path, *, force: bool = False) -> None:
     """Refuse what replacing_folder would refuse, so that no work is done in vain.
 
+    A folder that a process was about to replace when it was killed is put in its place again.
+
     Raises UsageError for what is not replaced, RankpipeError where nothing can be written.
     """
     check_writable(path, "folder")
+    _put_back(Path(os.path.abspath(path)))
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
@@ -251,8 +286,7 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         path = Path(os.path.abspath(path))  # "." has no folder to stand in
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=path.parent))
-        try:
+        with _aside(path.parent) as aside:
             yield aside
             _open_to_others(aside)
             if not force and os.path.lexists(path):
@@ -264,8 +298,6 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             else:
                 path.unlink(missing_ok=True)
                 os.rename(aside, path)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager
@@ -290,7 +322,8 @@ def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
 def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the lock of a folder, waiting for it; False if the folder went while we waited, or if we do not wait.
 
-    The lock is the operating system's, so a process that is killed gives it back. Without POSIX locks there is none.
+    The lock is the operating system's, so a process that is killed gives it back. Where a system or a file system has no
+    locks, nobody waits.
     """
     try:
         import fcntl
@@ -310,6 +343,8 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
                 return
             print(f"waiting for another process, which builds {folder}", file=sys.stderr)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # of a file system without locks
+            pass
         yield _leads_to(folder, handle)
     finally:
         os.close(handle)
@@ -329,9 +364,23 @@ def _leads_to(folder: Path, handle: int) -> bool:
         return False
 
 
+@contextmanager
+def _aside(parent: Path) -> Iterator[Path]:
+    """Give a hidden folder to build in, which is gone at the end unless it was renamed; nobody sweeps it meanwhile."""
+    folder = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=parent))
+    try:
+        with locked(folder, wait=False):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _exchange(aside: Path, path: Path) -> None:
-    """Put a folder in the place of another, which goes; an error leaves the other where it was."""
-    old = aside.with_name(f"{aside.name}-old")
+    """Put a folder in the place of another, which goes; an error leaves the other where it was.
+
+    A process that is killed in between leaves none in its place: _put_back puts the other one there again.
+    """
+    old = path.with_name(f"{_replaced_prefix(path)}{aside.name.removeprefix('.')}")
     os.rename(path, old)
     try:
         os.rename(aside, path)
@@ -339,6 +388,24 @@ def _exchange(aside: Path, path: Path) -> None:
         os.rename(old, path)
         raise
     shutil.rmtree(old)
+
+
+def _put_back(path: Path) -> None:
+    """Put a folder in its place again that a killed process had moved away, or remove it where there is another one."""
+    if not path.parent.is_dir():
+        return
+    for old in sorted(path.parent.glob(f"{glob.escape(_replaced_prefix(path))}*")):
+        if not _abandoned(old.name.removeprefix(_replaced_prefix(path))):
+            continue
+        if os.path.lexists(path):
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, path)
+
+
+def _replaced_prefix(path: Path) -> str:
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    return f".replaced-{path.name[:100]}-{name}-"
 
 
 def _is_ours(folder: Path) -> bool:
@@ -366,8 +433,10 @@ def _storing(kind: str) -> Iterator[None]:
     try:
         yield
     except (OSError, WriteError) as error:
-        cause = _refused(error)
-        reason = _reason(cause, Path(os.path.abspath(home())))
+        cause, own = _refused(error), Path(os.path.abspath(home()))
+        reason = _reason(cause, own)
+        if cause.errno in BEYOND_ADVICE and _of_others(cause, own):
+            raise StoreError(f"cannot build {Path(kind).parts[0]} for the store: {reason}") from cause
         raise StoreError(
             f"cannot write {Path(kind).parts[0]} to the store {home()}: {reason}; set RANKPIPE_HOME to another folder"
         ) from cause
@@ -380,10 +449,14 @@ def _refused(error: OSError | WriteError) -> OSError:
 
 def _reason(error: OSError, own: Path) -> str:
     """What the system says, and of which file, unless that is one of ours below `own`."""
-    name = error.filename
-    of_others = isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
     said = os.strerror(error.errno) if error.errno else str(error)  # strerror of an error of pyarrow's is a long story
-    return said + (f": {os.fsdecode(name)}" if of_others else "")
+    return said + (f": {os.fsdecode(error.filename)}" if _of_others(error, own) else "")
+
+
+def _of_others(error: OSError, own: Path) -> bool:
+    """Whether an error names a file that is not below a folder."""
+    name = error.filename
+    return isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
 
 
 def _open_to_others(folder: Path) -> None:
@@ -477,15 +550,39 @@ def _machine() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
+def _abandoned(name: str) -> bool:
+    """Whether what is left of a name, behind its dot, is of a process of this machine that lives no more."""
+    _, pid, machine, *_ = [*name.split("-"), "", ""]
+    return machine == _machine() and pid.isdigit() and not _alive(int(pid))
+
+
 def _sweep(parent: Path) -> None:
     """Remove what builds that were killed have left in a folder: hidden folders of processes that live no more.
 
-    Those of another machine or container that shares the folder stay: its process ids mean nothing here.
+    Those of another machine that shares the folder stay: its process ids mean nothing here. Nor do those of a container
+    with this machine's name; what it builds it holds the lock of.
     """
     for path in parent.glob(f".building-*-{_machine()}-*"):
-        pid = path.name.split("-")[1]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
+        if _abandoned(path.name):
+            _remove_free(path)
+
+
+def _sweep_partial(parent: Path, but: Path) -> None:
+    """Remove halves of artefacts that nobody goes on with: those that have not been written to for a while."""
+    for path in parent.glob(".partial-*"):
+        try:
+            old = time.time_ns() - max(one.stat().st_mtime_ns for one in (path, *path.iterdir())) > KEPT_NS
+        except OSError:  # it is gone
+            continue
+        if old and path != but:
+            _remove_free(path)
+
+
+def _remove_free(folder: Path) -> None:
+    """Remove a folder, unless a process holds its lock."""
+    with locked(folder, wait=False) as ours:
+        if ours:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep_damaged(parent: Path) -> None:
@@ -493,7 +590,7 @@ def _sweep_damaged(parent: Path) -> None:
     kept: set[str] = set()
     for path in sorted(parent.glob(".damaged-*"), key=lambda path: path.name, reverse=True):
         name, _, since = path.name.rpartition("-")
-        if name in kept or not since.isdigit() or time.time_ns() - int(since) > DAMAGED_KEPT_NS:
+        if name in kept or not since.isdigit() or time.time_ns() - int(since) > KEPT_NS:
             shutil.rmtree(path, ignore_errors=True)
         kept.add(name)
 

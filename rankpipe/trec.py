@@ -122,6 +122,8 @@ def read_run(path: Path, *, corpus: Corpus | None = None, queries: Queries | Non
                 score = float(np.float32(score_text))
         except ValueError:
             score = float("nan")
+        if "_" in score_text or not score_text.isascii():  # numbers of Python's, and of no run file
+            score = float("nan")
         if not np.isfinite(score):
             raise file.error(f"the score {score_text!r} is not a finite number")
         if queries is not None and query_id not in queries:

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -258,6 +259,38 @@ def test_what_another_machine_builds_in_a_shared_store_is_not_swept(monkeypatch:
     assert [name for name in names(other.parent) if name.startswith(".building-")] == []
 
 
+def test_what_is_built_under_this_name_elsewhere_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    living = build("living")
+
+    def unknown(process: int, signal: int) -> None:
+        raise ProcessLookupError(process, signal)
+
+    with monkeypatch.context() as patch:  # as in another container of the same host name, which does not see it
+        patch.setattr("os.kill", unknown)
+        other = artefact("index", {"corpus": "other"}, make)
+    assert names(other.parent) == sorted([other.name, next(other.parent.glob(f".building-{living.pid}-*")).name])
+    answer, _ = living.communicate("\n")
+    assert (Path(answer.strip()) / "who.txt").read_text() == "living"
+
+
+def test_halves_that_nobody_goes_on_with_are_removed_after_a_week() -> None:
+    for name, days in (("old", 8), ("young", 6)):
+        with pytest.raises(ValueError, match="half"):
+            resumable("vectors", {"name": name}, half)
+        partial = home() / "vectors" / f".partial-{key_digest({'name': name})}"
+        then = time.time() - days * 86400
+        for path in (*partial.iterdir(), partial):
+            os.utime(path, (then, then))
+    with pytest.raises(ValueError, match="half"):
+        resumable("vectors", {"name": "other"}, half)
+    assert names(home() / "vectors") == sorted(f".partial-{key_digest({'name': name})}" for name in ("young", "other"))
+
+
+def half(folder: Path) -> None:
+    (folder / "shard-0.npy").write_bytes(b"x")
+    raise ValueError("half")
+
+
 def test_a_build_that_is_interrupted_leaves_nothing() -> None:
     process = build("interrupted")
     process.send_signal(signal.SIGINT)
@@ -272,6 +305,17 @@ def test_a_store_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytes
         artefact("index", KEY, make)
     assert str(caught.value) == (
         f"cannot write index to the store {tmp_path}/file: Not a directory; set RANKPIPE_HOME to another folder"
+    )
+
+
+def test_a_file_of_the_users_that_is_gone_is_no_fault_of_the_store(tmp_path: Path) -> None:
+    def copy(folder: Path) -> None:
+        shutil.copy(tmp_path / "corpus.jsonl", folder)
+
+    with pytest.raises(StoreError) as caught:
+        artefact("corpora", KEY, copy)
+    assert (
+        str(caught.value) == f"cannot build corpora for the store: No such file or directory: {tmp_path}/corpus.jsonl"
     )
 
 
@@ -332,6 +376,22 @@ def test_a_digest_is_the_sha256_and_is_remembered_once_the_file_is_old(tmp_path:
     os.utime(path, (time.time() - 60, time.time() - 60))
     assert file_digest(path) == file_digest(path) == expected
     assert len(names(home() / "digests")) == 1
+
+
+def test_a_file_that_is_written_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    began = path.stat().st_mtime_ns
+    clock = iter(
+        range(began + 10**9, began + 10**11, 3 * 10**9)
+    )  # a second after it was written; then hashing took three
+    monkeypatch.setattr("time.time_ns", lambda: next(clock))
+    first = file_digest(path)
+    path.write_text("b")
+    os.utime(path, ns=(began, began))  # within one tick of the file system's clock
+    assert file_digest(path) != first
 
 
 def test_a_changed_file_has_a_new_digest(tmp_path: Path) -> None:
@@ -427,6 +487,33 @@ def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path: Path) 
     assert (tmp_path / ("x" * 255)).read_text() == "new"
 
 
+def test_a_link_leads_to_what_is_replaced_and_a_file_keeps_its_rights(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("old")
+    file.chmod(0o600)
+    link.symlink_to(file)
+    with replacing(link) as opened:
+        opened.write("new")
+    assert (link.is_symlink(), file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (True, "new", 0o600)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes of POSIX")
+def test_a_pipe_and_standard_output_stay_what_they_are(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    with replacing(pipe) as opened:
+        opened.write("through")
+    assert (reader.communicate()[0], stat.S_ISFIFO(pipe.stat().st_mode)) == ("through", True)
+    program = "from rankpipe.store import check_writable, replacing\ncheck_writable('/dev/stdout')\nwith replacing('/dev/stdout') as file: file.write('out')"
+    with open(tmp_path / "file", "w") as file:
+        subprocess.run([sys.executable, "-c", f"print('before', flush=True)\n{program}"], stdout=file, check=True)
+    assert (tmp_path / "file").read_text() == "before\nout"
+    piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (piped.stdout, piped.stderr) == ("out", "")
+    assert names(tmp_path) == ["file", "pipe"]
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(RankpipeError) as caught, replacing(tmp_path / "folder"):
@@ -467,6 +554,37 @@ def test_results_are_replaced_by_force(tmp_path: Path) -> None:
         (aside / "run.trec").write_text("new")
         assert (folder / "run.trec").read_text() == "old"
     assert ((folder / "run.trec").read_text(), names(tmp_path)) == ("new", ["out"])
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from rankpipe.store import replacing_folder
+rename = os.rename
+
+def killed(old, new):
+    if Path(new) == Path(sys.argv[1]):
+        os._exit(9)
+    rename(old, new)
+
+os.rename = killed
+with replacing_folder(sys.argv[1], force=True) as aside:
+    (aside / "run.trec").write_text("new")
+"""
+
+
+def test_a_process_that_is_killed_while_it_replaces_results_loses_none(tmp_path: Path) -> None:
+    folder = results(tmp_path / "out")
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder)])
+    assert (process.returncode, folder.exists()) == (9, False)
+    results(tmp_path / "other")  # which sweeps what killed processes have left
+    with pytest.raises(UsageError, match="exists already"):
+        check_replaceable(folder)
+    assert (names(tmp_path), (folder / "run.trec").read_text()) == (["other", "out"], "old")
+    assert subprocess.run([sys.executable, "-c", KILLED, str(folder)]).returncode == 9
+    with pytest.raises(UsageError, match="exists already"), replacing_folder(folder):
+        pass
+    assert (folder / "run.trec").read_text() == "old"
 
 
 def test_an_empty_folder_is_replaced_by_force(tmp_path: Path) -> None:

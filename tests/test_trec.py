@@ -103,6 +103,8 @@ def test_queries_may_be_mixed_and_end_lines_as_they_like(tmp_path: Path) -> None
         ("q1 Q0 b 2 nan t", "the score 'nan' is not a finite number"),
         ("q1 Q0 b 2 -inf t", "the score '-inf' is not a finite number"),
         ("q1 Q0 b 2 1e39 t", "the score '1e39' is not a finite number"),
+        ("q1 Q0 b 2 1_0 t", "the score '1_0' is not a finite number"),
+        ("q1 Q0 b 2 \uff11 t", "the score '\uff11' is not a finite number"),
         ("q1 Q0 a 2 1 t", "document 'a' stands twice in the ranking of query 'q1'"),
         ("q9 Q0 a 2 1 t", "query 'q9' is not among the queries"),
         ("q1 Q0 zz 2 1 t", "document 'zz' is not in the corpus"),

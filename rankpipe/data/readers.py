@@ -156,14 +156,31 @@ def _record(lines: Lines, line: str) -> dict[str, str]:
 
 def _object(lines: Lines, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise lines.error(f"not JSON: {error.msg}, at character {error.pos + 1}") from None
+    except _RepeatedKeyError as error:
+        raise lines.error(f"the key {error.args[0]!r} stands twice; keep one") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of open brackets
         raise lines.error(f"not JSON that can be read: {error}") from None
     if type(value) is not dict:
         raise lines.error(f'{_kind(value)}, not an object such as {{"_id": "7", "text": "..."}}')
     return value
+
+
+class _RepeatedKeyError(Exception):
+    """A key that stands twice in an object; of which json would take the last."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for place, key in enumerate(keys) if key in keys[:place]))
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _identifier(lines: Lines, value: dict[str, Any]) -> str:

@@ -136,7 +136,7 @@ class Files:
 def _refuse_changed(read: Mapping[Path, str]) -> None:
     """Raise DataError for a file that is no longer what its digest says: the store would keep it under the wrong one."""
     for path, digest in read.items():
-        if file_digest(path) != digest:
+        if not path.exists() or file_digest(path) != digest:
             raise DataError(f"{path}: changed while it was read; try again when it is whole")
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +142,14 @@ def write_svmlight(lists: FeatureLists, path: Path | str) -> None:
             file.write(f"{line}\n".encode())
 
 
+class _Block(NamedTuple):
+    """Entries of the documents of a block: R documents, E entries, as Parsed has them; columns in as few bytes as hold them."""
+
+    row_ends: NDArray[np.int64]
+    columns: NDArray[np.unsignedinteger]
+    values: NDArray[np.float32]
+
+
 class _Reading:
     """What has been read of a file so far."""
 
@@ -148,12 +157,11 @@ class _Reading:
         self.path, self._features = path, features
         self._limit = MOST_FEATURES if features is None else features
         self._grades: list[NDArray[np.float32]] = []
-        self._ends: list[NDArray[np.int64]] = []
-        self._columns: list[NDArray[np.int32]] = []
-        self._values: list[NDArray[np.float32]] = []
+        self._blocks: deque[_Block] = deque()
+        self._highest = -1
         self._begins: dict[str, tuple[int, int]] = {}  # query id -> first row, line
         self._comments: list[str] | None = [] if comments else None
-        self._rows = self._entries = self._lines = 0
+        self._rows = self._lines = 0
         self._current: bytes | None = None
 
     def take(self, block: bytes) -> None:
@@ -188,27 +196,28 @@ class _Reading:
                 block[begin:end].decode("utf-8", "replace").strip() for begin, end in found.comments.tolist()
             ]
         self._grades.append(grades)
-        self._ends.append(found.row_ends + self._entries)
-        self._columns.append(found.columns)
-        self._values.append(narrowed)
+        highest = int(found.columns.max(initial=-1))
+        self._blocks.append(_Block(found.row_ends, found.columns.astype(np.min_scalar_type(max(highest, 0))), narrowed))
+        self._highest = max(self._highest, highest)
         self._rows += len(found.grades)
-        self._entries += len(values)
         self._lines += found.lines
 
     def lists(self) -> FeatureLists:
         """All of it."""
         if not self._rows:
             raise DataError(f"{self.path}: holds no documents")
-        columns, values = np.concatenate(self._columns), np.concatenate(self._values)
-        width = self._features if self._features is not None else int(columns.max(initial=-1)) + 1
+        width = self._features if self._features is not None else self._highest + 1
         if self._rows * width > MOST_NUMBERS:
             raise DataError(
                 f"{self.path}: {self._rows:,} documents with {width:,} features are {self._rows * width:,} numbers, and "
                 f"{MOST_NUMBERS:,} are read at most"
             )
         features = np.zeros((self._rows, width), np.float32)
-        ends = np.concatenate(self._ends)
-        features[np.repeat(np.arange(self._rows), np.diff(ends, prepend=0)), columns] = values
+        first = 0
+        while self._blocks:  # each goes as soon as it is copied: together they are larger than what comes of them
+            ends, columns, values = self._blocks.popleft()
+            features[first + np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0)), columns] = values
+            first += len(ends)
         grades = np.concatenate(self._grades)
         offsets = np.array([*(row for row, _ in self._begins.values()), self._rows], np.int64)
         comments = None if self._comments is None else tuple(self._comments)

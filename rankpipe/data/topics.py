@@ -6,7 +6,7 @@
     TSV      id, tab, text; one query a line
 
 The text is the title (in XML, `query` where there is no title), with single blanks for white space; what else a topic has becomes fields, the classic ones
-under their full names: description, narrative.
+under their full names: description, narrative. Marks inside of a text, as <i>, are dropped, their text is kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ FIELD_NAMES = {"desc": "description", "narr": "narrative"}
 LABELS = {"num": "Number:", "title": "Topic:", "desc": "Description:", "narr": "Narrative:"}
 """What the classic form repeats behind a tag, and is no part of the text."""
 TOPIC_TAGS = ("topic", "top")
+ONCE = ("title", "query")
+"""What the query may be taken from: of two in one topic, neither is more so than the other."""
+CLASSIC_TAGS = ("top", "num", "title", "desc", "narr", "dom", "smry", "con", "fac", "nat", "def", "head", "time")
+INLINE_TAGS = ("a", "b", "em", "i", "span", "strong", "sub", "sup", "tt", "u")
+"""Marks inside of a word or a text; other tags part words."""
+HEADERS = ("qid", "query_id", "query-id", "queryid", "topic_id", "topic-id")
 _ROOTLESS = re.compile(r"\s*<top(ic)?\b", re.IGNORECASE)
-_TAG = re.compile(r"<(/?)([A-Za-z_]+)[^>]*>")
+_TAG = re.compile(r"""<(/?)([A-Za-z_][\w-]*)(?:\s+[\w:-]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*/?>""")
 
 Topic = tuple[int, dict[str, str]]
 """The line a topic begins in, and its parts by tag; `num` is its id."""
@@ -82,6 +88,10 @@ def _tsv(lines: Lines) -> list[Topic]:
         query_id, tab, text = line.partition("\t")
         if not tab:
             raise lines.error("no tab; a line is 'query_id<TAB>text'")
+        if "\t" in text:
+            raise lines.error(f"{line.count(tab)} tabs; a line is 'query_id<TAB>text'")
+        if not topics and query_id.strip().lower() in HEADERS:
+            raise lines.error(f"{query_id.strip()!r} names a column; topics have no header, so leave this line out")
         topics.append((lines.number, {"num": query_id, "text": text}))
     return topics
 
@@ -98,12 +108,21 @@ def _classic(lines: Lines) -> list[Topic]:
     tag = ""
     for line in lines:
         position = 0
+        if parts is not None and tag:
+            parts[tag] += " "
         for match in [*_TAG.finditer(line), None]:
+            closing, name = (bool(match[1]), match[2].lower()) if match else (False, "")
+            begins_line = match is not None and not closing and not line[: match.start()].strip()
+            inline = name in INLINE_TAGS
+            if match and not (inline or name in CLASSIC_TAGS or name == tag or begins_line):
+                continue  # an address, say, or p < q: text
             if parts is not None and tag:
-                parts[tag] = f"{parts[tag]} {line[position : match.start() if match else None]}"
+                parts[tag] += line[position : match.start() if match else None]
             if match is None:
                 break
-            position, closing, name = match.end(), bool(match[1]), match[2].lower()
+            position = match.end()
+            if inline:
+                continue
             if name == "top":
                 if closing == (parts is None):
                     raise lines.error(
@@ -117,8 +136,10 @@ def _classic(lines: Lines) -> list[Topic]:
                     topics.append((lines.number, {}))
             elif parts is not None:
                 tag = "" if closing else name
+                if tag in parts and tag in ONCE:
+                    raise lines.error(f"a second <{tag}> in one topic; keep one")
                 if tag:
-                    parts.setdefault(tag, "")
+                    parts[tag] = parts.get(tag, "") + " "
     if parts is not None:
         raise DataError.at(lines.path, topics[-1][0], "this <top> has no </top>")
     return topics
@@ -133,6 +154,7 @@ def _unlabelled(tag: str, text: str) -> str:
 def _xml(lines: Lines) -> list[Topic]:
     topics: list[Topic] = []
     open_tags: list[str] = []
+    within: list[tuple[int, dict[str, str]]] = []  # open topics: how many tags were open, and their parts
     parser = expat.ParserCreate(encoding="utf-8")
 
     def start(name: str, attributes: dict[str, str]) -> None:
@@ -140,19 +162,38 @@ def _xml(lines: Lines) -> list[Topic]:
         if name in TOPIC_TAGS:
             identifier = attributes.get("number") or attributes.get("id") or ""
             topics.append((parser.CurrentLineNumber, {"num": identifier} if identifier else {}))
+            within.append((len(open_tags), topics[-1][1]))
+        elif within and len(open_tags) == within[-1][0] + 1:
+            parts = within[-1][1]
+            if name in ONCE and name in parts:
+                raise DataError.at(lines.path, parser.CurrentLineNumber, f"a second <{name}> in one topic; keep one")
+            if name in ("num", "number"):  # goes before an attribute
+                parts["num"] = ""
+            else:
+                parts[name] = parts.get(name, "") + " "
         open_tags.append(name)
+        between_words(name)
+
+    def end(name: str) -> None:
+        between_words(open_tags.pop())
+        if within and len(open_tags) == within[-1][0]:
+            within.pop()
+
+    def between_words(name: str) -> None:
+        if name not in INLINE_TAGS:
+            text(" ")
 
     def text(content: str) -> None:
-        # A topic's own children only: deeper ones (subtopics) are not the query.
-        if len(open_tags) >= 2 and open_tags[-2] in TOPIC_TAGS:
-            tag = "num" if open_tags[-1] == "number" else open_tags[-1]
-            topics[-1][1][tag] = topics[-1][1].get(tag, "") + content
+        if within and len(open_tags) > within[-1][0] + 1:
+            depth, parts = within[-1]
+            tag = "num" if open_tags[depth + 1] == "number" else open_tags[depth + 1]
+            parts[tag] += content
 
     def refuse(*_: object) -> None:
         raise DataError.at(lines.path, parser.CurrentLineNumber, "declares an entity, which topics have no use for")
 
     parser.StartElementHandler = start
-    parser.EndElementHandler = lambda _: open_tags.pop()
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     parser.EntityDeclHandler = refuse
     whole = lines.text()

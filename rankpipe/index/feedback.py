@@ -74,9 +74,14 @@ def may_expand(index: InvertedIndex, terms: NDArray[np.int64], most: float, *, p
     """
     shortest, longest = LENGTHS
     share = index.document_frequencies(terms) / max(index.header.documents, 1)
-    texts = [index.term(number) for number in terms.tolist()]
+    texts = [_unmarked(index.term(number)) for number in terms.tolist()]
     fit = [shortest <= len(text) <= longest and (not plain or text.isalnum()) for text in texts]
     return np.array(fit, bool) & (share <= most)
+
+
+def _unmarked(term: str) -> str:
+    """A term without the marks by which pieces of tokenizers say whether they begin a word, or go on with one."""
+    return term.removeprefix("##").lstrip("\u2581\u0120").removesuffix("</w>")
 
 
 def first_terms(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:

@@ -226,20 +226,22 @@ class InvertedIndex:
             return kernels.Postings(
                 arrays.starts, arrays.documents, arrays.payload, _read_only(np.empty(0, np.float32))
             )
-        if self._tables is None or self._tables[:2] != (k1, b):
+        tables = self._tables  # read once: another thread may put those of other parameters there
+        if tables is None or tables[:2] != (k1, b):
             check_parameters(k1, b)
             frequencies, lengths = arrays.codebook >> 8, LENGTHS[arrays.codebook & 255]
             table = np.full(max(1 << 16, frequencies.size), np.nan, np.float32)  # nan betrays a code that is none
             table[: frequencies.size] = saturation(frequencies, lengths, self._average_length, k1, b)
-            self._tables = k1, b, _read_only(table)
-        return kernels.Postings(arrays.starts, arrays.documents, arrays.payload, self._tables[2])
+            self._tables = tables = k1, b, _read_only(table)
+        return kernels.Postings(arrays.starts, arrays.documents, arrays.payload, tables[2])
 
     @property
     def _average_length(self) -> float:
         return self.header.tokens / max(self.header.documents, 1)
 
     def _order(self, tie_order: NDArray[np.int32], k: int) -> kernels.Order:
-        if self._ties is None or self._ties[0] is not tie_order:
+        ties = self._ties  # read once, likewise
+        if ties is None or ties[0] is not tie_order:
             size = tie_order.size
             if size < self.header.rows:
                 raise UsageError(f"tie_order has {size} rows, the index {self.header.rows}")
@@ -248,9 +250,8 @@ class InvertedIndex:
             rows[tie_order[inside]] = np.flatnonzero(inside)
             if rows.min(initial=0) < 0:
                 raise UsageError(f"tie_order must hold each of 0 to {size - 1} once")
-            self._ties = tie_order, rows
-        ties, rows = self._ties
-        return kernels.Order(k, _read_only(np.ascontiguousarray(ties, np.int32)), _read_only(rows))
+            self._ties = ties = tie_order, rows
+        return kernels.Order(k, _read_only(np.ascontiguousarray(ties[0], np.int32)), _read_only(ties[1]))
 
     def _damaged(self) -> StoreError:
         return StoreError(f"{self.folder}: damaged index: its postings are out of order; build it again")

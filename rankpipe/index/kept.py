@@ -113,7 +113,7 @@ class Kept:
     def _opened(self) -> dict[Path, Vectors]:
         """What the store has; what is open already stays so."""
         while True:
-            folders = store.all_found(self._kind)
+            folders = store.all_found(self._kind, self._parts)
             try:
                 return {folder: self._parts.get(folder) or Vectors.open(folder) for folder in folders}
             except StoreError:

@@ -70,7 +70,8 @@ def build(
         there = np.concatenate([shards.NONE, *(one.rows for one in known)])
         count = shards.complete(folder, rows, lambda part, advance: _shard(make(part, advance)), size, there)
         build_impacts(folder, _documents(folder, count, vocabulary()), rows=rows)
-        truncated = [np.zeros(0, bool), *(shards.array(folder, number, "truncated") for number in range(count))]
+        parts = (shards.array(folder, number, "truncated") for number in range(count))
+        truncated = [np.zeros(0, bool), *map(np.array, parts)]  # copies: no shard may be open when it is removed
         npy.save(folder / "rows.npy", rows.astype(np.int32))
         npy.save(folder / "truncated.npy", cut := np.concatenate(truncated))
         with replacing(folder / HEADER) as file:

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.errors import UsageError
+from rankpipe.index.bm25 import LARGEST_K1
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.run import Run
 from rankpipe.stage import FEATURE, SETTINGS, InputFile, Part, QueryPart, Reference, Several, Stage, StageName
@@ -65,7 +66,7 @@ class Features(Stage):
     columns: InputFile | None = None
     texts: InputFile | None = None
     normalise: Literal["min-max", "z-score", "none"] = "min-max"
-    k1: Annotated[float, Ge(0)] = 0.9
+    k1: Annotated[float, Ge(0), Le(LARGEST_K1)] = 0.9
     b: Annotated[float, Ge(0), Le(1)] = 0.4
     analyzer: Annotated[Analysis, AfterValidator(known_analyzer)] = "english"
 
@@ -105,6 +106,12 @@ class Features(Stage):
 
     def prepare(self, corpus: Corpus) -> None:
         """Build or open what the columns come from."""
+        there = ", ".join(corpus.fields)
+        if there and (missing := [one for one in self.fields if one not in corpus.fields]):
+            raise UsageError(
+                f"'features' looks at the fields {', '.join(self.fields)}, and no document has {', '.join(missing)}; name "
+                f"those that there are: 'fields: [{there}]'"
+            )
         for _, stage in self._by_field:
             stage.prepare(corpus)
         if (beside := self._beside(corpus)) is not None:
@@ -153,7 +160,8 @@ class Features(Stage):
         idf = index.score(terms, run.offsets, run.documents, k1=0.0, b=0.0)  # then a term counts its idf, however often
         yield "idf", self._normalised(run, idf)
         most = np.repeat(_most_idf(index, terms), run.counts)
-        yield "coverage", np.divide(idf, most, out=np.zeros(len(idf)), where=most > 0)
+        share = np.divide(idf, most, out=np.zeros(len(idf)), where=most > 0)
+        yield "coverage", np.minimum(share, 1.0)  # of sums that were rounded differently
         rows, places = np.unique(run.documents, return_inverse=True)
         words = np.array([len(text.split()) for text in run.corpus.texts(rows, field)], np.float64)
         yield "length", np.log1p(words)[places.reshape(-1)]

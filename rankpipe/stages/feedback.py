@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from annotated_types import Ge, Gt, Le, MinLen
 from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
@@ -183,6 +183,12 @@ class Rocchio(Feedback):
     alpha: Annotated[float, Ge(0)] = 1.0
     beta: Annotated[float, Ge(0)] = 0.75
     gamma: Annotated[float, Ge(0)] = 0.0
+
+    @model_validator(mode="after")
+    def _moves_somewhere(self) -> Rocchio:
+        if not (self.alpha or self.beta):
+            raise ValueError("'alpha' and 'beta' are both 0, and no term would be left")
+        return self
 
     def _places(self, run: Run, row: int) -> NDArray[np.int64]:
         first = super()._places(run, row)

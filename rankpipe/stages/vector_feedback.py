@@ -48,6 +48,9 @@ class VectorFeedback(Encoding):
     def _moves_somewhere(self) -> VectorFeedback:
         if self.method == "rocchio" and not (self.alpha or self.beta):
             raise ValueError("'alpha' and 'beta' are both 0, and no vector would be left")
+        for name, default in (("alpha", 0.4), ("beta", 0.6)):
+            if self.method == "average" and getattr(self, name) != default:
+                raise ValueError(f"'{name}' is of 'method: rocchio', and changes nothing of 'average'")
         return self
 
     def __call__(self, run: Run) -> Run:

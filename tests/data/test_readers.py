@@ -106,6 +106,8 @@ def test_packed_and_plain_files_give_the_same_corpus(file: Path, tmp_path: Path)
         ('{"_id": "b", "text": null}', "'text' is null, not a text"),
         ('{"_id": "b", "text": ["y"]}', "'text' is a list, not a text"),
         ('{"_id": "b", "text": "y", "title": 3}', "'title' is a number, not a text"),
+        ('{"_id": "b", "text": "y", "text": "z"}', "the key 'text' stands twice; keep one"),
+        ('{"_id": "b", "text": "y", "more": {"_id": 1, "_id": 1}}', "the key '_id' stands twice; keep one"),
         ('{"_id": "", "text": "y"}', "id of document 2 is empty"),
         (
             '{"_id": "b", "text": "y\\ud800"}',

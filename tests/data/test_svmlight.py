@@ -42,6 +42,15 @@ def test_a_given_number_of_features_is_kept(path: Path) -> None:
     assert read(path, TWO, features=5).features.shape == (3, 5)
 
 
+def test_indices_of_many_features_are_kept_across_blocks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svmlight, "BLOCK", 20)
+    highest = (3, 255, 256, 65_535, 65_536, 70_000)  # around what one byte and two bytes hold
+    path.write_text("".join(f"1 qid:{row} 1:{row} {index}:2.5\n" for row, index in enumerate(highest)))
+    features = read_svmlight(path).features
+    assert features.shape == (6, 70_000)
+    assert [np.flatnonzero(row).tolist() for row in features] == [[2], *([0, index - 1] for index in highest[1:])]
+
+
 def test_blocks_may_end_anywhere(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"{at % 3} qid:q{at // 4} 1:{at / 7:.6f} {2 + at % 5}:{-at}.25 # line {at}\n" for at in range(100))
     whole = read(path, text, comments=True)

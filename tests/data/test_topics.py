@@ -57,9 +57,24 @@ def test_classic_topics_have_titles_and_descriptions(file: Path) -> None:
     assert queries.fields["narrative"][0].startswith("A relevant document")
 
 
-def test_markup_inside_a_classic_field_is_a_field_of_its_own(file: Path) -> None:
-    file.write_text(CLASSIC)
-    assert read_topics(file).fields["b"] == ("must", "")
+def test_what_is_no_tag_of_a_classic_topic_is_text(file: Path) -> None:
+    file.write_text(
+        "<top>\n<num> 1\n<title> mail <john@example.com> spam p<q and r>s x<y>z H<sub>2</sub>O\n"
+        "<own> a field\nof two lines </own> outside\n<narr> it <i>must</i>\n</top>\n"
+    )
+    queries = read_topics(file)
+    assert queries.texts == ("mail <john@example.com> spam p<q and r>s x<y>z H2O",)
+    assert queries.fields == {"own": ("a field of two lines",), "narrative": ("it must",)}
+
+
+def test_marks_inside_of_an_xml_text_are_dropped_and_their_words_kept(file: Path) -> None:
+    file.write_text(
+        "<topics><topic number='1'><num>7</num><title>vitamin <i>E</i> H<sub>2</sub>O trial<br/>of <x><y>all</y></x></title>"
+        "<aspects><aspect>one</aspect><aspect>two</aspect></aspects></topic></topics>"
+    )
+    queries = read_topics(file)
+    assert (queries.ids, queries.texts) == (("7",), ("vitamin E H2O trial of all",))
+    assert queries.fields == {"aspects": ("one two",)}
 
 
 def test_xml_topics_have_titles_or_queries(file: Path) -> None:
@@ -97,6 +112,13 @@ def test_lines_of_id_and_text_are_topics_too(tmp_path: Path) -> None:
         ("", ": holds no topics"),
         ("<topics></topics>", ": holds no topics"),
         ("1\ta\nb\n", ":2: no tab; a line is 'query_id<TAB>text'"),
+        ("qid\tquery\n1\ta\n", ":1: 'qid' names a column; topics have no header, so leave this line out"),
+        ("1\tQ0\td1\n", ":1: 2 tabs; a line is 'query_id<TAB>text'"),
+        ("<top>\n<num> 1\n<title> a\n<title> b\n</top>", ":4: a second <title> in one topic; keep one"),
+        (
+            "<t><topic number='1'>\n<query>a</query>\n<query>b</query></topic></t>",
+            ":3: a second <query> in one topic; keep one",
+        ),
         ("1\ta\n\n1\tb\n", ":3: topic '1' occurs twice; the first time in line 1"),
         ("\ta\n", ":1: the id of this topic is empty"),
         ("<top>\n<title> a\n</top>", ":1: the id of this topic is empty"),

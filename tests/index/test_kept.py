@@ -127,6 +127,16 @@ def test_a_part_that_another_process_has_joined_stays_open_here(store: Path) -> 
     assert last.asked == []
 
 
+def test_parts_that_are_open_are_not_read_again_for_another_document(store: Path) -> None:
+    vectors = opened(Encoder())
+    taken(vectors, 0, 1, 2, 3)
+    (part,) = (store / "candidate-vectors").glob("*/[!.]*")
+    (part / "truncated.npy").unlink()
+    taken(vectors, 0, 4)
+    with pytest.raises(StoreError, match="is damaged"):
+        opened(Encoder())
+
+
 def test_what_was_kept_twice_is_joined_into_one(store: Path) -> None:
     there = opened(Encoder())
 

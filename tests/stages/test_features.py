@@ -249,6 +249,27 @@ def test_two_columns_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
     )
 
 
+def test_a_field_that_no_document_has_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(UsageError) as error:
+        Features().prepare(Corpus.from_texts(["a pear", "an apple"]))
+    assert str(error.value) == (
+        "'features' looks at the fields title, text, and no document has title; name those that there are: 'fields: [text]'"
+    )
+
+
+def test_a_share_of_all_terms_is_no_more_than_all() -> None:
+    rng = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(200)]
+    texts = [" ".join(rng.choice(words, 12, replace=False)) for _ in range(300)]
+    corpus = Corpus.from_texts(texts)
+    queries = Queries.of({str(number): text for number, text in enumerate(texts)})
+    ids = corpus.ids(np.arange(300))
+    run = Run.of(queries, corpus, {str(number): {one: 1.0} for number, one in enumerate(ids)})
+    found = Features(fields=("text",), analyzer="whitespace")(run).features["feature:text.coverage"]
+    assert found.max() == 1
+    assert found.min() > 1 - 1e-6
+
+
 def test_an_analyzer_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         Features(analyzer="nonsense")

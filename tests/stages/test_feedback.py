@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import UsageError
@@ -184,6 +185,28 @@ def test_a_query_of_which_nothing_would_be_left_keeps_its_terms(stage: Feedback)
     given = a_run().with_queries(replace(QUERIES, terms=(own, {"plum": 0.5}, {})))
     assert terms(replace(stage, max_share=0.01), given)[0] == own
     assert "apple" in terms(stage, given)[0]
+
+
+def test_a_query_that_would_lose_all_terms_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'alpha' and 'beta' are both 0, and no term would be left"):
+        Rocchio(alpha=0, beta=0)
+
+
+def test_pieces_of_words_are_terms_without_their_marks(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers", reason="needs the extra 'dense'")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(
+        models.WordLevel({"[UNK]": 0, "\u2581apple": 1, "\u2581pear": 2, "\u2581!": 3}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    corpus = Corpus.from_texts(["apple pear !", "apple pear !", "x", "x", "x"])
+    settings = {"analyzer": str(tmp_path / "tokenizer.json"), "fields": ("text",), "max_share": 0.5}
+    ranked = dict(zip(corpus.ids(np.arange(2)), (2.0, 1.0), strict=True))
+    found = terms(RM3(weight=0.5, **settings), Run.of(Queries.of({"q": "apple"}), corpus, {"q": ranked}))
+    # "!" is no word: half of the feedback is apple, and half of all
+    assert found == [pytest.approx({"\u2581apple": 0.5 + 0.5 / 2, "\u2581pear": 0.5 / 2})]
 
 
 def test_more_documents_than_any_run_has_are_all_of_them() -> None:

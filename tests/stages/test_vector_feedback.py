@@ -92,4 +92,10 @@ def test_vectors_that_a_query_has_are_its_own(encoder: str) -> None:
 def test_a_mean_of_nothing_is_refused() -> None:
     with pytest.raises(ValidationError, match="'alpha' and 'beta' are both 0, and no vector would be left"):
         VectorFeedback(model="m", alpha=0, beta=0)
-    assert VectorFeedback(model="m", method="average", alpha=0, beta=0).documents == 5
+
+
+def test_factors_of_another_method_are_refused() -> None:
+    with pytest.raises(ValidationError, match="'alpha' is of 'method: rocchio', and changes nothing of 'average'"):
+        VectorFeedback(model="m", method="average", alpha=0.9)
+    with pytest.raises(ValidationError, match="'beta' is of 'method: rocchio', and changes nothing of 'average'"):
+        VectorFeedback(model="m", method="average", beta=0.9)
