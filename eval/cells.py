@@ -30,7 +30,8 @@ from rankpipe.pipeline.order import NOTHING
 from rankpipe.pipeline.pipeline import GIVEN_RUN
 from rankpipe.stage import walk
 from rankpipe.stages.learned import Learned
-from rankpipe.store import file_digest, key_digest, replacing
+from rankpipe.store import file_digest, key_digest
+from rankpipe.writing import replacing
 
 SCORING = 1
 """Raised whenever the same pipeline may score otherwise than before: then no finished cell counts any more."""

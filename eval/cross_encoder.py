@@ -56,9 +56,10 @@ from rankpipe.models.adapters.diagnose import intruder_dimensions
 from rankpipe.models.references import resolve
 from rankpipe.stages.cross_encoder import CrossEncoder
 from rankpipe.stages.interpolate import Interpolate
-from rankpipe.store import file_digest, key_digest, replacing_folder
+from rankpipe.store import file_digest, key_digest
 from rankpipe.training.networks import open_cross_encoder, write_cross_encoder
 from rankpipe.training.queries import held_out, judged_queries
+from rankpipe.writing import replacing_folder
 
 MEASURE = "nDCG@10"
 WARM = Path(__file__).parent / "recipes" / "cross-encoder-warm.yaml"

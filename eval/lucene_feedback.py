@@ -24,7 +24,7 @@ from rankpipe import Dataset, Pipeline, Run
 from rankpipe.evaluation.experiment import evaluate_on
 from rankpipe.index.lucene_server import start_java
 from rankpipe.stages.feedback import Feedback
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 DATASETS = ("scifact", "nfcorpus", "vaswani", "cranfield", "cisi")
 MEASURES = ("nDCG@10", "AP", "R@1000")

@@ -19,7 +19,7 @@ from rankpipe.evaluation.experiment import evaluate_on
 from rankpipe.evaluation.manifest import qrels_digest, queries_digest
 from rankpipe.evaluation.result import Result
 from rankpipe.models.references import model_digest, resolve
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 LIMIT = 3600
 """Seconds that a command trains before it is stopped; the next one goes on from the last checkpoint."""

@@ -11,32 +11,38 @@ kill -9, a full disk or two builds at once leave nothing half-written behind a v
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
-import platform
 import shutil
-import stat
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from rankpipe.errors import RankpipeError, StoreError, UsageError, WriteError
+from rankpipe.errors import RankpipeError, StoreError, WriteError
+from rankpipe.writing import (
+    MANIFEST,
+    as_write_errors,
+    aside_prefix,
+    building_in,
+    locked,
+    of_others,
+    open_to_others,
+    reason_of,
+    refused,
+    remove_free,
+    replacing,
+    sweep,
+)
 
-MANIFEST = "manifest.json"
 ALWAYS_HASHED = 64 << 20
 """Files up to this many bytes are hashed whenever their artefact is opened; larger ones when their time stamp moved."""
 RACY_NS = 2_000_000_000
 """A file changed this recently may change again within one tick of its time stamp: its digest is not remembered."""
 KEPT_NS = 7 * 24 * 3600 * 1_000_000_000
 """How long what is of no use by itself is kept: a week. A damaged artefact to look at, half of one to go on with."""
-STREAMS = (Path("/dev/stdout"), Path("/dev/stderr"))
-"""What others write to as well, even where it leads to a file."""
 BEYOND_ADVICE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 """Faults of a file outside of the store that another folder for the store would not mend."""
 
@@ -70,12 +76,12 @@ def artefact(kind: str, key: Mapping[str, Any], make: Callable[[Path], None]) ->
         if _verify(folder):
             return folder
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent)
+        sweep(parent)
         _sweep_damaged(parent)
-        with _aside(parent) as aside:
+        with building_in(parent) as aside:
             started = time.time()
             make(aside)
-            _open_to_others(aside)
+            open_to_others(aside)
             digests = _write_manifest(aside, kind, key, seconds=time.time() - started)
             try:
                 os.rename(aside, folder)
@@ -124,8 +130,8 @@ def made_by(kind: str, alike: Callable[[Mapping[str, Any]], bool]) -> list[tuple
 
 def remove(folder: Path) -> None:
     """Remove an artefact, or all of a kind, if it may be: who has it open keeps it, others find it whole or not at all."""
-    _sweep(folder.parent)
-    gone = folder.with_name(f"{_aside_prefix()}{folder.name}")
+    sweep(folder.parent)
+    gone = folder.with_name(f"{aside_prefix()}{folder.name}")
     try:
         os.rename(folder, gone)
     except OSError:
@@ -196,111 +202,6 @@ def _remember(path: Path, status: os.stat_result, digest: str) -> None:
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file beside `path` for writing, and rename it to `path` at the end; an error leaves `path` as it was.
-
-    Where `path` is a link, this is what it leads to. What is no file but takes what is written, as /dev/stdout or a named
-    pipe does, is written to as it is.
-
-    Raises WriteError where it cannot be written.
-    """
-    path = Path(path)
-    if _is_device(path):
-        appending = mode.replace("w", "a")
-        with (
-            _writing(path),
-            open(
-                path, appending, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
-            ) as file,
-        ):
-            yield file
-        return
-    path = Path(os.path.realpath(path))
-    with _writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
-        try:
-            with os.fdopen(
-                handle, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
-            ) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def _is_device(path: Path) -> bool:
-    """Whether what is written to a path goes on to somebody else, so that another file in its place would be none."""
-    if Path(os.path.abspath(path)) in STREAMS:
-        return True
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
-def check_writable(path: Path, what: str = "file") -> None:
-    """Refuse a place where nothing can be written, so that no work is done in vain; folders above it may be missing.
-
-    what  the path is to be, for the error
-
-    Raises UsageError where a folder above it is a file, RankpipeError where it may not be written to.
-    """
-    if _is_device(path) and os.access(path, os.W_OK):
-        return
-    above = next(folder for folder in Path(os.path.abspath(path)).parents if os.path.exists(folder))
-    if not os.path.isdir(above):
-        raise UsageError(f"{path} cannot be a {what}: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise RankpipeError(f"cannot write {path}: {above} may not be written to")
-
-
-def check_replaceable(path: Path, *, force: bool = False) -> None:
-    """Refuse what replacing_folder would refuse, so that no work is done in vain.
-
-    A folder that a process was about to replace when it was killed is put in its place again.
-
-    Raises UsageError for what is not replaced, RankpipeError where nothing can be written.
-    """
-    check_writable(path, "folder")
-    _put_back(Path(os.path.abspath(path)))
-    if os.path.lexists(path) and not force:
-        raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
-        raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST} of its own), so it is not replaced")
-
-
-@contextmanager
-def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give an empty folder beside `path`, renamed to `path` at the end; an existing `path` is refused without `force`.
-
-    With `force` the old folder is there until the new one is whole. It is replaced only if it is empty or its
-    manifest.json gives rankpipe among its "versions": others use that file name too, web pages for one.
-
-    Raises UsageError for a path that is not replaced, also where it came to be meanwhile: then the new folder is kept
-    beside it, under a name that the error says. WriteError where it cannot be written.
-    """
-    path = Path(path)
-    with _writing(path):
-        check_replaceable(path, force=force)
-        path = Path(os.path.abspath(path))  # "." has no folder to stand in
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        with _aside(path.parent) as aside:
-            yield aside
-            _open_to_others(aside)
-            if not force and os.path.lexists(path):
-                kept = path.with_name(f"{path.name}-{os.getpid()}")
-                os.rename(aside, kept)
-                raise UsageError(f"{path} was made by another meanwhile, and stays; what was to stand there is {kept}")
-            if path.is_dir() and not path.is_symlink():
-                _exchange(aside, path)
-            else:
-                path.unlink(missing_ok=True)
-                os.rename(aside, path)
-
-
-@contextmanager
 def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
     """Give a hidden folder beside `path` for work that takes long: empty, or as a killed process with this key left it.
 
@@ -309,7 +210,7 @@ def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     folder = path.with_name(f".unfinished-{path.name[:100]}-{key_digest(key)[:12]}")
-    with _writing(path):
+    with as_write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait=False) as ours:
         if not ours:
@@ -319,159 +220,18 @@ def unfinished(path: Path, key: Mapping[str, Any]) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder, waiting for it; False if the folder went while we waited, or if we do not wait.
-
-    The lock is the operating system's, so a process that is killed gives it back. Where a system or a file system has no
-    locks, nobody waits.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
-    handle = _handle(folder)
-    if handle is None:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                yield False
-                return
-            print(f"waiting for another process, which builds {folder}", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:  # of a file system without locks
-            pass
-        yield _leads_to(folder, handle)
-    finally:
-        os.close(handle)
-
-
-def _handle(folder: Path) -> int | None:
-    try:
-        return os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:  # whoever had the lock has renamed or removed it
-        return None
-
-
-def _leads_to(folder: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(folder), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def _aside(parent: Path) -> Iterator[Path]:
-    """Give a hidden folder to build in, which is gone at the end unless it was renamed; nobody sweeps it meanwhile."""
-    folder = Path(tempfile.mkdtemp(prefix=_aside_prefix(), dir=parent))
-    try:
-        with locked(folder, wait=False):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _exchange(aside: Path, path: Path) -> None:
-    """Put a folder in the place of another, which goes; an error leaves the other where it was.
-
-    A process that is killed in between leaves none in its place: _put_back puts the other one there again.
-    """
-    old = path.with_name(f"{_replaced_prefix(path)}{aside.name.removeprefix('.')}")
-    os.rename(path, old)
-    try:
-        os.rename(aside, path)
-    except BaseException:
-        os.rename(old, path)
-        raise
-    shutil.rmtree(old)
-
-
-def _put_back(path: Path) -> None:
-    """Put a folder in its place again that a killed process had moved away, or remove it where there is another one."""
-    if not path.parent.is_dir():
-        return
-    for old in sorted(path.parent.glob(f"{glob.escape(_replaced_prefix(path))}*")):
-        if not _abandoned(old.name.removeprefix(_replaced_prefix(path))):
-            continue
-        if os.path.lexists(path):
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(old, path)
-
-
-def _replaced_prefix(path: Path) -> str:
-    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
-    return f".replaced-{path.name[:100]}-{name}-"
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    versions = manifest.get("versions") if isinstance(manifest, dict) else None
-    return isinstance(versions, dict) and "rankpipe" in versions
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error of ours."""
-    try:
-        yield
-    except (OSError, WriteError) as error:
-        cause = _refused(error)
-        raise WriteError(f"cannot write {path}: {_reason(cause, Path(os.path.abspath(path)).parent)}") from cause
-
-
-@contextmanager
 def _storing(kind: str) -> Iterator[None]:
     """Turn what the operating system refuses into an error of the store."""
     try:
         yield
     except (OSError, WriteError) as error:
-        cause, own = _refused(error), Path(os.path.abspath(home()))
-        reason = _reason(cause, own)
-        if cause.errno in BEYOND_ADVICE and _of_others(cause, own):
+        cause, own = refused(error), Path(os.path.abspath(home()))
+        reason = reason_of(cause, own)
+        if cause.errno in BEYOND_ADVICE and of_others(cause, own):
             raise StoreError(f"cannot build {Path(kind).parts[0]} for the store: {reason}") from cause
         raise StoreError(
             f"cannot write {Path(kind).parts[0]} to the store {home()}: {reason}; set RANKPIPE_HOME to another folder"
         ) from cause
-
-
-def _refused(error: OSError | WriteError) -> OSError:
-    """What the operating system refused: of a folder that is being written, people do not know the single files."""
-    return error if isinstance(error, OSError) else cast(OSError, error.__cause__)
-
-
-def _reason(error: OSError, own: Path) -> str:
-    """What the system says, and of which file, unless that is one of ours below `own`."""
-    said = os.strerror(error.errno) if error.errno else str(error)  # strerror of an error of pyarrow's is a long story
-    return said + (f": {os.fsdecode(error.filename)}" if _of_others(error, own) else "")
-
-
-def _of_others(error: OSError, own: Path) -> bool:
-    """Whether an error names a file that is not below a folder."""
-    name = error.filename
-    return isinstance(name, (str, bytes)) and own not in Path(os.path.abspath(os.fsdecode(name))).parents
-
-
-def _open_to_others(folder: Path) -> None:
-    """Give a folder and its files the rights that the umask leaves: mkdtemp keeps others out, and so does safetensors."""
-    mask = _umask()
-    os.chmod(folder, 0o777 & ~mask)
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink():
-            os.chmod(file, 0o666 & ~mask)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sha256(path: Path) -> str:
@@ -541,32 +301,6 @@ def _fault(folder: Path) -> str | None:
     return None
 
 
-def _aside_prefix() -> str:
-    """Begin the name of a folder that is being built: by which process, and of which machine or container."""
-    return f".building-{os.getpid()}-{_machine()}-"
-
-
-def _machine() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
-
-
-def _abandoned(name: str) -> bool:
-    """Whether what is left of a name, behind its dot, is of a process of this machine that lives no more."""
-    _, pid, machine, *_ = [*name.split("-"), "", ""]
-    return machine == _machine() and pid.isdigit() and not _alive(int(pid))
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what builds that were killed have left in a folder: hidden folders of processes that live no more.
-
-    Those of another machine that shares the folder stay: its process ids mean nothing here. Nor do those of a container
-    with this machine's name; what it builds it holds the lock of.
-    """
-    for path in parent.glob(f".building-*-{_machine()}-*"):
-        if _abandoned(path.name):
-            _remove_free(path)
-
-
 def _sweep_partial(parent: Path, but: Path) -> None:
     """Remove halves of artefacts that nobody goes on with: those that have not been written to for a while."""
     for path in parent.glob(".partial-*"):
@@ -575,14 +309,7 @@ def _sweep_partial(parent: Path, but: Path) -> None:
         except OSError:  # it is gone
             continue
         if old and path != but:
-            _remove_free(path)
-
-
-def _remove_free(folder: Path) -> None:
-    """Remove a folder, unless a process holds its lock."""
-    with locked(folder, wait=False) as ours:
-        if ours:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_free(path)
 
 
 def _sweep_damaged(parent: Path) -> None:
@@ -593,15 +320,3 @@ def _sweep_damaged(parent: Path) -> None:
         if name in kept or not since.isdigit() or time.time_ns() - int(since) > KEPT_NS:
             shutil.rmtree(path, ignore_errors=True)
         kept.add(name)
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere, signal 0 is not a question
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

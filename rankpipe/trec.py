@@ -15,7 +15,7 @@ from rankpipe.data import Corpus, Queries
 from rankpipe.data.lines import Lines
 from rankpipe.errors import DataError, UsageError
 from rankpipe.run import Run
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 Ties = Literal["doc_id", "rank"]
 

@@ -12,6 +12,7 @@ import pytest
 
 from rankpipe import store
 from rankpipe.errors import RankpipeError, StoreError
+from rankpipe.writing import locked
 
 KEY = {"what": "numbers"}
 
@@ -180,7 +181,7 @@ def test_two_processes_do_not_do_the_same_unfinished_work(tmp_path: Path) -> Non
 
 def test_the_lock_of_a_folder_that_is_there_no_more_is_nobodys(tmp_path: Path) -> None:
     pytest.importorskip("fcntl", reason="needs POSIX locks")
-    with store.locked(tmp_path / "gone") as ours:
+    with locked(tmp_path / "gone") as ours:
         assert not ours
-    with store.locked(tmp_path) as ours, store.locked(tmp_path, wait=False) as theirs:
+    with locked(tmp_path) as ours, store.locked(tmp_path, wait=False) as theirs:
         assert (ours, theirs) == (True, False)

@@ -269,7 +269,7 @@ def tune(
     """Choose how scores are joined, on dev or train queries. Writes the choice down with the evidence."""
     from rankpipe.evaluation.tuning import Judged, settings_text
     from rankpipe.evaluation.tuning import tune as tune_pipeline
-    from rankpipe.store import check_writable, replacing
+    from rankpipe.writing import check_writable, replacing
 
     splits = split or ["dev"]
     if len(splits) not in (1, len(dataset)):

@@ -38,11 +38,11 @@ def diagnose_log(
     from rankpipe.data import Dataset
     from rankpipe.evaluation.manifest import versions
     from rankpipe.progress import counted
-    from rankpipe.store import check_replaceable, replacing_folder
     from rankpipe.training.click_diagnosis import diagnose, picture
     from rankpipe.training.click_log import read_click_log
     from rankpipe.training.ranker_material import FromPipeline, Gathered
     from rankpipe.training.ranker_recipe import Clicks, FeatureCandidates, RankerRecipe
+    from rankpipe.writing import check_replaceable, replacing_folder
 
     if truth is not None and len(truth) != positions:
         raise UsageError(f"the truth has {len(truth)} propensities, and there are {positions} positions")

@@ -116,7 +116,7 @@ def load_both(
     pipeline: str, dataset: str, runtime: Runtime, output: Path | None, *, force: bool, given: Given | None = None
 ) -> tuple[Pipeline, Dataset]:
     """Pipeline and data set of an experiment, if its results can be written."""
-    from rankpipe.store import check_replaceable
+    from rankpipe.writing import check_replaceable
 
     if output is not None:
         check_replaceable(output, force=force)

@@ -82,8 +82,8 @@ def expand_dataset(asked: Asked) -> None:
     from rankpipe.data import Dataset
     from rankpipe.data.layout import write_documents, write_queries_and_qrels
     from rankpipe.progress import counted
-    from rankpipe.store import check_replaceable, replacing_folder
     from rankpipe.training.doc2query import Expansion
+    from rankpipe.writing import check_replaceable, replacing_folder
 
     began = datetime.now(timezone.utc)
     check_replaceable(asked.output, force=asked.force)

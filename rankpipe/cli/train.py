@@ -31,7 +31,6 @@ def train_recipe(
     Raises MissingExtraError without the packages that training needs.
     """
     from rankpipe.data import Dataset
-    from rankpipe.store import check_replaceable
     from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
     from rankpipe.training.cross_encoder_recipe import CrossEncoderRecipe
     from rankpipe.training.encoder_recipe import BiEncoderRecipe, QueryEncoderRecipe
@@ -39,6 +38,7 @@ def train_recipe(
     from rankpipe.training.ranker_recipe import RankerRecipe
     from rankpipe.training.recipe import FromModel, Recipe
     from rankpipe.training.recipe_file import load_recipe
+    from rankpipe.writing import check_replaceable
 
     loaded = load_recipe(recipe)
     if model is not None:

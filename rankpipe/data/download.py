@@ -21,7 +21,7 @@ from typing import Any
 
 from rankpipe.errors import DataError, RankpipeError
 from rankpipe.progress import tracked
-from rankpipe.store import locked
+from rankpipe.writing import locked
 
 SCHEMES = ("http://", "https://")
 BLOCK = 1 << 18

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rankpipe.data.lines import opened
 from rankpipe.data.svmlight_lines import PROBLEMS, Parsed, parse
 from rankpipe.errors import DataError, UsageError
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 BLOCK = 1 << 22
 """Bytes of a file that are parsed at once; a line may be longer."""

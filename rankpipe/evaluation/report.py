@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rankpipe.evaluation.manifest import manifest
 from rankpipe.evaluation.tables import escaped
-from rankpipe.store import MANIFEST, replacing_folder
+from rankpipe.writing import MANIFEST, replacing_folder
 
 if TYPE_CHECKING:
     from rankpipe.evaluation.experiment import Experiment

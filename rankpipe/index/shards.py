@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rankpipe import npy
 from rankpipe.errors import StoreError
 from rankpipe.progress import counted
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 NONE = np.empty(0, np.int32)
 """No rows."""

@@ -22,7 +22,7 @@ from rankpipe.errors import StoreError
 from rankpipe.index import layout, shards
 from rankpipe.index.inverted import InvertedIndex, build_impacts
 from rankpipe.index.segments import sharing
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 FORMAT = [2, layout.VERSION]
 KIND = "sparse"

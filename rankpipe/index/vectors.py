@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rankpipe import npy
 from rankpipe.errors import StoreError
 from rankpipe.index import shards
-from rankpipe.store import replacing
+from rankpipe.writing import replacing
 
 FORMAT = 2
 SHARD = 2048

@@ -35,11 +35,12 @@ from rankpipe.pipeline import Pipeline
 from rankpipe.progress import counted
 from rankpipe.stages.attention import read_texts
 from rankpipe.stages.generative import cut_to
-from rankpipe.store import replacing_folder, resumable
+from rankpipe.store import resumable
 from rankpipe.training.attention_heads_recipe import AttentionHeadsRecipe
 from rankpipe.training.candidates import Pool, candidates
 from rankpipe.training.head_scores import Example, contrastive_scores, logistic_weights, ndcg, retrieval_scores
 from rankpipe.training.queries import judged_queries, no_judgements, plain_text
+from rankpipe.writing import replacing_folder
 
 FORMAT = 1
 """Of what is kept of a prompt."""

@@ -26,8 +26,8 @@ import numpy as np
 from rankpipe.data import Corpus, Queries
 from rankpipe.data.lines import Lines
 from rankpipe.errors import DataError, UsageError
-from rankpipe.store import replacing
 from rankpipe.training.sessions import Sessions
+from rankpipe.writing import replacing
 
 SHOWN_LINES = 5
 """Lines that a problem's message names."""

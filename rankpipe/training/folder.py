@@ -30,11 +30,12 @@ from rankpipe.models.adapters.attached import Attached
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.references import model_digest
 from rankpipe.models.runtime import Runtime
-from rankpipe.store import check_replaceable, replacing_folder, unfinished
+from rankpipe.store import unfinished
 from rankpipe.training.loop import Plan, Progress, train
 from rankpipe.training.means import Means
 from rankpipe.training.processes import processes
 from rankpipe.training.recipe import Recipe
+from rankpipe.writing import check_replaceable, replacing_folder
 
 FORMAT = 3
 """Of what is drawn and computed: raised where an unfinished training of an earlier version could not be gone on with."""

@@ -254,7 +254,7 @@ def test_ctrl_c_while_encoding_leaves_no_results_and_the_next_run_works(
 
 WRITING = """
 import pathlib, time
-from rankpipe.store import replacing_folder
+from rankpipe.writing import replacing_folder
 with replacing_folder(pathlib.Path("out")) as aside:
     (aside / "run.trec").write_text("q1 Q0 d1")
     pathlib.Path("marker").touch()

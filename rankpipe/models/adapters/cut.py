@@ -17,7 +17,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.adapter_folder import CONFIG, WEIGHTS, find_adapter, tensor_shapes
 from rankpipe.models.adapters.export import METHOD
 from rankpipe.models.references import read_json
-from rankpipe.store import replacing_folder
+from rankpipe.writing import replacing_folder
 
 
 def cut(adapter: Path | str, *, rank: int, output: Path | str) -> None:
