@@ -37,23 +37,16 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Raises WriteError where it cannot be written.
     """
     path = Path(path)
+    as_text: Any = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     if _is_device(path):
-        appending = mode.replace("w", "a")
-        with (
-            as_write_errors(path),
-            open(
-                path, appending, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
-            ) as file,
-        ):
+        with as_write_errors(path), open(path, mode.replace("w", "a"), **as_text) as file:
             yield file
         return
     path = Path(os.path.realpath(path))
     with as_write_errors(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
         try:
-            with os.fdopen(
-                handle, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n"
-            ) as file:
+            with os.fdopen(handle, mode, **as_text) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
