@@ -91,7 +91,7 @@ def check_replaceable(path: Path, *, force: bool = False) -> None:
     _put_back(Path(os.path.abspath(path)))
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path} exists already; choose another folder, or replace it with --force")
-    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
+    if path.is_file() or _is_device(path) or (path.is_dir() and any(path.iterdir()) and not _is_ours(path)):
         raise UsageError(f"{path} holds no results of rankpipe (no {MANIFEST} of its own), so it is not replaced")
 
 

@@ -93,6 +93,8 @@ def test_a_pipe_and_standard_output_stay_what_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "before\nout"
     piped = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (piped.stdout, piped.stderr) == ("out", "")
+    with pytest.raises(UsageError, match="pipe holds no results of rankpipe"), replacing_folder(pipe, force=True):
+        pass
     assert names(tmp_path) == ["file", "pipe"]
 
 
