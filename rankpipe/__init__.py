@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from rankpipe.stages.cut import Cut
     from rankpipe.stages.dense import Dense
     from rankpipe.stages.expansion import Keywords, Original, Query2doc
+    from rankpipe.stages.features import Features
     from rankpipe.stages.feedback import RM3, Bo1, Rocchio
     from rankpipe.stages.fuse import Fuse
     from rankpipe.stages.hyde import Hyde
     from rankpipe.stages.interpolate import Interpolate
+    from rankpipe.stages.learned import Learned
     from rankpipe.stages.likelihood import Likelihood
     from rankpipe.stages.listwise import Listwise
     from rankpipe.stages.multi_query import MultiQuery
@@ -48,10 +50,12 @@ _MODULES = {
     "Cut": "rankpipe.stages.cut",
     "Dataset": "rankpipe.data",
     "Dense": "rankpipe.stages.dense",
+    "Features": "rankpipe.stages.features",
     "Fuse": "rankpipe.stages.fuse",
     "Hyde": "rankpipe.stages.hyde",
     "Interpolate": "rankpipe.stages.interpolate",
     "Keywords": "rankpipe.stages.expansion",
+    "Learned": "rankpipe.stages.learned",
     "Likelihood": "rankpipe.stages.likelihood",
     "Listwise": "rankpipe.stages.listwise",
     "MultiQuery": "rankpipe.stages.multi_query",
@@ -85,10 +89,12 @@ __all__ = [
     "Cut",
     "Dataset",
     "Dense",
+    "Features",
     "Fuse",
     "Hyde",
     "Interpolate",
     "Keywords",
+    "Learned",
     "Likelihood",
     "Listwise",
     "MultiQuery",

@@ -222,6 +222,24 @@ def test_evaluate_wants_one_source_of_judgements(rankpipe: Command, pets: Path, 
     assert rankpipe("evaluate", results / "run.trec", *both) == (2, "", refused)
 
 
+def test_a_folder_of_results_says_what_it_is_measured_by(rankpipe: Command, garden: Path, tmp_path: Path) -> None:
+    made = {split: tmp_path / split for split in ("dev", "test")}
+    shown = {}
+    for split, folder in made.items():
+        done = rankpipe("run", "bm25", "--dataset", garden, "--split", split, "--output", folder)
+        shown[split] = done.out
+        for words in ((folder,), (folder, "--dataset", garden)):
+            assert rankpipe("evaluate", *words)[:2] == (0, done.out)
+    assert shown["dev"] != shown["test"]
+    for words in ((), ("--dataset", garden)):
+        assert rankpipe("compare", *made.values(), *words) == (
+            2,
+            "",
+            f"error: the runs were made on {garden} dev, {garden} test; say by which to measure them all: --dataset NAME "
+            "--split NAME\n",
+        )
+
+
 def test_compare_takes_folders_and_run_files(rankpipe: Command, pets: Path, results: Path, tmp_path: Path) -> None:
     (tmp_path / "other.trec").write_text("q1 Q0 d2 1 2 x\nq1 Q0 d1 2 1 x\nq2 Q0 d3 1 1 x\nq3 Q0 d4 1 1 x\n")
     done = rankpipe("compare", results, tmp_path / "other.trec", "--dataset", pets, "-m", "RR", "-m", "P@1")

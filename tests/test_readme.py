@@ -8,10 +8,16 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+import rankpipe
 from rankpipe import BM25, Corpus, Pipeline
+from rankpipe.cli import app
+from rankpipe.pipeline.registry import load_stage, stage_names
+from rankpipe.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,8 +44,9 @@ def test_the_yaml_example_is_the_pipeline_of_the_python_example() -> None:
     assert Pipeline.from_yaml(_blocks("yaml")[0]) == pipeline
 
 
-@pytest.mark.parametrize("page", ["datasets.md", "pipelines.md", "evaluation.md"])
-def test_the_python_on_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["datasets.md", "pipelines.md", "evaluation.md", "python.md"])
+def test_the_python_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some of it writes
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert blocks
@@ -54,3 +61,23 @@ def test_the_python_on_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -
         )
         run = (BM25() >> module.Prefer(word="pear", bonus=9.0)).on(corpus).run({"q": "x"})
         assert [one.doc_id for one in run["q"]] == ["d2", "d1"]
+
+
+def test_the_page_of_commands_names_every_one_and_every_option() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    commands: Any = get_command(app)
+    assert set(re.findall(r"^\| `([a-z0-9]+)[ `]", page, re.MULTILINE)) == set(commands.commands)
+    for name, command in commands.commands.items():
+        options = {one for option in command.params for one in option.opts if one.startswith("-")} - {"--help"}
+        missing = {one for one in options if not re.search(rf"`{one}[ `]", page)}
+        assert missing == set(), name
+
+
+def test_the_page_of_python_names_what_the_package_exports() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    stages = {
+        name for name in rankpipe.__all__ if isinstance(one := getattr(rankpipe, name), type) and issubclass(one, Stage)
+    }
+    others = set(rankpipe.__all__) - stages - {"__version__"}
+    assert {name for name in others if f"`{name}`" not in page} == set()
+    assert {type_name.__name__ for type_name in map(load_stage, stage_names())} <= stages

@@ -220,9 +220,11 @@ def evaluate(
     measure: MeasuresOption = None,
     ties: TiesOption = "doc_id",
 ) -> None:
-    """Measure a run file against judgements. They are those of a file, or of a data set, with its quirks."""
+    """Measure a run against judgements. They are those of a file, or of a data set, with its quirks; of a folder, its own."""
     from rankpipe.run import Run
 
+    if qrels is None:
+        dataset, split = common_dataset([run_file], dataset, split)
     print_result(measured(Run.read_trec(run_file_in(run_file), ties=ties_of(ties)), qrels, dataset, split, measure))
 
 
@@ -245,8 +247,8 @@ def compare(
 
     if len(set(runs)) < max(len(runs), 2):
         raise UsageError("compare takes two runs or more, each once")
-    if qrels is None and dataset is None:
-        dataset, split = common_dataset(runs, split)
+    if qrels is None:
+        dataset, split = common_dataset(runs, dataset, split)
     results = {}
     for path in runs:
         run = Run.read_trec(run_file_in(path), ties=ties_of(ties))

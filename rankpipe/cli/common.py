@@ -20,17 +20,26 @@ if TYPE_CHECKING:
     from rankpipe.trec import Ties
 
 
-def common_dataset(folders: list[Path], split: str | None) -> tuple[str | None, str]:
-    """Data set and split that all folders of results say they were made on; None where that is not one.
+def common_dataset(folders: list[Path], dataset: str | None, split: str | None) -> tuple[str, str]:
+    """Data set and split to measure runs by: what is asked for, or else what their folders say they were made on.
 
-    split  another one that they are to be measured on
+    Raises UsageError where neither says it: of run files, and of folders that were made on different ones.
     """
     told = [_made_on(folder) for folder in folders]
-    made_on = {(name, own) for name, own, _ in told}
-    name, own = made_on.pop() if len(made_on) == 1 else (None, None)
-    if name is not None and own is not None:
-        _note_changes(name, own, [digests for _, _, digests in told])
-    return name, split or own or "test"
+    named = list(dict.fromkeys((name, own) for name, own, _ in told if name is not None and dataset in (None, name)))
+    if dataset is None and (not named or any(name is None for name, *_ in told)):
+        raise UsageError("give the judgements by one of --qrels FILE and --dataset NAME")
+    if len({name for name, _ in named}) > 1 or (len(named) > 1 and split is None):
+        raise UsageError(
+            f"the runs were made on {', '.join(f'{name} {own}' for name, own in named)}; say by which to measure them all: "
+            "--dataset NAME --split NAME"
+        )
+    if not named:
+        return dataset or "", split or "test"
+    name, own = named[0]
+    if len(named) == 1:
+        _note_changes(str(name), str(own), [digests for one, _, digests in told if one == name])
+    return str(name), split or str(own)
 
 
 def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:

@@ -14,7 +14,8 @@ DatasetOption = Annotated[
 ]
 SplitOption = Annotated[str, typer.Option(help="Which queries and judgements of the data set.")]
 JudgedSplitOption = Annotated[
-    str | None, typer.Option("--split", help="Which judgements of the data set; by default those of the runs, or test.")
+    str | None,
+    typer.Option("--split", help="Which judgements of the data set; by default those of the runs' folders, or test."),
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="Folder for the results; without it they are only shown.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace results that are there already.")]

@@ -63,7 +63,7 @@ class BM25(Stage):
     fields    the fields of a document, joined by a blank, that are indexed
     engine    "rankpipe", or for comparison "rank-bm25", the package of that name, or "lucene", through Pyserini
     lucene_index  for engine "lucene", an index there is already: its folder, or the name of one of Pyserini's.
-                  analyzer is then that of the queries, and fields are those that the index was made of
+                  analyzer is then that of the queries; fields are not stated beside it, as the index has its own
     """
 
     makes: ClassVar[frozenset[Part]] = frozenset({"candidates"})
