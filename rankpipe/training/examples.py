@@ -139,6 +139,13 @@ class TaughtGroups:
         first = (step - 1) * self._shape.batch
         return [self._group(number, rng) for number in range(first, first + self._shape.batch)]
 
+    def each(self) -> list[Group]:
+        """A group of every query that has candidates."""
+        rng = np.random.default_rng([*self._shape.seed, 1 << 20])
+        return [
+            self._group_of(pool, own, query, rng) for pool, own, usable, _ in self._sources for query in usable.tolist()
+        ]
+
     def account(self) -> dict[str, Any]:
         """Queries of each source, and the unit of the teacher's scores."""
         return {"sources": self._account, "score_unit": self.unit}
@@ -146,7 +153,9 @@ class TaughtGroups:
     def _group(self, number: int, rng: np.random.Generator) -> Group:
         turn, source = divmod(number, len(self._sources))
         pool, own, usable, turns = self._sources[source]
-        query = int(usable[turns[turn]])
+        return self._group_of(pool, own, int(usable[turns[turn]]), rng)
+
+    def _group_of(self, pool: Pool, own: NDArray[np.int32], query: int, rng: np.random.Generator) -> Group:
         found, scores = pool.of(query)
         others = np.flatnonzero(found != own[query])
         wanted = min(self._shape.size - self._shape.random, len(others))

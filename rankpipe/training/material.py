@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -288,10 +288,7 @@ class _Gathering:
         return groups
 
     def _held(self, pools: Taught, shape: Shape) -> list[Group]:
-        count = sum(len(pool.queries) for pool, _ in pools.values())
-        whole = Shape(batch=count, size=shape.size, random=shape.random, seed=(*shape.seed, 1))
-        groups = TaughtGroups(pools, self.dataset.corpus, whole)
-        return groups.step(1) if len(groups) else []
+        return TaughtGroups(pools, self.dataset.corpus, replace(shape, seed=(*shape.seed, 1), subset=None)).each()
 
     def _tell(self) -> None:
         """Say in a few lines what there is."""

@@ -230,6 +230,7 @@ def test_a_sentence_that_the_loss_is_measured_on_is_no_title_that_is_trained_on(
     assert isinstance(recipe, CrossEncoderRecipe)
     found = gather(recipe, dataset, Pipeline.load("bm25", corpus=dataset.corpus), notify=lambda _: None)
     held = {group.query for group in found.held}
+    assert len(held) == len(found.held)  # each once, however many its source has
     (groups,) = found.groups
     assert isinstance(groups, TaughtGroups)
     trained = {group.query for step in range(1, 31) for group in groups.step(step)}
