@@ -99,9 +99,11 @@ def merged(network: Any, folder: Path, base: Path, lacking: Sequence[str]) -> An
         with quiet(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # of weights that it has or lacks, which are compared below
             wrapped = PeftModel.from_pretrained(network, str(folder), torch_device="cpu", ignore_mismatched_sizes=True)
+            # said rather than "auto", for which peft asks the hub about the network that the adapter names
+            embeddings = any("lora_" not in name and "embed" in name for name in known)
             expected = {
                 name.removeprefix(PREFIX): tuple(value.shape)
-                for name, value in get_peft_model_state_dict(wrapped).items()
+                for name, value in get_peft_model_state_dict(wrapped, save_embedding_layers=embeddings).items()
             }
             if surplus := sorted(known.keys() - expected.keys()):
                 raise ModelError(f"{misfit}: it has no place for {surplus[0]}")
@@ -148,5 +150,7 @@ def _check_base(folder: Path, base: Path) -> None:
         meant = transformer_folder(resolve(named, download=False))
     except RankpipeError:
         return  # not on this machine, so that it cannot be compared
+    if not any(meant.glob("*.safetensors")):
+        return  # a pickle, say, that another program has fetched: nothing to compare with
     if weights_digest(meant) != weights_digest(base):
         raise ModelError(f"adapter {folder} was trained on {named!r}, whose weights are not those of {base}")

@@ -30,9 +30,11 @@ QUERY_STEP = 16
 def batches(tokens: Sequence[NDArray[np.int64]], budget: int) -> Iterator[NDArray[np.int64]]:
     """Rows of sequences, the longest first, so many at once that rows times the longest is within the budget.
 
-    Among equal lengths they stand in the order of their tokens.
+    Among equal lengths they stand in the order of their tokens. Sequences without tokens are in none: there is nothing to
+    compute of them.
     """
-    order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), tokens[row].tobytes()))
+    there = [row for row, one in enumerate(tokens) if len(one)]
+    order = sorted(there, key=lambda row: (-len(tokens[row]), tokens[row].tobytes()))
     begin = 0
     while begin < len(order):
         size = max(1, budget // len(tokens[order[begin]]))
@@ -61,10 +63,12 @@ def query_batches(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], int]]:
     """Rows of queries; the QUERY_ROWS rows that are computed for them; tokens that these are padded to.
 
+    Queries without tokens are in none.
+
     longest  tokens that the network has positions for, None for no limit
     """
     lengths = np.array([padded_length(len(one), longest) for one in tokens], np.int64)
-    for length in np.unique(lengths).tolist():
+    for length in np.unique(lengths[lengths > 0]).tolist():
         rows = np.flatnonzero(lengths == length)
         for begin in range(0, len(rows), QUERY_ROWS):
             part = rows[begin : begin + QUERY_ROWS]

@@ -114,7 +114,7 @@ class BiEncoder:
         self._heads, self._native = self._open_heads()
         if settings.dimensions is not None and settings.dimensions > self._native:
             raise UsageError(f"dimensions is {settings.dimensions}; the vectors of {reference!r} have {self._native}")
-        self.dimensions = settings.dimensions or self._native
+        self.dimensions = settings.dimensions or min(self.recipe.dimensions or self._native, self._native)
 
     @property
     def dtype(self) -> str:
@@ -159,7 +159,7 @@ class BiEncoder:
         """Vectors of queries, one each, the query prompt before it; those that are too long are cut."""
         read = self._reader.read(texts, self.recipe.query_prompt)
         skipped = 0 if self.recipe.include_prompt else read.skipped
-        vectors = np.empty((len(texts), self.dimensions), np.float32)
+        vectors = np.zeros((len(texts), self.dimensions), np.float32)  # of a text without tokens, too
         with self._working():
             for rows, filled, length in query_batches(read.tokens, self._longest):
                 found = self._batch([read.tokens[row] for row in filled], skipped, length)
@@ -174,7 +174,7 @@ class BiEncoder:
         sequences = self._reader.read(texts, self.recipe.document_prompt, self.settings.windows)
         firsts, which = distinct(sequences.tokens)
         tokens = [sequences.tokens[row] for row in firsts]
-        vectors = np.empty((len(tokens), self.dimensions), np.float32)
+        vectors = np.zeros((len(tokens), self.dimensions), np.float32)  # of a text without tokens, too
         skipped = 0 if self.recipe.include_prompt else sequences.skipped
         # a text counts as done with its last window
         done = np.bincount(which[sequences.offsets[1:] - 1], minlength=len(tokens))

@@ -16,6 +16,12 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of a character that stand alone: JSON can say them as an escape, a text of Unicode cannot hold them."""
 FAILED = ("error", "abort")
 """What a server says where it could not finish an answer; that it was long enough, or refused, it says otherwise."""
+
+
+class ExhaustedError(ValueError):
+    """An answer of no text at all, for which there were too few tokens: a model that thinks first has used them up."""
+
+
 EXCERPT = 300
 """Characters of what a server said that an error shows."""
 
@@ -65,6 +71,11 @@ def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
         raise ValueError(f"answers with JSON that is no completion: {message(body)}")
     if choice.get("error") or choice.get("finish_reason") in FAILED:
         raise ValueError(f"broke its answer off: {message(json.dumps(choice).encode())}")
+    if not text.strip() and choice.get("finish_reason") == "length":
+        raise ExhaustedError(
+            f"wrote nothing within {writing.longest} tokens; a model that thinks first needs more of them ('max_tokens'), or "
+            "to be told not to"
+        )
     text, stopped = _cut(_after(chat.answer, text), writing.stop)
     return Answer(
         text,

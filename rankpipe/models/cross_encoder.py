@@ -80,6 +80,9 @@ class CrossEncoderScorer:
         self._network = open_pair_network(
             recipe, self._device, self._dtype, tokenizer=self._reader.tokenizer, adapter=added
         )
+        problem = network_config(recipe.transformer).get("problem_type")
+        # classes that do not exclude each other: each has a score of its own
+        self._independent = recipe.kind == "classifier" and problem in ("regression", "multi_label_classification")
         self._label = _label(self._network.labels, settings.label, reference)
 
     @property
@@ -143,14 +146,14 @@ class CrossEncoderScorer:
         return JoinedTexts(self._reader, queries, documents, pairs, query_prompt=self.recipe.query_prompt)
 
     def _logits(self, texts: Texts, pieces: Pieces, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(S,) logits of the pieces at rows: of a class among several, the logarithm of its odds."""
+        """(S,) logits of the pieces at rows: of a class among several that exclude each other, the logarithm of its odds."""
         batch = []
         for row in rows.tolist():
             begin, end = int(pieces.begins[row]), int(pieces.ends[row])
             batch.append(texts.sequence(int(pieces.pairs[row]), None if begin < 0 else slice(begin, end)))
         logits = self._network.logits(batch)
         scored = logits[:, self._label]
-        if logits.shape[1] > 1:
+        if logits.shape[1] > 1 and not self._independent:
             others = torch.arange(logits.shape[1], device=logits.device) != self._label
             scored = scored - logits[:, others].logsumexp(dim=1)
         return scored.cpu().numpy()

@@ -44,10 +44,18 @@ def _unpack(file: Path, folder: Path) -> None:
     named: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(), redirect_stderr(StringIO()):  # it draws a bar of its own
-            network = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **named)
+            opened: Any = AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, output_loading_info=True, **named
+            )
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **named)
     except Exception as error:  # a damaged file, or one of a strange kind, fails in nearly any way
         raise ModelError(f"{file} cannot be opened as a causal language model: {explained(error)}") from error
+    network, found = opened
+    if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        raise ModelError(
+            f"{file} has {len(lacking)} weights of a {type(network).__name__} not, or not in its shape, such as "
+            f"{lacking[0]}; a model in several files has to be joined into one (llama-gguf-split --merge)"
+        )
     weights, seen = {}, set()
     for name, weight in network.state_dict().items():
         if weight.data_ptr() not in seen:  # a head that shares the embeddings' weights is tied again when it is opened

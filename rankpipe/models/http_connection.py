@@ -93,12 +93,14 @@ class Connection:
             raise ConnectionAbortedError
 
     def _connected(self, deadline: float) -> socket.socket:
-        """A socket to the first of the host's addresses that takes one."""
+        """A socket to the first of the host's addresses that takes one; each gets its share of the time."""
         failure = OSError(f"host {self._host} has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        for place, (family, kind, protocol, _, address) in enumerate(found):
+            share = deadline - _left(deadline) * (1 - 1 / (len(found) - place))
             try:
-                return self._reached(socket.socket(family, kind, protocol), address, deadline)
-            except OSError as error:  # noqa: PERF203 - there are one or two
+                return self._reached(socket.socket(family, kind, protocol), address, share)
+            except OSError as error:
                 failure = error
         raise failure
 

@@ -67,6 +67,8 @@ class Server:
             raise self._refusal(reply)
         try:
             return completions.answer(reply.body, chat, writing)
+        except completions.ExhaustedError as error:  # the same again would be the same
+            raise RankpipeError(f"{self.url} {error}") from None
         except ValueError as error:
             raise AgainError(f"{self.url} {self._shown(str(error))}") from None
 

@@ -62,6 +62,10 @@ class Answer(NamedTuple):
     tokens: int = 0
     read: bool = True
 
+    def whole(self) -> Answer:
+        """The answer without the beginning of a character that it may have been cut in."""
+        return self if self.ended else self._replace(text=self.text.rstrip("\ufffd"))
+
 
 Answered = Callable[[int, list[Answer]], None]
 """Is told the place of a chat, and its answers."""

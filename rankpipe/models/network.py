@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,11 @@ ENCODER_ONLY = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5E
 NOT_NEEDED = ("pooler.", "embeddings.position_ids")
 """Weights that checkpoints may lack: vectors are made from the last hidden states."""
 
+
+LAYER = re.compile(r"(.*\b(?:layer|layers|h|block|blocks)\.\d+\.)")
+"""How the name of a weight begins that stands in one of a network's like layers."""
+BUFFERS = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "attention.bias", "_cached")
+"""How names end of what older versions kept with the weights and newer ones compute."""
 
 States = Callable[[Tensor, Tensor], Tensor]
 """(S, T, D) last hidden states of tokens (S, T); a mask (S, T) is true where a token is no padding."""
@@ -159,6 +165,17 @@ def network_kind(folder: Path, known: Container[str] = ()) -> str:
     config = network_config(folder)
     kind = config["model_type"]
     check_weights(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"model folder {folder} holds a network and an adapter beside it (adapter_config.json), which would be applied or "
+            "not as it happens; merge the two, or put the adapter into a folder of its own, for the setting 'adapter'"
+        )
+    if own := config.get("auto_map"):
+        print(
+            f"note: model folder {folder} names code of its own ({', '.join(map(str, own))}), which is never run; it is read "
+            f"as a {kind!r} of transformers, which may compute something else",
+            file=sys.stderr,
+        )
     named = (config.get("architectures") or [""])[0]
     described = getattr(getattr(transformers, str(named), None), "config_class", None)
     if described is not None and described.model_type != kind:  # weights of RoBERTa have the names of BERT's
@@ -199,6 +216,8 @@ def opened(folder: Path, opener: str, what: str, dtype: torch.dtype, **settings:
         raise ModelError(f"{whole}: {name} has the shape {tuple(has)}, and should have {tuple(described)}")
     if surplus := _surplus(network, found["unexpected_keys"]):
         raise ModelError(f"{whole}: {surplus[0]} is of a layer that config.json does not count")
+    if left_over := _left_over(network, found["unexpected_keys"]):
+        raise ModelError(f"{whole}: a {type(network).__name__} has no place for {left_over[0]}, and would leave it out")
     return quantise(network) if dtype == torch.int8 else network, sorted(found["missing_keys"])
 
 
@@ -232,6 +251,17 @@ def _surplus(network: Any, unexpected: Iterable[str]) -> list[str]:
 
     known = {like(name) for name in network.state_dict()}
     return [name for name in sorted(unexpected) if like(name) in known]
+
+
+def _left_over(network: Any, unexpected: Iterable[str]) -> list[str]:
+    """Weights for which the network has no place within a layer that it has: it computes something else than was trained."""
+
+    def layer(name: str) -> str | None:
+        found = LAYER.match(name.removeprefix(f"{network.base_model_prefix}."))
+        return found and found[1]
+
+    known = {layer(name) for name in network.state_dict()} - {None}
+    return [name for name in sorted(unexpected) if layer(name) in known and not name.endswith(BUFFERS)]
 
 
 def refuse_lacking(folder: Path, network: Any, lacking: Sequence[str], *, head: str, advice: str) -> None:

@@ -16,6 +16,7 @@ from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.recipe import (
     Head,
     architecture,
+    checked_settings,
     listed_modules,
     longest,
     network_config,
@@ -119,7 +120,7 @@ def read_pair_recipe(
     if "max_seq_length" in own and "processing_kwargs" not in own:
         told.pop("processing_kwargs", None)  # in which the network's folder says how it was read before
     if settings.max_length is None:
-        found["max_length"] = _stated_length(transformer, tokenizer, told)
+        found["max_length"] = stated_length(tokenizer, network_config(transformer), told)
     recipe = PairRecipe(
         transformer=transformer,
         tokenizer=tokenizer,
@@ -158,7 +159,7 @@ def _modules(path: Path, *, with_adapter: bool) -> tuple[Path, dict[str, Any]]:
     if not kinds or kinds[0] != "Transformer":
         raise ModelError(f"{path}: the modules are {', '.join(kinds) or 'none'}; they must begin with Transformer")
     transformer = modules[0][1]
-    told = transformer_settings(transformer)
+    told = checked_settings(transformer, chat=kinds[1:] == ["LogitScore"])
     task = told.get("transformer_task", "feature-extraction")
     if kinds == ["Transformer"] and task == "sequence-classification":
         return transformer, {"kind": "classifier"}
@@ -217,12 +218,3 @@ def _default_prompt(folder: Path) -> str:
     if not isinstance(prompt, (str, type(None))):
         raise ModelError(f"{path}: the prompts are {prompts!r}, must be texts by their names")
     return prompt or ""
-
-
-def _stated_length(transformer: Path, tokenizer: Path, told: Mapping[str, Any]) -> int:
-    """What sentence-transformers was told to cut at; else the tokenizer's own limit, within the network's positions."""
-    processing = (told.get("processing_kwargs") or {}).get("text") or {}
-    length = processing.get("max_length")
-    return stated_length(
-        tokenizer, network_config(transformer), told if length is None else {**told, "max_seq_length": length}
-    )

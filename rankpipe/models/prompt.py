@@ -114,7 +114,7 @@ def load_prompt(reference: str) -> Prompt:
     """
     path = _found(reference)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a text in UTF-8: {error}") from None
     return Prompt(**_sections(path, text), file=str(path))
@@ -155,7 +155,7 @@ def shipped_prompts() -> dict[str, Path]:
 def _sections(path: Path, text: str) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     name = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if heading := HEADING.fullmatch(line):
             name = heading[1]
             if name not in SECTIONS:

@@ -32,6 +32,28 @@ LEGACY_POOLING = {
 """Switches of older sentence-transformers, and the modes they name, in the order in which several are joined."""
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 """File of a Transformer module's settings."""
+SETTINGS_READ = (
+    *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"),
+    *("processing_kwargs", "unpad_inputs"),
+)
+"""Settings of that file that are done here as sentence-transformers does them, or that change no vector."""
+OPENING = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
+"""Settings of that file that are arguments of transformers."""
+HARMLESS = (
+    *("torch_dtype", "dtype", "attn_implementation", "trust_remote_code", "use_safetensors", "add_pooling_layer"),
+    *("device_map", "low_cpu_mem_usage", "cache_dir", "revision", "token", "local_files_only", "model_max_length"),
+    *("use_fast", "padding_side"),
+)
+"""Arguments of transformers that are decided or done here, and change no vector but for rounding."""
+CALLING = ("padding", "truncation", "return_tensors", "pad_to_multiple_of", "max_length")
+"""Arguments of a tokenizer's call that are done here."""
+OUTPUTS = (None, "last_hidden_state", "logits")
+"""What is taken of a network: of an encoder, and of one with a head."""
+SENTENCE_TRANSFORMERS = "sentence_transformers."
+OLDER_SETTINGS = tuple(
+    f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names that this file had."""
 POOLING_MODES = tuple(LEGACY_POOLING.values())
 OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "ibert"),
@@ -68,6 +90,7 @@ class Recipe:
     lower_case       texts are put into lower case first
     query_prompt, document_prompt   what stands before every text
     similarity       that the model was trained for
+    dimensions       of a vector that are kept, the first ones; None: all
     routed           whether this is the route of one role, and another role has its own
     """
 
@@ -80,6 +103,7 @@ class Recipe:
     query_prompt: str = ""
     document_prompt: str = ""
     similarity: Similarity = "cosine"
+    dimensions: int | None = None
     routed: bool = False
 
 
@@ -153,11 +177,21 @@ def transformer_folder(folder: Path) -> Path:
 
 
 def listed_modules(path: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of every module of a modules.json. Raises ModelError for a file that is none."""
+    """Kind and folder of every module of a modules.json.
+
+    Raises ModelError for a file that is none, for modules of other packages, and for folders that stand deeper or elsewhere:
+    what is right inside the model's folder is what its digest is of.
+    """
     try:
-        return [(str(module["type"]).rpartition(".")[2], path.parent / module["path"]) for module in _list(path)]
+        listed = [(str(module["type"]), str(module["path"])) for module in _list(path)]
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a list of modules, each with type and path ({error})") from None
+    for kind, place in listed:
+        if not kind.startswith(SENTENCE_TRANSFORMERS):
+            raise ModelError(f"{path}: the module {kind} is none of sentence-transformers; its code is not run")
+        if len(Path(place).parts) > 1 or place.startswith(("..", "/", "~")):
+            raise ModelError(f"{path}: the module {kind} stands in {place!r}; it must stand right inside the folder")
+    return [(kind.rpartition(".")[2], path.parent / place) for kind, place in listed]
 
 
 def stated_prompts(folder: Path) -> tuple[str, str]:
@@ -168,8 +202,9 @@ def stated_prompts(folder: Path) -> tuple[str, str]:
     if not isinstance(prompts, dict) or not all(isinstance(prompt, (str, NoneType)) for prompt in prompts.values()):
         raise ModelError(f"{path}: the prompts are {prompts!r}, must be texts by their names")
     default = prompts.get(stated.get("default_prompt_name")) or ""
-    document = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
-    return prompts.get("query") or default, document
+    there = {name: prompt for name, prompt in prompts.items() if prompt is not None}  # one that is empty is stated, too
+    document = next((there[name] for name in ("document", "passage", "corpus") if name in there), default)
+    return there.get("query", default), document
 
 
 def _read_modules(folder: Path, role: Role, max_length: int | None) -> Recipe:
@@ -188,7 +223,7 @@ def _read_modules(folder: Path, role: Role, max_length: int | None) -> Recipe:
             f"{where}: the modules are {', '.join(kinds) or 'none'}; they must begin with Transformer, Pooling"
         )
     transformer = modules[0][1]
-    settings = transformer_settings(transformer)
+    settings = checked_settings(transformer)
     pooled = read_json(modules[1][1] / "config.json")
     return Recipe(
         transformer=transformer,
@@ -210,9 +245,45 @@ def _list(path: Path) -> list[Any]:
 
 
 def transformer_settings(transformer: Path) -> dict[str, Any]:
-    """Content of a Transformer module's sentence_bert_config.json, empty where there is none."""
-    path = transformer / TRANSFORMER_SETTINGS
+    """Content of a Transformer module's sentence_bert_config.json, or of one by an older name; empty where there is none."""
+    path = _settings_file(transformer)
     return read_json(path) if path.is_file() else {}
+
+
+def _settings_file(transformer: Path) -> Path:
+    path = transformer / TRANSFORMER_SETTINGS
+    older = (transformer / name for name in OLDER_SETTINGS)
+    return path if path.is_file() else next((one for one in older if one.is_file()), path)
+
+
+def checked_settings(transformer: Path, *, chat: bool = False) -> dict[str, Any]:
+    """As transformer_settings. Raises ModelError for one that would make other vectors or scores than are made here.
+
+    chat  texts are written into the tokenizer's chat template, where the settings say so
+    """
+    path, settings = _settings_file(transformer), transformer_settings(transformer)
+
+    def refuse(name: str, why: str = "is not supported") -> ModelError:
+        return ModelError(f"{path}: the setting {name} {why}")
+
+    for name, value in settings.items():
+        if name in OPENING and (other := next((one for one in value or {} if one not in HARMLESS), None)):
+            raise refuse(f"{name}.{other}")
+        if name not in (*SETTINGS_READ, *OPENING) and value not in (None, False, {}, []):
+            raise refuse(name)
+    modalities = settings.get("modality_config") or {}
+    if "message" in modalities and not chat:
+        raise refuse("modality_config.message", "writes texts into a chat template, which is not supported here")
+    text = modalities.get("text") or {}
+    if text.get("method", "forward") != "forward" or text.get("method_output_name") not in OUTPUTS:
+        raise refuse("modality_config.text", f"asks the network for {text.get('method_output_name')!r}: not supported")
+    for part in ("text", "common"):
+        calling = (settings.get("processing_kwargs") or {}).get(part) or {}
+        if other := next((one for one in calling if one not in CALLING), None):
+            raise refuse(f"processing_kwargs.{part}.{other}")
+        if calling.get("truncation") not in (None, True, "longest_first"):
+            raise refuse(f"processing_kwargs.{part}.truncation", f"is {calling['truncation']!r}: not supported")
+    return settings
 
 
 def pooling_modes(path: Path, pooled: Mapping[str, Any]) -> tuple[str, ...]:
@@ -243,7 +314,10 @@ def stated_length(transformer: Path, config: Mapping[str, Any], settings: Mappin
     """What sentence-transformers was told; else the tokenizer's own limit, within the network's positions."""
     path = transformer / "tokenizer_config.json"
     tokenizer = read_json(path) if path.is_file() else {}
-    told = settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    calling = (settings.get("processing_kwargs") or {}).get("text") or {}
+    opening = [(settings.get(name) or {}).get("model_max_length") for name in ("processor_kwargs", "tokenizer_args")]
+    stated = [calling.get("max_length"), *opening, settings.get("max_seq_length"), tokenizer.get("model_max_length")]
+    told = next((one for one in stated if one), None)
     if told is not None and not isinstance(told, (int, float)):
         raise ModelError(f"model folder {transformer} says that it reads {told!r} tokens, must be a number")
     limits = [limit for limit in (told, longest(config)) if limit is not None and 0 < limit < 1 << 30]
@@ -261,7 +335,8 @@ def _with_prompts(recipe: Recipe, folder: Path, similarity: Similarity | None) -
             f"{path}: similarity {named!r} is not supported; choose the setting 'similarity': cosine or dot"
         )
     query, document = stated_prompts(folder)
-    return replace(recipe, query_prompt=query, document_prompt=document, similarity=similarity or named)
+    told = {"query_prompt": query, "document_prompt": document, "similarity": similarity or named}
+    return replace(recipe, **told, dimensions=stated.get("truncate_dim"))
 
 
 def architecture(config: Mapping[str, Any]) -> str:

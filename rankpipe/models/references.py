@@ -31,7 +31,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WEIGHTS = "*.safetensors"
 ROUTER_CONFIG = "router_config.json"
 LOADED = (
-    *("config.json", "generation_config.json", "modules.json", "sentence_bert_config.json"),
+    *("config.json", "generation_config.json", "modules.json", "sentence_*_config.json"),
     *("config_sentence_transformers.json", ROUTER_CONFIG),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "adapter_config.json"),
@@ -137,7 +137,13 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"model folder {path.parent} has no {path.name}") from None
+        adapter = path.name == "config.json" and (path.parent / "adapter_config.json").is_file()
+        what = (
+            ", it holds an adapter; name its network as the model, where the stage takes an 'adapter'"
+            if adapter
+            else ""
+        )
+        raise ModelError(f"model folder {path.parent} has no {path.name}{what}") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):

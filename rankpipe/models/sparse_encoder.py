@@ -107,7 +107,7 @@ class SparseEncoder:
         with self._working():
             for rows, filled, length in query_batches(read.tokens, self._longest):
                 weights = self._batch([read.tokens[row] for row in filled], length)[: len(rows)]
-                _take(found, rows, weights, most)
+                _take(found, rows, weights, most or self.recipe.most)
         return _joined(found, read.truncated)
 
     def documents(
@@ -125,7 +125,7 @@ class SparseEncoder:
         with self._working():
             weigh = partial(self._weights, tokens)
             for rows, weights in each_on_a_core(weigh, list(batches(tokens, self._batch_tokens)), self._at_once):
-                _take(found, rows, weights, most)
+                _take(found, rows, weights, most or self.recipe.most)
                 advance(int(done[rows].sum()))
         return _joined([found[one] for one in which], read.truncated)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.recipe import (
+    checked_settings,
     listed_modules,
     longest,
     network_config,
@@ -37,6 +38,7 @@ class SparseRecipe:
     max_length   tokens of a text that are read, special ones included
     lower_case   texts are put into lower case first
     query_prompt, document_prompt   what stands before every text
+    most         terms of a text that are kept, those with the greatest weights; None: all
     """
 
     transformer: Path
@@ -46,6 +48,7 @@ class SparseRecipe:
     lower_case: bool = False
     query_prompt: str = ""
     document_prompt: str = ""
+    most: int | None = None
 
 
 def read_sparse_recipe(folder: Path, *, max_length: int | None = None) -> SparseRecipe:
@@ -59,14 +62,17 @@ def read_sparse_recipe(folder: Path, *, max_length: int | None = None) -> Sparse
     else:
         transformer, pooled = folder, {}
     config = network_config(transformer)
-    settings = transformer_settings(transformer)
+    settings = checked_settings(transformer)
     query_prompt, document_prompt = stated_prompts(folder)
+    path = folder / "config_sentence_transformers.json"
+    stated = read_json(path) if path.is_file() else {}
     recipe = SparseRecipe(
         transformer=transformer,
         max_length=max_length or stated_length(transformer, config, settings),
         lower_case=bool(settings.get("do_lower_case")),
         query_prompt=query_prompt,
         document_prompt=document_prompt,
+        most=stated.get("max_active_dims"),
     )
     limit = longest(config)
     if limit is not None and recipe.max_length > limit:

@@ -27,6 +27,10 @@ NEEDS = ("torch", "transformers")
 """What the extra 'llm' brings, as far as a model that is no GGUF file needs it."""
 
 
+WORD_LENGTH = 16
+"""Characters that count for a word where no blank parts words, as in Chinese or Thai; other texts have six or so."""
+
+
 class Opened(NamedTuple):
     """An open model, the prompt, and of every corpus, by its digest, what was counted."""
 
@@ -175,11 +179,14 @@ def asked(prompt: Prompt, query: str, documents: Sequence[str]) -> Chat:
 
 
 def cut_to(text: str, words: int) -> tuple[str, bool]:
-    """The first words of a text, parted by white space, and whether there were more."""
+    """The first words of a text, parted by white space, and whether there were more.
+
+    Of a script without blanks so many characters count for a word, WORD_LENGTH, that other texts are not cut by them.
+    """
     parts = text.split(None, words)
-    if len(parts) <= words:
-        return text, False
-    return text[: len(text) - len(parts[-1])].rstrip(), True
+    kept = text if len(parts) <= words else text[: len(text) - len(parts[-1])].rstrip()
+    kept = kept if len(kept) <= words * WORD_LENGTH else kept[: words * WORD_LENGTH].rstrip()
+    return kept, kept is not text
 
 
 def by_rank(run: Run, ranks: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -99,7 +99,7 @@ class Rewriting(Stage):
             answers = opened.answers.of(chats, advance)
         kept: list[list[str]] = [[] for _ in run.queries.ids]
         counts: Counter[str] = Counter(queries=len(rows))
-        for row, group in zip(rows, answers, strict=True):
+        for row, group in zip(rows, ([one.whole() for one in group] for group in answers), strict=True):
             problems = [refusal(answer) or copied(answer, opened.prompt) for answer in group]
             counts.update(f"refused_{problem.replace(' ', '_')}" for problem in problems if problem)
             kept[row] = [one.text for one, problem in zip(group, problems, strict=True) if not problem]

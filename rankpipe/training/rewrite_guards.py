@@ -85,6 +85,7 @@ def read_answer(
     document   what the model saw of one
     elsewhere  queries of other splits, as plain_text has them
     """
+    answer = answer.whole()
     problem, said = refusal(answer), ""
     if problem != "unreadable":
         said = tidied(answer.text)

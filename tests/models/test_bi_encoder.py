@@ -324,6 +324,121 @@ def test_a_causal_language_model_is_no_encoder(
     assert f"model folder {folder} is a causal language model without modules.json" in message(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "the ", "document": ""}, "default_prompt_name": "query"},
+        ),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"road": "the ", "query": "", "document": ""}, "default_prompt_name": "road"},
+        ),
+        ("config_sentence_transformers.json", {"truncate_dim": 8}),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 6}}}),
+        ("sentence_bert_config.json", {"processor_kwargs": {"model_max_length": 6}, "max_seq_length": None}),
+    ],
+    ids=["empty document prompt", "empty query prompt", "truncate_dim", "length of a call", "length of the tokenizer"],
+)
+def test_what_sentence_transformers_was_told_besides_is_done(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], texts: list[str], name: str, changes: dict[str, Any]
+) -> None:
+    folder = tiny_encoder(tmp_path, normalise=False)
+    content = {**json.loads((folder / name).read_text()), **changes}
+    (folder / name).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    ours, theirs = opened(folder, similarity="dot"), reference(folder)
+    assert np.abs(ours.documents(texts).vectors - theirs.encode_document(texts)).max() < 1e-5
+    assert np.abs(ours.queries(texts).vectors - theirs.encode_query(texts)).max() < 1e-5
+
+
+def test_a_settings_file_of_an_older_name_is_read(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], texts: list[str]
+) -> None:
+    folder = tiny_encoder(tmp_path, max_length=6)
+    (folder / "sentence_bert_config.json").rename(folder / "sentence_distilbert_config.json")
+    assert np.abs(opened(folder).documents(texts).vectors - reference(folder).encode(texts)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"modality_config": {"text": {"method": "forward"}, "message": {"format": "flat"}}},
+            "modality_config.message writes texts into a chat template, which is not supported here",
+        ),
+        ({"tokenizer_args": {"truncation_side": "left"}}, "tokenizer_args.truncation_side is not supported"),
+        ({"query_length": 8}, "query_length is not supported"),
+        (
+            {"modality_config": {"text": {"method_output_name": "pooler_output"}}},
+            "modality_config.text asks the network for 'pooler_output': not supported",
+        ),
+        (
+            {"processing_kwargs": {"text": {"truncation": "only_second"}}},
+            "processing_kwargs.text.truncation is 'only_second': not supported",
+        ),
+    ],
+)
+def test_a_setting_that_would_make_other_vectors_is_refused(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], changes: dict[str, Any], said: str, message: Callable[..., str]
+) -> None:
+    path = tiny_encoder(tmp_path) / "sentence_bert_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    assert message(tmp_path) == f"{path}: the setting {said}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"type": "custom_st.Pooling"},
+            "the module custom_st.Pooling is none of sentence-transformers; its code is not run",
+        ),
+        (
+            {"path": "models/pooling"},
+            "the module sentence_transformers.models.Pooling stands in 'models/pooling'; it must stand right inside the folder",
+        ),
+        (
+            {"path": "../pooling"},
+            "the module sentence_transformers.models.Pooling stands in '../pooling'; it must stand right inside the folder",
+        ),
+    ],
+)
+def test_modules_of_others_and_elsewhere_are_refused(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], changes: dict[str, str], said: str, message: Callable[..., str]
+) -> None:
+    path = tiny_encoder(tmp_path) / "modules.json"
+    modules = json.loads(path.read_text())
+    modules[1] |= changes
+    path.write_text(json.dumps(modules))
+    assert message(tmp_path) == f"{path}: {said}"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls", "weightedmean"])
+def test_a_text_without_any_token_has_no_direction(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], pooling: str
+) -> None:
+    folder = tiny_encoder(tmp_path, pooling=pooling)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**tokenizer, "post_processor": None}))
+    encoder = opened(folder)
+    for encode in (encoder.documents, encoder.queries):
+        vectors = encode(["the apple", "", "car"]).vectors
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 0, 1])
+        assert encode([""]).vectors.tolist() == [[0] * 32]
+
+
+def test_an_adapter_alone_is_no_encoder(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], message: Callable[..., str]
+) -> None:
+    folder = tiny_encoder(tmp_path, pooling=None)
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    assert message(folder, pooling="mean") == (
+        f"model folder {folder} has no config.json, it holds an adapter; name its network as the model, where the stage takes "
+        "an 'adapter'"
+    )
+
+
 def test_an_unknown_module_is_named(
     tmp_path: Path, tiny_encoder: Callable[..., Path], message: Callable[..., str]
 ) -> None:

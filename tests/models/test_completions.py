@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rankpipe.models.completions import EXCERPT, answer, answer_seed, excerpt, message
+from rankpipe.models.completions import EXCERPT, ExhaustedError, answer, answer_seed, excerpt, message
 from rankpipe.models.language_model import Answer, Chat, Writing
 
 
@@ -67,6 +67,19 @@ def test_a_beginning_that_the_server_repeats_is_taken_off_before_the_text_is_cut
 
 def test_a_beginning_in_white_space_is_taken_off() -> None:
     assert answered(completion("\n- one"), "\n- ").text == "one"
+
+
+def test_an_answer_whose_tokens_went_into_thinking_is_no_answer() -> None:
+    for content in (None, " \n"):
+        with pytest.raises(
+            ExhaustedError, match=r"^wrote nothing within \d+ tokens; a model that thinks first needs more"
+        ):
+            answered(completion(content, "length"))
+
+
+def test_half_a_character_at_the_end_of_what_was_cut_is_left_out() -> None:
+    assert Answer("bl\ufffd\ufffd", ended=False).whole().text == "bl"
+    assert Answer("bl\ufffd", ended=True).whole().text == "bl\ufffd"
 
 
 @pytest.mark.parametrize(

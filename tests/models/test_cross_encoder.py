@@ -157,6 +157,19 @@ def test_a_probability_is_the_sigmoid_of_the_logit(
     ]
 
 
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_classes_that_do_not_exclude_each_other_are_scored_by_themselves(
+    tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], problem: str
+) -> None:
+    folder = tiny_cross_encoder(tmp_path, labels=("relevant", "fresh"))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "problem_type": problem}))
+    logits = predicted(folder, texts)[:, 0]
+    assert np.abs(scores(opened(folder, label="relevant"), texts) - logits).max() < 1e-5
+    sigmoid = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    assert np.abs(scores(opened(folder, label=0, scores="probability"), texts) - sigmoid).max() < 1e-5
+
+
 @pytest.mark.parametrize("label", [1, "neutral"])
 def test_of_several_classes_one_is_scored_by_its_odds(
     tmp_path: Path, tiny_cross_encoder: Callable[..., Path], texts: list[str], label: str | int

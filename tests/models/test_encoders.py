@@ -212,6 +212,37 @@ def test_a_model_with_code_of_its_own_is_told_so(tmp_path: Path, kind: Kind, ref
     assert said.endswith("; it needs code of its own, which is not run")
 
 
+def test_code_of_its_own_that_a_known_model_names_is_told(
+    tmp_path: Path, kind: Kind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(kind.write(tmp_path), auto_map={"AutoModel": "mine.Mine"})
+    kind.queries(kind.open(folder), ["car"])
+    assert (
+        f"note: model folder {folder} names code of its own (AutoModel), which is never run" in capsys.readouterr().err
+    )
+
+
+def test_an_adapter_beside_the_network_is_refused(tmp_path: Path, kind: Kind, refused: Refused) -> None:
+    folder = kind.write(tmp_path)
+    (folder / "adapter_config.json").write_text("{}")
+    said = refused(lambda: kind.queries(kind.open(folder), ["car"]))
+    assert said.startswith(f"model folder {folder} holds a network and an adapter beside it (adapter_config.json)")
+
+
+def test_weights_within_a_layer_that_the_network_has_no_place_for_are_refused(
+    tmp_path: Path, kind: Kind, refused: Refused
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = kind.write(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    name = f"{kind.stated['prefix']}encoder.layer.0.attention.self.distance_embedding.weight"
+    save_file({**weights, name: torch.ones(3, 8)}, folder / "model.safetensors", {"format": "pt"})
+    said = refused(lambda: kind.queries(kind.open(folder), ["car"]))
+    assert said.endswith(f" has no place for {name}, and would leave it out")
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, kind: Kind, refused: Refused) -> None:
     folder = kind.write(tmp_path)
     (folder / "tokenizer.json").unlink()

@@ -117,6 +117,18 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, refused: Callable[[Calla
     assert all_found("models") == []
 
 
+def test_a_part_of_a_model_is_refused_not_filled_up_at_random(
+    file: Path, refused: Callable[[Callable[[], object]], str]
+) -> None:
+    content = file.read_bytes()
+    assert content.count(b"blk.0.attn_q.weight") == 1
+    file.write_bytes(content.replace(b"blk.0.attn_q.weight", b"blk.7.attn_q.weight"))
+    said = refused(lambda: resolve(str(file)))
+    assert said.startswith(f"{file} has 1 weights of a LlamaForCausalLM not, or not in its shape, such as ")
+    assert said.endswith("a model in several files has to be joined into one (llama-gguf-split --merge)")
+    assert all_found("models") == []
+
+
 def test_a_file_that_was_cut_short_is_refused(file: Path, refused: Callable[[Callable[[], object]], str]) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
     assert refused(lambda: resolve(str(file))).startswith(f"{file} cannot be opened as a causal language model: ")

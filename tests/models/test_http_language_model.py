@@ -532,6 +532,18 @@ def test_a_server_that_accepts_nobody_is_given_up(server: Server) -> None:
         )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a full queue is another matter elsewhere")
+def test_an_address_that_accepts_nobody_does_not_keep_the_next_one_waiting(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with accepting_nobody() as url:
+        dead = socket.getaddrinfo("127.0.0.1", urlsplit(url).port, type=socket.SOCK_STREAM)
+        living = socket.getaddrinfo("127.0.0.1", urlsplit(server.url).port, type=socket.SOCK_STREAM)
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [*dead, *living])  # a host of two addresses
+        opened(server, timeout=1.0, retries=0).write(chats(1), SHORT)
+    assert len(server.asked) == 1
+
+
 def test_no_server_is_said(server: Server) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -34,6 +34,12 @@ def test_a_file_has_sections(tmp_path: Path) -> None:
     assert prompt.file == str(path)
 
 
+def test_a_mark_of_byte_order_and_strange_line_breaks_are_no_sections(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_bytes("\ufeff--- user\nOne\u2028--- document\x0ctwo: {query}\n".encode())
+    assert load_prompt(str(path)).user == "One\u2028--- document\x0ctwo: {query}"
+
+
 def test_every_shipped_prompt_is_read_by_its_name() -> None:
     names = sorted(path.stem for path in shipped("prompts").glob("*.txt"))
     assert {"attention-find", "attention-answer"} <= set(names)

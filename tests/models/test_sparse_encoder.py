@@ -56,6 +56,19 @@ def test_weights_are_those_of_the_formula(
     assert 0 < (found > 0).mean() < 0.5
 
 
+def test_as_many_terms_are_kept_as_the_folder_says(
+    tmp_path: Path, tiny_masked_lm: Callable[..., Path], texts: list[str]
+) -> None:
+    from sentence_transformers import SparseEncoder as Reference
+
+    folder = tiny_masked_lm(tmp_path, pooling={"pooling_strategy": "max"}, described={"max_active_dims": 3})
+    found = dense(opened(folder).documents(texts), 96)
+    expected = Reference(str(folder), device="cpu").encode_document(texts, convert_to_sparse_tensor=False).numpy()
+    assert (found > 0).sum(axis=1).tolist() == [3] * len(texts)
+    assert np.abs(found - expected[:, :96]).max() < 1e-5
+    assert (dense(opened(folder).documents(texts, 5), 96) > 0).sum(axis=1).tolist() == [5] * len(texts)
+
+
 def test_positions_of_special_tokens_count_as_in_the_authors_code(
     tmp_path: Path, tiny_masked_lm: Callable[..., Path], texts: list[str]
 ) -> None:

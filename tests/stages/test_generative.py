@@ -73,6 +73,8 @@ def test_the_rest_stays_below_or_goes(tmp_path: Path, tiny_causal_lm: Write, kin
         ("one two three ", 1, ("one", True)),
         ("", 1, ("", False)),
         ("  ", 1, ("  ", False)),
+        ("\u8bcd" * 32, 2, ("\u8bcd" * 32, False)),  # of a script without blanks, 16 characters count for a word
+        ("\u8bcd" * 33, 2, ("\u8bcd" * 32, True)),
     ],
 )
 def test_a_text_is_cut_behind_a_word(text: str, words: int, cut: tuple[str, bool]) -> None:
