@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from rankpipe.errors import ModelError
 from rankpipe.models.references import model_digest, modules_digest, read_json
-from rankpipe.models.routes import Role, followed, has_router
+from rankpipe.models.routes import Role, followed, has_router, kind_of
 
 PoolingMode = Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 Similarity = Literal["cosine", "dot"]
@@ -49,7 +49,6 @@ CALLING = ("padding", "truncation", "return_tensors", "pad_to_multiple_of", "max
 """Arguments of a tokenizer's call that are done here."""
 OUTPUTS = (None, "last_hidden_state", "logits")
 """What is taken of a network: of an encoder, and of one with a head."""
-SENTENCE_TRANSFORMERS = "sentence_transformers."
 OLDER_SETTINGS = tuple(
     f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -187,11 +186,9 @@ def listed_modules(path: Path) -> list[tuple[str, Path]]:
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path} is not a list of modules, each with type and path ({error})") from None
     for kind, place in listed:
-        if not kind.startswith(SENTENCE_TRANSFORMERS):
-            raise ModelError(f"{path}: the module {kind} is none of sentence-transformers; its code is not run")
         if len(Path(place).parts) > 1 or place.startswith(("..", "/", "~")):
             raise ModelError(f"{path}: the module {kind} stands in {place!r}; it must stand right inside the folder")
-    return [(kind.rpartition(".")[2], path.parent / place) for kind, place in listed]
+    return [(kind_of(kind, path), path.parent / place) for kind, place in listed]
 
 
 def stated_prompts(folder: Path) -> tuple[str, str]:

@@ -19,6 +19,13 @@ Module = tuple[str, Path]
 """Kind and folder of a module."""
 
 
+def kind_of(module: str, file: Path) -> str:
+    """Kind of a module by the name of its class, as a file has it. Raises ModelError for one of another package."""
+    if not module.startswith("sentence_transformers."):
+        raise ModelError(f"{file}: the module {module} is none of sentence-transformers; its code is not run")
+    return module.rpartition(".")[2]
+
+
 def has_router(modules: Iterable[Module]) -> bool:
     """Whether queries and documents pass through modules of their own."""
     return any(kind == "Router" for kind, _ in modules)
@@ -47,7 +54,7 @@ def _route(path: Path, role: Role) -> list[Module]:
     if mapped := parameters.get("route_mappings"):
         raise ModelError(f"{path}: route_mappings is {mapped!r}; only a Router without them is supported")
     try:
-        route = [(str(types[name]).rpartition(".")[2], name) for name in routes[role]]
+        route = [(kind_of(str(types[name]), path), name) for name in routes[role]]
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: the route {role} is not a list of modules that have a type ({error})") from None
     for _, name in route:

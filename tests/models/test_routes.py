@@ -193,12 +193,22 @@ ENCODERS = {
             ": route_mappings is {\"('query', 'text')\": 'document'}; only a Router without them is supported",
         ),
         (
-            {"structure": {**ENCODERS, "query": ["../document"]}, "types": {"../document": "a.Transformer"}},
+            {
+                "structure": {**ENCODERS, "query": ["../document"]},
+                "types": {"../document": "sentence_transformers.models.Transformer"},
+            },
             ": the module '../document' is outside of the Router's folder",
         ),
         (
-            {"structure": {**ENCODERS, "query": ["/etc"]}, "types": {"/etc": "a.Transformer"}},
+            {
+                "structure": {**ENCODERS, "query": ["/etc"]},
+                "types": {"/etc": "sentence_transformers.models.Transformer"},
+            },
             ": the module '/etc' is outside of the Router's folder",
+        ),
+        (
+            {"structure": {**ENCODERS, "query": ["mine"]}, "types": {"mine": "mine.Encoder"}},
+            ": the module mine.Encoder is none of sentence-transformers; its code is not run",
         ),
         (
             {"structure": {**ENCODERS, "query": ["else"]}},
