@@ -17,6 +17,7 @@ ROOMS = [
     {"errors"},
     {"machine"},
     {"progress"},
+    {"writing"},
     {"store", "npy", "compiled"},
     {"data"},
     {"index"},
