@@ -43,19 +43,13 @@ def free_memory() -> int | None:
 
 def _quota(folder: Path) -> float:
     """Cores' worth of time that a control group may take, of version 2 or 1; infinite without a limit."""
-    try:
-        quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         try:
-            quota, period = (
-                (folder / "cpu" / f"cpu.cfs_{kind}_us").read_text(encoding="ascii") for kind in ("quota", "period")
-            )
-        except OSError:
-            return math.inf
-    try:
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    except ValueError:  # "max"
-        return math.inf
+            quota, period = map(int, " ".join((folder / name).read_text(encoding="ascii") for name in names).split())
+        except (OSError, ValueError):  # "max", too
+            continue
+        return quota / period if quota > 0 else math.inf
+    return math.inf
 
 
 def _left(folder: Path) -> int | None:

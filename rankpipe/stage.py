@@ -86,6 +86,11 @@ def _free_name(name: str) -> str:
     return name
 
 
+def is_default(settings: Any, name: str) -> bool:
+    """Whether a setting has its default: of another value somebody wants something, and is to be told where it does nothing."""
+    return getattr(settings, name) == type(settings).__pydantic_fields__[name].default
+
+
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
 class Stage(ABC):
     """A step from a run to a run.

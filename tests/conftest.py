@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,18 @@ def _real(name: str) -> Path:
         if (folder / name).exists():
             return folder / name
     pytest.skip(f"needs {name}: RANKPIPE_DATA names no folder that holds it")
+
+
+@pytest.fixture
+def lock() -> Callable[[Path], None]:
+    """`lock(folder)` makes a folder read-only; the test is skipped where the user may write to it all the same."""
+
+    def locked(folder: Path) -> None:
+        folder.chmod(0o555)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write to read-only folders, as root may")
+
+    return locked
 
 
 @pytest.fixture(scope="session")

@@ -43,13 +43,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def lock(folder: Path) -> None:
-    """Make a folder read-only."""
-    folder.chmod(0o555)
-    if os.access(folder, os.W_OK):
-        pytest.skip("this user may write to read-only folders, as root may")
-
-
 # -- artefacts ----------------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +310,7 @@ def test_a_file_of_the_users_that_is_gone_is_no_fault_of_the_store(tmp_path: Pat
     )
 
 
-def test_a_read_only_store_is_named_and_still_read() -> None:
+def test_a_read_only_store_is_named_and_still_read(lock: Callable[[Path], None]) -> None:
     folder = artefact("index", KEY, make)
     lock(folder.parent)
     assert artefact("index", KEY, refuse) == folder

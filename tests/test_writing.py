@@ -5,26 +5,18 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rankpipe.errors import RankpipeError, UsageError
-from rankpipe.store import (
-    artefact,
-)
+from rankpipe.store import artefact
 from rankpipe.writing import check_replaceable, replacing, replacing_folder
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def lock(folder: Path) -> None:
-    """Make a folder read-only."""
-    folder.chmod(0o555)
-    if os.access(folder, os.W_OK):
-        pytest.skip("this user may write to read-only folders, as root may")
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path) -> None:
@@ -253,7 +245,9 @@ def test_a_folder_inside_a_file_is_refused_before_any_work(tmp_path: Path) -> No
     assert str(caught.value) == f"{tmp_path}/file/deep/out cannot be a folder: {tmp_path}/file is a file"
 
 
-def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_to_is_refused_before_any_work(
+    tmp_path: Path, lock: Callable[[Path], None]
+) -> None:
     (tmp_path / "locked").mkdir()
     lock(tmp_path / "locked")
     with pytest.raises(RankpipeError) as caught:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.recipe import (
+    STATED,
     Head,
     architecture,
     checked_settings,
@@ -22,6 +23,7 @@ from rankpipe.models.recipe import (
     network_config,
     pooling_modes,
     read_head,
+    stated,
     stated_length,
     transformer_settings,
 )
@@ -211,10 +213,9 @@ def _answers(path: Path) -> tuple[int, ...]:
 
 
 def _default_prompt(folder: Path) -> str:
-    path = folder / "config_sentence_transformers.json"
-    told = read_json(path) if path.is_file() else {}
+    told = stated(folder)
     prompts = told.get("prompts") or {}
     prompt = prompts.get(told.get("default_prompt_name")) if isinstance(prompts, dict) else prompts
     if not isinstance(prompt, (str, type(None))):
-        raise ModelError(f"{path}: the prompts are {prompts!r}, must be texts by their names")
+        raise ModelError(f"{folder / STATED}: the prompts are {prompts!r}, must be texts by their names")
     return prompt or ""

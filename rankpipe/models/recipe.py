@@ -32,6 +32,8 @@ LEGACY_POOLING = {
 """Switches of older sentence-transformers, and the modes they name, in the order in which several are joined."""
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 """File of a Transformer module's settings."""
+STATED = "config_sentence_transformers.json"
+"""File of what is said of a model as a whole: prompts, similarity."""
 SETTINGS_READ = (
     *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name"),
     *("processing_kwargs", "unpad_inputs"),
@@ -191,14 +193,19 @@ def listed_modules(path: Path) -> list[tuple[str, Path]]:
     return [(kind_of(kind, path), path.parent / place) for kind, place in listed]
 
 
+def stated(folder: Path) -> dict[str, Any]:
+    """What a folder's config_sentence_transformers.json states: nothing where there is none."""
+    path = folder / STATED
+    return read_json(path) if path.is_file() else {}
+
+
 def stated_prompts(folder: Path) -> tuple[str, str]:
     """Prompts of queries and of documents that a folder's config_sentence_transformers.json states."""
-    path = folder / "config_sentence_transformers.json"
-    stated = read_json(path) if path.is_file() else {}
-    prompts = stated.get("prompts") or {}
+    told = stated(folder)
+    prompts = told.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(prompt, (str, NoneType)) for prompt in prompts.values()):
-        raise ModelError(f"{path}: the prompts are {prompts!r}, must be texts by their names")
-    default = prompts.get(stated.get("default_prompt_name")) or ""
+        raise ModelError(f"{folder / STATED}: the prompts are {prompts!r}, must be texts by their names")
+    default = prompts.get(told.get("default_prompt_name")) or ""
     there = {name: prompt for name, prompt in prompts.items() if prompt is not None}  # one that is empty is stated, too
     document = next((there[name] for name in ("document", "passage", "corpus") if name in there), default)
     return there.get("query", default), document
@@ -313,8 +320,8 @@ def stated_length(transformer: Path, config: Mapping[str, Any], settings: Mappin
     tokenizer = read_json(path) if path.is_file() else {}
     calling = (settings.get("processing_kwargs") or {}).get("text") or {}
     opening = [(settings.get(name) or {}).get("model_max_length") for name in ("processor_kwargs", "tokenizer_args")]
-    stated = [calling.get("max_length"), *opening, settings.get("max_seq_length"), tokenizer.get("model_max_length")]
-    told = next((one for one in stated if one), None)
+    limits = [calling.get("max_length"), *opening, settings.get("max_seq_length"), tokenizer.get("model_max_length")]
+    told = next((one for one in limits if one), None)
     if told is not None and not isinstance(told, (int, float)):
         raise ModelError(f"model folder {transformer} says that it reads {told!r} tokens, must be a number")
     limits = [limit for limit in (told, longest(config)) if limit is not None and 0 < limit < 1 << 30]
@@ -324,16 +331,15 @@ def stated_length(transformer: Path, config: Mapping[str, Any], settings: Mappin
 
 
 def _with_prompts(recipe: Recipe, folder: Path, similarity: Similarity | None) -> Recipe:
-    path = folder / "config_sentence_transformers.json"
-    stated = read_json(path) if path.is_file() else {}
-    named = stated.get("similarity_fn_name") or "cosine"
+    own = stated(folder)
+    named = own.get("similarity_fn_name") or "cosine"
     if similarity is None and named not in ("cosine", "dot"):
         raise ModelError(
-            f"{path}: similarity {named!r} is not supported; choose the setting 'similarity': cosine or dot"
+            f"{folder / STATED}: similarity {named!r} is not supported; choose the setting 'similarity': cosine or dot"
         )
     query, document = stated_prompts(folder)
     told = {"query_prompt": query, "document_prompt": document, "similarity": similarity or named}
-    return replace(recipe, **told, dimensions=stated.get("truncate_dim"))
+    return replace(recipe, **told, dimensions=own.get("truncate_dim"))
 
 
 def architecture(config: Mapping[str, Any]) -> str:

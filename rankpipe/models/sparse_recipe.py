@@ -17,6 +17,7 @@ from rankpipe.models.recipe import (
     listed_modules,
     longest,
     network_config,
+    stated,
     stated_length,
     stated_prompts,
     transformer_settings,
@@ -64,15 +65,13 @@ def read_sparse_recipe(folder: Path, *, max_length: int | None = None) -> Sparse
     config = network_config(transformer)
     settings = checked_settings(transformer)
     query_prompt, document_prompt = stated_prompts(folder)
-    path = folder / "config_sentence_transformers.json"
-    stated = read_json(path) if path.is_file() else {}
     recipe = SparseRecipe(
         transformer=transformer,
         max_length=max_length or stated_length(transformer, config, settings),
         lower_case=bool(settings.get("do_lower_case")),
         query_prompt=query_prompt,
         document_prompt=document_prompt,
-        most=stated.get("max_active_dims"),
+        most=stated(folder).get("max_active_dims"),
     )
     limit = longest(config)
     if limit is not None and recipe.max_length > limit:
@@ -93,8 +92,8 @@ def _modules(path: Path) -> tuple[Path, Mapping[str, Any]]:
     task = transformer_settings(transformer).get("transformer_task", "fill-mask")
     if task != "fill-mask":
         raise ModelError(f"{path}: the Transformer's task is {task!r}; before SpladePooling it must be 'fill-mask'")
-    stated = read_json(pooling / "config.json")
-    strategy, activation = stated.get("pooling_strategy", "max"), stated.get("activation_function", "relu")
+    pooled = read_json(pooling / "config.json")
+    strategy, activation = pooled.get("pooling_strategy", "max"), pooled.get("activation_function", "relu")
     if strategy not in ("max", "sum"):
         raise ModelError(f"{pooling / 'config.json'}: pooling_strategy {strategy!r} is not known; there are max, sum")
     if activation not in LOGARITHMS:

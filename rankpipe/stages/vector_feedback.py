@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus
 from rankpipe.run import Run
-from rankpipe.stage import SETTINGS, Part, QueryPart
+from rankpipe.stage import SETTINGS, Part, QueryPart, is_default
 from rankpipe.stages.encoding import Encoding
 
 
@@ -48,8 +48,8 @@ class VectorFeedback(Encoding):
     def _moves_somewhere(self) -> VectorFeedback:
         if self.method == "rocchio" and not (self.alpha or self.beta):
             raise ValueError("'alpha' and 'beta' are both 0, and no vector would be left")
-        for name, default in (("alpha", 0.4), ("beta", 0.6)):
-            if self.method == "average" and getattr(self, name) != default:
+        for name in ("alpha", "beta"):
+            if self.method == "average" and not is_default(self, name):
                 raise ValueError(f"'{name}' is of 'method: rocchio', and changes nothing of 'average'")
         return self
 

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, MinLen
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.stage import SETTINGS, InputFile, Several
+from rankpipe.stage import SETTINGS, InputFile, Several, is_default
 from rankpipe.training.recipe import AnyPhase, Phase
 
 
@@ -50,8 +50,7 @@ class ClickMethod(FromLog):
             raise ValueError("'context' is of 'method: dla'")
         takers = {"propensity_rate": ("dla",), "limit": ("dla", "known")}
         for name, methods in takers.items():
-            default = type(self).__pydantic_fields__[name].default  # type: ignore[attr-defined]
-            if getattr(self, name) != default and self.method not in methods:
+            if not is_default(self, name) and self.method not in methods:
                 raise ValueError(
                     f"'{name}' is of 'method: {' and '.join(methods)}', and changes nothing of '{self.method}'"
                 )

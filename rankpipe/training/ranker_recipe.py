@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
-from rankpipe.stage import SETTINGS, Part, Reference, Several
+from rankpipe.stage import SETTINGS, Part, Reference, Several, is_default
 from rankpipe.training.click_phases import ClickMethod, FromLog
 from rankpipe.training.recipe import INNER, AnyPhase, Phase, Recipe, check_depth
 
@@ -115,7 +115,7 @@ class LambdaMartClicks(Trees, FromLog):
 
     @model_validator(mode="after")
     def _corrects(self) -> LambdaMartClicks:
-        if self.method == "naive" and self.norm != 1.0:
+        if self.method == "naive" and not is_default(self, "norm"):
             raise ValueError("'norm' is of 'method: pair-debias', and changes nothing of 'naive'")
         return self
 

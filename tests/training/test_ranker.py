@@ -66,6 +66,16 @@ def train(garden: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return trained
 
 
+def refuses(folder: Path, phase: str, message: str) -> None:
+    """Check that a recipe with this phase is refused, with the place and the message that are given."""
+    (folder / "features.yaml").write_text(PIPELINE)
+    path = folder / "recipe.yaml"
+    path.write_text(GRADES.replace(GRADES_PHASE, phase))
+    with pytest.raises(PipelineError) as error:
+        load_recipe(path)
+    assert str(error.value) == f"{path}:{message}"
+
+
 def clicks_of(garden: Path, path: Path, sessions: int = 400, **changed: Any) -> Path:
     """A log of the training queries, whose best documents stand in BM25's order."""
     dataset = Dataset.load(str(garden))
@@ -331,13 +341,8 @@ def test_a_recipe_that_cannot_be_is_refused_with_its_place(tmp_path: Path) -> No
     ],
 )
 def test_settings_that_would_change_nothing_are_refused(tmp_path: Path, phase: str, message: str) -> None:
-    (tmp_path / "features.yaml").write_text(PIPELINE)
     (tmp_path / "x.jsonl").touch()
-    path = tmp_path / "recipe.yaml"
-    path.write_text(GRADES.replace(GRADES_PHASE, phase))
-    with pytest.raises(PipelineError) as error:
-        load_recipe(path)
-    assert str(error.value) == f"{path}:{message}"
+    refuses(tmp_path, phase, message)
 
 
 def test_a_killed_training_does_not_go_on_where_the_features_of_development_have_changed(
@@ -427,12 +432,7 @@ def test_trees_learn_clicks(train: Callable[..., dict[str, Any]], garden: Path, 
 def test_settings_of_trees_that_cannot_be_are_refused_with_their_place(
     tmp_path: Path, changed: str, message: str
 ) -> None:
-    (tmp_path / "features.yaml").write_text(PIPELINE)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(GRADES.replace(GRADES_PHASE, changed))
-    with pytest.raises(PipelineError) as error:
-        load_recipe(path)
-    assert str(error.value) == f"{path}:{message}"
+    refuses(tmp_path, changed, message)
 
 
 def test_trees_without_lightgbm_say_what_to_install(
