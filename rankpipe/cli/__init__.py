@@ -366,7 +366,10 @@ def doc2query(
     output: Annotated[Path, typer.Option(help="Folder for the data set with queries.")],
     writer: Annotated[str, typer.Option(help="The language model; with --endpoint, its name there.")] = "smollm2",
     endpoint: Annotated[
-        str | None, typer.Option(metavar="URL", help="A server of OpenAI's interface: http://localhost:8000/v1")
+        str | None,
+        typer.Option(
+            metavar="URL", help="A server of OpenAI's interface: http://localhost:8000/v1, or its settings in YAML."
+        ),
     ] = None,
     prompt: Annotated[str, typer.Option(help="A prompt file, or a shipped one.")] = "doc2query",
     queries: Annotated[int, typer.Option(min=1, help="Written for each document.")] = 5,

@@ -18,6 +18,7 @@ from rankpipe.errors import UsageError
 
 if TYPE_CHECKING:
     from rankpipe.data.catalogue import Card
+    from rankpipe.models.endpoint import Endpoint
     from rankpipe.models.runtime import Runtime
     from rankpipe.training.doc2query import Doc2query, Expansion, Filter
 
@@ -45,21 +46,46 @@ class Asked:
     say: Callable[[str], None]
 
 
-def open_settings(url: str | None, **settings: Any) -> Doc2query:
-    """The settings, with the endpoint at an address. Raises UsageError for the first that is wrong."""
+def open_settings(endpoint: str | None, **settings: Any) -> Doc2query:
+    """The settings. Raises UsageError for the first that is wrong.
+
+    endpoint  an address, or as pipelines have it: "{url: http://localhost:8000/v1, concurrency: 16}"
+    """
     from pydantic import ValidationError
 
-    from rankpipe.models.endpoint import Endpoint
     from rankpipe.training.doc2query import Doc2query
 
+    server = None if endpoint is None else _open_endpoint(endpoint)
     try:
-        return Doc2query(endpoint=None if url is None else Endpoint(url=url), **settings)
+        return Doc2query(endpoint=server, **settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         option = f"--{str(first['loc'][0]).replace('_', '-')} is {first['input']!r}: " if first["loc"] else ""
-        option = option.replace("--url", "--endpoint")
-        said = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{option}{said[:1].lower()}{said[1:]}") from None
+        raise UsageError(f"{option}{_said(first)}") from None
+
+
+def _open_endpoint(text: str) -> Endpoint:
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    from rankpipe.models.endpoint import Endpoint
+
+    mapping = text.lstrip().startswith("{")
+    try:
+        settings = yaml.safe_load(text) if mapping else {"url": text}
+        return TypeAdapter(Endpoint).validate_python(settings)
+    except yaml.YAMLError:
+        raise UsageError(f"--endpoint is {text!r}: neither an address nor settings of one in YAML") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f" {'.'.join(map(str, first['loc']))}" if mapping else ""
+        raise UsageError(f"--endpoint{name} is {first['input']!r}: {_said(first)}") from None
+
+
+def _said(mistake: Mapping[str, Any]) -> str:
+    """What pydantic says of a mistake, as one that goes on from what it is about."""
+    said = mistake["msg"].removeprefix("Value error, ")
+    return f"{said[:1].lower()}{said[1:]}"
 
 
 def open_filter(pipeline: str | None, depth: int | None, runtime: Runtime) -> Filter | None:

@@ -19,7 +19,7 @@ from rankpipe.errors import StoreError
 from rankpipe.models.language_model import Answer, Chat, Writer, Writing
 from rankpipe.store import home, key_digest
 
-FORMAT = 1
+FORMAT = 2
 PATIENCE = 120.0
 """Seconds to wait for another process that is writing to the same file."""
 AT_ONCE = 500

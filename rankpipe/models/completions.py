@@ -10,40 +10,61 @@ import json
 import re
 from typing import Any
 
-from rankpipe.models.language_model import Answer, Chat, Writing
+from rankpipe.models.endpoint import Endpoint
+from rankpipe.models.language_model import THOUGHT, Answer, Chat, Writing, without_thoughts
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of a character that stand alone: JSON can say them as an escape, a text of Unicode cannot hold them."""
+THOUGHTS = ("reasoning_content", "reasoning")
+"""Parts of a message in which servers say what a model thought, apart from its answer."""
 FAILED = ("error", "abort")
 """What a server says where it could not finish an answer; that it was long enough, or refused, it says otherwise."""
 
 
+LEFT_OUT = ("temperature", "top_p", "seed", "stop")
+"""Fields that a request can do without."""
+NOT_TAKEN = re.compile("support|permit|unknown|unrecogni[sz]ed|unexpected", re.IGNORECASE)
+"""How servers say it, rather than that a value is too large."""
+
+
 class ExhaustedError(ValueError):
-    """An answer of no text at all, for which there were too few tokens: a model that thinks first has used them up."""
+    """An answer of no text at all that was cut: a model that thinks first has used its tokens up, or said a stop text."""
 
 
 EXCERPT = 300
 """Characters of what a server said that an error shows."""
 
 
-def request(model: str, chat: Chat, writing: Writing, number: int, length_field: str = "max_tokens") -> bytes:
+def request(model: str, chat: Chat, writing: Writing, number: int, endpoint: Endpoint) -> bytes:
     """What is sent for one answer to a chat.
 
-    number        of the answer, from 0; it makes another seed
-    length_field  what the field is called that limits the tokens of the answer
+    number  of the answer, from 0; it makes another seed
     """
     said = [("system", chat.system), ("user", chat.user), ("assistant", chat.answer)]
     fields: dict[str, Any] = {
         "model": model,
         "messages": [{"role": role, "content": _whole(text)} for role, text in said if text or role == "user"],
-        length_field: writing.longest,
+        endpoint.length_field: writing.longest,
         "temperature": writing.temperature,
         "top_p": writing.top_p,
         "seed": answer_seed(writing.seed, number),
     }
     if writing.stop:
         fields["stop"] = list(writing.stop)
-    return json.dumps(fields).encode()
+    fields |= endpoint.fields
+    return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+
+
+def refused_field(message: str) -> str | None:
+    """What to do where a server says of a field, by its name in quotation marks, that it does not take it; else None."""
+    if not NOT_TAKEN.search(message):
+        return None
+    named = set(re.findall(r"['\"`](\w+)['\"`]", message))
+    if Endpoint.length_field in named:
+        return "'length_field: max_completion_tokens' of the endpoint gives it another name"
+    if found := next((name for name in LEFT_OUT if name in named), None):
+        return f"'fields: {{{found}: null}}' of the endpoint leaves it out"
+    return None
 
 
 def answer_seed(seed: int, number: int) -> int:
@@ -66,15 +87,22 @@ def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
         case {"choices": [{"message": dict(said)} as choice, *_]}:
             text = _text(said.get("content"))
         case _:
-            text, choice = None, {}
+            text, choice, said = None, {}, {}
     if text is None:
         raise ValueError(f"answers with JSON that is no completion: {message(body)}")
     if choice.get("error") or choice.get("finish_reason") in FAILED:
         raise ValueError(f"broke its answer off: {message(json.dumps(choice).encode())}")
+    thought = any(said.get(name) for name in THOUGHTS) or text.lstrip().startswith(THOUGHT)
+    text = without_thoughts(text)
     if not text.strip() and choice.get("finish_reason") == "length":
         raise ExhaustedError(
             f"wrote nothing within {writing.longest} tokens; a model that thinks first needs more of them ('max_tokens'), or "
-            "to be told not to"
+            "to be told not to, by 'fields' of the endpoint"
+        )
+    if not text.strip() and thought and writing.stop:
+        raise ExhaustedError(
+            f"only thought, until one of {json.dumps(writing.stop)} stopped it; it has to be told not to think, by 'fields' "
+            "of the endpoint, or not to stop there: 'fields: {stop: null}'"
         )
     text, stopped = _cut(_after(chat.answer, text), writing.stop)
     return Answer(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, ConfigDict, Strict
+from pydantic import AfterValidator, ConfigDict, JsonValue, Strict
 from pydantic.dataclasses import dataclass
+
+OURS = ("model", "messages", "n", "stream")
+"""Fields of a request without which an answer could not be told from another, or not be read."""
 
 
 def _base_url(url: str) -> str:
@@ -22,6 +27,13 @@ def _base_url(url: str) -> str:
     return f"{parts.scheme}{url[len(parts.scheme) :]}".rstrip("/")
 
 
+def _no_field_of_ours(fields: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """The fields, if all of them are for others to say; a validator of settings."""
+    if ours := next((name for name in OURS if name in fields), None):
+        raise ValueError(f"{ours!r} is no field that can be set here")
+    return fields
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Endpoint:
     """A server of OpenAI's interface, and how patient one is with it.
@@ -33,6 +45,8 @@ class Endpoint:
     retries       how often a request that failed is sent again
     length_field  what the field is called that limits the tokens of an answer: all servers know max_tokens, but for
                   OpenAI's own newer models, which refuse it
+    fields        of a request, beside those that are always sent or instead of them, such as `reasoning_effort: low`;
+                  null leaves one out that the model refuses: `temperature: null`
     """
 
     url: Annotated[str, AfterValidator(_base_url)]
@@ -41,3 +55,6 @@ class Endpoint:
     timeout: Annotated[float, Gt(0), Le(604_800)] = 120.0
     retries: Annotated[int, Strict(), Ge(0)] = 5
     length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    fields: Annotated[Mapping[str, JsonValue], AfterValidator(_no_field_of_ours)] = field(
+        default_factory=dict, hash=False
+    )

@@ -71,11 +71,12 @@ class HttpLanguageModel:
     def key(self) -> Mapping[str, Any]:
         """The model's name and where it is. Whether it is the same model there tomorrow, nobody can know.
 
-        And how the length of an answer is limited, if not as always: a server that does not know that field limits none.
+        And what is sent otherwise than always: a server that does not know the field that limits an answer limits none.
         """
-        field = self._endpoint.length_field
+        field, fields = self._endpoint.length_field, dict(self._endpoint.fields)
         limited = {} if field == Endpoint.length_field else {"length_field": field}
-        return {"model": self._model, "url": self._endpoint.url, **limited}
+        more = {"fields": fields} if fields else {}
+        return {"model": self._model, "url": self._endpoint.url, **limited, **more}
 
     def counts(self) -> Mapping[str, int]:
         """What was asked so far, in all calls.
@@ -102,7 +103,7 @@ class HttpLanguageModel:
 
         def ask(connection: Connection, over: threading.Event, task: _Task) -> Answer | None:
             chat = chats[task.place]
-            body = completions.request(self._model, chat, writing, task.number, self._endpoint.length_field)
+            body = completions.request(self._model, chat, writing, task.number, self._endpoint)
             return self._insist(lambda: server.answer(connection, body, chat, writing), over)
 
         tasks = [_Task(place, number) for place in range(len(chats)) for number in range(writing.count)]

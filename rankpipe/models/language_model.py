@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+THOUGHT, THOUGHT_ENDS = "<think>", "</think>"
+"""What stands around the thoughts of models that think before they answer: Qwen, DeepSeek, GLM, SmolLM3."""
+
 
 class Chat(NamedTuple):
     """What a model is told.
@@ -141,3 +144,14 @@ class LanguageModel(Writer, Protocol):
 def behind(beginning: str, text: str) -> str:
     """A text as it goes on from the beginning of an answer, which does not end in white space: a blank stands between."""
     return f" {text}" if beginning else text
+
+
+def without_thoughts(text: str) -> str:
+    """An answer without what the model thought before it; nothing where it came no further than that.
+
+    Some chat templates begin the thoughts themselves: then an answer has their end alone.
+    """
+    _, ended, answer = text.partition(THOUGHT_ENDS)
+    if ended:
+        return answer.lstrip()
+    return "" if text.lstrip().startswith(THOUGHT) else text

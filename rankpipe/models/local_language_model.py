@@ -24,7 +24,7 @@ from rankpipe.errors import UsageError
 from rankpipe.models.batching import each_on_a_core, rising_batches
 from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
 from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Ids
-from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind
+from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind, without_thoughts
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
@@ -283,6 +283,7 @@ def _generators(chat: Chat, writing: Writing) -> list[np.random.Generator]:
 
 
 def _answer(text: str, chooser: Drawing, writing: Writing, prompt_tokens: int) -> Answer:
+    text = without_thoughts(text)
     ends = [place for stop in writing.stop if (place := text.find(stop)) >= 0]
     return Answer(text[: min(ends, default=len(text))], chooser.ended, prompt_tokens, len(chooser.made))
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import DataError, ModelError, UsageError, told_of_a_setting
+from rankpipe.models.language_model import THOUGHT, THOUGHT_ENDS
 from rankpipe.models.references import explained
 from rankpipe.store import key_digest
 
@@ -43,6 +44,9 @@ MARK = "\ue000"
 DATE = datetime(2024, 7, 26)
 """What chat templates are told that today is, so that a score does not depend on the day; the templates of Llama 3 take
 this date where they are told none."""
+UNTHINKING = {"enable_thinking": False, "thinking": False}
+"""What chat templates are told so that the answer comes at once: the names that Qwen, GLM and SmolLM, and DeepSeek and
+Granite have for it. A template that knows neither passes over both."""
 DIRECTIVES = "aAbBdHIjmMpSyY"
 """Of strftime: parts of a date that a template may ask for."""
 
@@ -184,8 +188,9 @@ def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | N
 
     system  what the model is told before, if anything
 
-    A template that writes today's date is given DATE. Raises ModelError for a template that fails, or that leaves out
-    what the user or the system says.
+    A template that writes today's date is given DATE. A model that thinks before it answers is told not to; thoughts that
+    its template begins all the same are ended, empty. Raises ModelError for a template that fails, or that leaves out what
+    the user or the system says.
     """
     if not tokenizer.chat_template:
         return None
@@ -196,7 +201,7 @@ def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | N
         if "strftime_now" in template:
             template = f"{_fixed_date()}\n{template}"
         text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            messages, chat_template=template, tokenize=False, add_generation_prompt=True, **UNTHINKING
         )
     except Exception as error:  # a template can fail in any way
         raise ModelError(f"model folder {folder}: its chat template fails: {explained(error)}") from error
@@ -208,6 +213,8 @@ def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | N
             f"model folder {folder}: its chat template does not write what the system says; take a prompt without the "
             "section 'system'"
         )
+    if after.rstrip().endswith(THOUGHT):
+        after = f"{after.rstrip()}\n\n{THOUGHT_ENDS}\n\n"
     return before, after
 
 

@@ -41,6 +41,8 @@ class Listwise(Generative):
     step         candidates from one window to the next; by default half a window
     constrained  the model can write nothing but a ranking of all candidates of the window; without it, answers that are
                  none are mended, see read_ranking, and `counted` says how many and how. They are kept in the store, too
+    max_tokens   of an answer that is not constrained; by default as many as a ranking of the window needs. A model that
+                 thinks before it writes needs more
     endpoint     server of OpenAI's interface that has the model, `model` being its name there; `constrained: false` only.
                  See rankpipe.models.endpoint
 
@@ -54,6 +56,7 @@ class Listwise(Generative):
     window: Annotated[int, Ge(2)] = 20
     step: Annotated[int, Ge(1)] | None = None
     constrained: bool = True
+    max_tokens: Annotated[int, Ge(1)] | None = None
     endpoint: Endpoint | None = None
 
     @model_validator(mode="after")
@@ -61,6 +64,10 @@ class Listwise(Generative):
         if self.endpoint is not None and self.constrained:
             raise ValueError(
                 "'endpoint' needs 'constrained: false': what a server's model writes cannot be constrained"
+            )
+        if self.max_tokens is not None and self.constrained:
+            raise ValueError(
+                "'max_tokens' is of 'constrained: false': a constrained answer is a ranking, and ends with it"
             )
         if self.endpoint is not None and self.max_length is not None:
             raise ValueError("'max_length' is of models in this process; a server says itself how much it reads")
@@ -121,6 +128,8 @@ class Listwise(Generative):
     @property
     def _longest(self) -> int:
         """Tokens of an answer that is not constrained, at most."""
+        if self.max_tokens is not None:
+            return self.max_tokens
         ranking = SEPARATOR.join(numbers(self.window))
         if self.endpoint is not None:
             return len(ranking)  # a server's tokens are not known: there are no more of them than letters

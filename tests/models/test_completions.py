@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from rankpipe.models.completions import EXCERPT, ExhaustedError, answer, answer_seed, excerpt, message
+from rankpipe.models.completions import EXCERPT, ExhaustedError, answer, answer_seed, excerpt, message, refused_field
 from rankpipe.models.language_model import Answer, Chat, Writing
+
+ENDS = ("length", "stop")
 
 
 def completion(content: object, finish: str = "stop", **more: object) -> bytes:
@@ -75,6 +77,63 @@ def test_an_answer_whose_tokens_went_into_thinking_is_no_answer() -> None:
             ExhaustedError, match=r"^wrote nothing within \d+ tokens; a model that thinks first needs more"
         ):
             answered(completion(content, "length"))
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<think>\nfruit\n\nred</think>\n\nan apple", "an apple"),
+        (" \n<think></think>an apple", "an apple"),
+        ("fruit, so</think>\nan apple", "an apple"),  # its template began the thoughts
+        ("what <think> means", "what <think> means"),
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer_and_end_it_nowhere(content: str, text: str) -> None:
+    assert answered(completion(content), stop=("\n\n",)) == Answer(text, ended=True)
+
+
+def test_a_beginning_is_taken_off_behind_the_thoughts() -> None:
+    assert answered(completion("<think>It is?</think>\n\nIt is red."), "It is").text == " red."
+
+
+@pytest.mark.parametrize(
+    "said", [{"content": "<think>\nfruit"}, {"content": None, "reasoning_content": "fruit"}, {"reasoning": "fruit"}]
+)
+def test_an_answer_that_ends_within_its_thoughts_is_no_answer(said: dict[str, Any]) -> None:
+    body = {finish: json.dumps({"choices": [{"message": said, "finish_reason": finish}]}).encode() for finish in ENDS}
+    with pytest.raises(ExhaustedError, match=r"^wrote nothing within 20 tokens"):
+        answered(body["length"])
+    with pytest.raises(ExhaustedError) as raised:
+        answered(body["stop"], stop=("\n\n",))
+    assert str(raised.value) == (
+        'only thought, until one of ["\\n\\n"] stopped it; '
+        "it has to be told not to think, by 'fields' of the endpoint, or "
+        "not to stop there: 'fields: {stop: null}'"
+    )
+    assert answered(body["stop"]) == Answer("", ended=True)  # it had nothing to say
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "'length_field: max_completion_tokens' of the endpoint gives it another name",
+        ),
+        (
+            "Unsupported value: 'temperature' does not support 0.0 with this model.",
+            "'fields: {temperature: null}' of the endpoint leaves it out",
+        ),
+        (
+            '[{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]',
+            "'fields: {seed: null}' of the endpoint leaves it out",
+        ),
+        ("'max_tokens' is too large: 9000", None),
+        ("the temperature of this model is not supported", None),
+    ],
+)
+def test_a_field_that_a_server_does_not_take_is_known_by_its_name(said: str, advice: str | None) -> None:
+    assert refused_field(said) == advice
 
 
 def test_half_a_character_at_the_end_of_what_was_cut_is_left_out() -> None:

@@ -39,3 +39,11 @@ def test_what_is_no_port_is_refused(url: str) -> None:
 def test_an_address_bears_no_password() -> None:
     with pytest.raises(ValidationError, match="'key_variable' names the environment variable that holds a key"):
         Endpoint(url="http://me:secret@localhost/v1")
+
+
+def test_fields_are_json_and_none_of_those_that_answers_are_known_by() -> None:
+    told = {"temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
+    assert Endpoint(url="http://a/v1", fields=told).fields == told
+    for name in ("model", "messages", "n", "stream"):
+        with pytest.raises(ValidationError, match=f"'{name}' is no field that can be set here"):
+            Endpoint(url="http://a/v1", fields={name: 2})

@@ -226,6 +226,7 @@ def test_it_is_a_writer_whose_key_is_its_name_and_address(server: Server) -> Non
         **model.key(),
         "length_field": "max_completion_tokens",
     }
+    assert opened(server, fields={"seed": None}).key() == {**model.key(), "fields": {"seed": None}}
     assert KEY not in repr(model)
     assert KEY not in repr(vars(model))
 
@@ -271,6 +272,19 @@ def test_the_field_that_limits_an_answer_has_the_name_that_the_server_knows(serv
     opened(server, length_field="max_completion_tokens").write(chats(1), SHORT)
     assert server.asked[0].question["max_completion_tokens"] == 20
     assert "max_tokens" not in server.asked[0].question
+
+
+def test_fields_are_sent_beside_and_instead_of_the_others_or_left_out(server: Server) -> None:
+    fields = {"temperature": None, "top_p": 0.5, "chat_template_kwargs": {"enable_thinking": False}}
+    opened(server, fields=fields).write(chats(1), SHORT)
+    assert server.asked[0].question == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "q0"}],
+        "max_tokens": 20,
+        "top_p": 0.5,
+        "seed": 0,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
 
 
 def test_half_a_character_is_sent_as_one_that_a_server_can_read(server: Server) -> None:
@@ -614,6 +628,11 @@ def test_a_server_is_left_alone_as_long_as_it_asks_for_but_not_once_the_call_has
         (400, b'{"error": {"message": "too long", "type": "x"}}', ": too long"),
         (413, b"", ""),
         (422, b'{"detail": [{"loc": ["seed"]}]}', ': {"detail": [{"loc": ["seed"]}]}'),
+        (
+            400,
+            b'{"error": {"message": "Unsupported value: \'temperature\' must be 1"}}',
+            ": Unsupported value: 'temperature' must be 1; 'fields: {temperature: null}' of the endpoint leaves it out",
+        ),
         (501, b"<html>Unsupported method</html>", ": <html>Unsupported method</html>"),
         (400, b"x" * 5000, f": {'x' * 300}..."),
     ],

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,8 @@ def test_a_chat_is_answered_alike_whatever_is_asked_with_it(tmp_path: Path, tiny
     for row, chat in enumerate(CHATS):
         assert single.next_logits([chat], [" A", " B"]).tolist() == logits[[row]].tolist()
         assert single.log_probabilities([chat], [texts[row]]).tolist() == logs[[row]].tolist()
-        assert single.write([chat], Writing(longest=20)) == [answers[row]]
+        if dtype != "bfloat16":  # answers are written side by side, and so coarse a rounding decides between two tokens
+            assert single.write([chat], Writing(longest=20)) == [answers[row]]
         assert single.arrange([chat], [NAMES], " > ") == [orders[row]]
 
 
@@ -340,6 +341,31 @@ def test_an_answer_ends_at_a_text(tmp_path: Path, tiny_causal_lm: Write) -> None
     assert cut.text == whole.text[: whole.text.index(stop)]
     assert cut.ended
     assert cut.tokens < whole.tokens
+
+
+def test_thoughts_are_no_part_of_an_answer(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    folder = tiny_causal_lm(tmp_path)
+    said = [*encoded(folder, "so</think>apple"), 2]  # <|im_end|>
+    goes_on(folder, [written(folder, CHATS[0])[-1], *said])
+    [[answer]] = opened(folder).write([CHATS[0]], Writing(longest=30))
+    assert answer[:2] == ("apple", True)
+    assert answer.tokens == len(said) - 1  # that which ends it is not counted
+
+
+def goes_on(folder: Path, tokens: list[int]) -> None:
+    """Have the network of a folder go on from each of the tokens with the next one, whatever stands before them."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    for name, values in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            values.zero_()
+    embedded = weights["model.embed_tokens.weight"]
+    head = weights["lm_head.weight"].zero_()
+    for one, following in pairwise(tokens):
+        head[following] += 1000 * embedded[one] / embedded[one].norm() ** 2
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def test_a_chat_that_leaves_no_room_for_its_answer_is_not_read_and_the_others_are(

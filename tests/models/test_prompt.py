@@ -158,6 +158,23 @@ def test_a_template_is_told_the_same_day_every_day(tmp_path: Path, tiny_causal_l
     assert tokens.text(tokens.after) == "!"
 
 
+@pytest.mark.parametrize(
+    ("begins", "after"),
+    [
+        ("{% if enable_thinking is not defined or enable_thinking %}<think>{% else %}at once{% endif %}", "at once"),
+        ("{% if thinking is not defined or thinking %}<think>{% else %}at once{% endif %}", "at once"),
+        ("<think>\n", "<think>\n\n</think>\n\n"),
+        ("<think></think>", "<think></think>"),
+    ],
+)
+def test_a_model_that_thinks_is_told_not_to_or_its_thoughts_are_ended(
+    tmp_path: Path, tiny_causal_lm: Callable[..., Path], begins: str, after: str
+) -> None:
+    said = "{% for one in messages %}{{ one['content'] }}{% endfor %}"
+    tokens = ChatTokens(tiny_causal_lm(tmp_path / "model", chat=f"{said}{begins}"))
+    assert tokens.text(tokens.after) == after
+
+
 def test_a_template_that_leaves_out_the_system_is_said(
     tmp_path: Path, tiny_causal_lm: Callable[..., Path], refused: Callable[[Callable[[], object]], str]
 ) -> None:

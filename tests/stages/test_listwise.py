@@ -164,6 +164,21 @@ def test_a_model_behind_a_server_ranks_windows(model: Any) -> None:
         Listwise(model="any", endpoint=model.endpoint)
 
 
+def test_an_answer_may_have_more_tokens_than_a_ranking(model: Any, tmp_path: Path, tiny_causal_lm: Write) -> None:
+    model.answer = lambda _: "<think>The [1]st is fresh, the [2]nd is not.</think>[3] > [2] > [1]"
+    run = candidates().select([QUERIES.row("q2")])
+    stage = Listwise(model="any", endpoint=model.endpoint, window=3, constrained=False, max_tokens=4000)
+    assert list(stage(run).to_dict()["q2"]) == ["d02", "d01", "d00"]
+    assert model.asked[-1]["max_tokens"] == 4000
+    assert stage.counted(run.corpus)["mended"] == 0
+    with pytest.raises(ValidationError, match="'max_tokens' is of 'constrained: false'"):
+        Listwise(model="any", max_tokens=4000)
+    here = Listwise(model=str(tiny_causal_lm(tmp_path)), window=3, constrained=False, max_tokens=2)
+    with FLOAT32.active():
+        here(run)
+        assert here.counted(run.corpus)["tokens"] == 2
+
+
 @pytest.mark.parametrize(
     ("begun", "answer"),
     [

@@ -303,6 +303,17 @@ def test_a_network_in_this_process_writes_the_same_again_and_is_not_asked_again(
     assert documents(tmp_path / "one") == documents(tmp_path / "two")
 
 
+def test_an_endpoint_may_have_all_its_settings(expand: Command, server: Server, tmp_path: Path) -> None:
+    more = f"{{url: '{server.url}', length_field: max_completion_tokens, fields: {{top_k: 5}}}}"
+    assert expand("--endpoint", more).status == 0
+    assert manifest(tmp_path / "out")["writer"] == {
+        "model": "tiny",
+        "url": server.url,
+        "length_field": "max_completion_tokens",
+        "fields": {"top_k": 5},
+    }
+
+
 # -- errors -------------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +330,11 @@ def test_a_network_in_this_process_writes_the_same_again_and_is_not_asked_again(
         (
             ["--endpoint", "ftp://x"],
             "--endpoint is 'ftp://x': not the address of a server, such as http://localhost:8000/v1",
+        ),
+        (["--endpoint", "{url: ["], "--endpoint is '{url: [': neither an address nor settings of one in YAML"),
+        (
+            ["--endpoint", "{url: 'http://a/v1', concurrency: 0}"],
+            "--endpoint concurrency is 0: input should be greater than or equal to 1",
         ),
     ],
 )
