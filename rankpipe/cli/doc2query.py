@@ -74,12 +74,12 @@ def _open_endpoint(text: str) -> Endpoint:
     try:
         settings = yaml.safe_load(text) if mapping else {"url": text}
         return TypeAdapter(Endpoint).validate_python(settings)
-    except yaml.YAMLError:
-        raise UsageError(f"--endpoint is {text!r}: neither an address nor settings of one in YAML") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = f" {'.'.join(map(str, first['loc']))}" if mapping else ""
         raise UsageError(f"--endpoint{name} is {first['input']!r}: {_said(first)}") from None
+    except (yaml.YAMLError, ValueError):  # a date that is none, too
+        raise UsageError(f"--endpoint is {text!r}: neither an address nor settings of one in YAML") from None
 
 
 def _said(mistake: Mapping[str, Any]) -> str:

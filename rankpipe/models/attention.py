@@ -137,6 +137,7 @@ class AttentionScorer:
             "filter_sigma": settings.filter_sigma,
             "mean": settings.mean,
             "dtype": self.dtype,
+            **({"unthinking": True} if self._tokens.unthinking else {}),
         }
 
     def listed(self, documents: Sequence[str]) -> Listed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rankpipe.errors import ModelError
+from rankpipe.models.language_model import THOUGHTS, without_thoughts
 from rankpipe.models.network import network_kind, opened, refuse_lacking
 from rankpipe.models.prompt import chat_frame
 from rankpipe.models.recipe import architecture, network_config
@@ -20,6 +22,8 @@ from rankpipe.models.tokens import open_tokenizer, special_tokens
 Ids = NDArray[np.int64]
 PROBE = "a"
 """A text that no tokenizer joins with what stands around it, as a rule."""
+CHANNELS = ("<|channel|>",)
+"""With which gpt-oss begins whatever it says, its thoughts first."""
 CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """How the names of networks end that go on with a text; those that read images besides generate under conditions."""
 
@@ -32,19 +36,27 @@ class ChatTokens:
     before every text they are given, stands before none that goes on from another.
 
     before, after  (T,) tokens of the template; before any template stands what the model has before every text
+    thoughts       tokens with which thoughts begin, for a model that has them
+    unthinking     whether the template was told that the model is not to think before it answers, or ends its thoughts
     """
 
     def __init__(self, folder: Path, system: str = "") -> None:
         """Open a tokenizer. Raises ModelError if there is none, or its chat template has no place for a text."""
         self.tokenizer = opened = open_tokenizer(folder)
         self._special = opened.backend_tokenizer
+        added = {one.content: (number, one.special) for number, one in opened.added_tokens_decoder.items()}
+        self.thoughts = frozenset(added[one][0] for one in (*THOUGHTS, *CHANNELS) if one in added)
+        # Special ones are in no text; those that are not are known by it.
+        special = {content: number for content, (number, is_special) in added.items() if is_special}
+        self._thoughts_begin = {special[one] for one in THOUGHTS if one in special}
+        self._thoughts_end = {special[one] for one in THOUGHTS.values() if one in special}
         written = self._special.to_str()
         unmarked = _without_prefix(written)
         self._plain = _of_text(written)
         self._inner = self._plain if unmarked is None else _of_text(unmarked)
         frame = chat_frame(opened, system, folder)
         if frame is not None:
-            before, after = frame
+            before, after, self.unthinking = frame
             led = before.rstrip(" ")
             self._blanks = before[len(led) :]  # most tokenizers have one token of a blank and the word behind it
             self.before = self._encoded(self._special, led)
@@ -54,6 +66,7 @@ class ChatTokens:
             led, _ = special_tokens(self._special)
             self.before = np.concatenate([led, self.tokens(f"{system}\n\n" if system else "")])
             self.after = self.continued("\n\n")
+            self.unthinking = False
             self._blanks, self._first = "", self._inner if system else self._plain
 
     def tokens(self, text: str) -> Ids:
@@ -74,9 +87,16 @@ class ChatTokens:
         places = np.array(encoded.offsets, np.int64).reshape(-1, 2) - len(self._blanks)
         return np.array(encoded.ids, np.int64), np.maximum(places, 0)
 
-    def text(self, ids: Ids) -> str:
+    def text(self, ids: Ids | Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
-        return self._special.decode(ids.tolist(), skip_special_tokens=True)
+        return self._special.decode([int(one) for one in ids], skip_special_tokens=True)
+
+    def said(self, ids: Sequence[int]) -> str:
+        """Text of an answer's tokens, what the model thought before it left out; see without_thoughts."""
+        ends = [place for place, one in enumerate(ids) if one in self._thoughts_end]
+        if ends:
+            return self.text(ids[ends[-1] + 1 :]).lstrip()
+        return "" if self._thoughts_begin.intersection(ids) else without_thoughts(self.text(ids))
 
     def _begins_anew(self, before: str) -> bool:
         """Whether a text behind another has the mark of a beginning, as behind a special token with some tokenizers."""

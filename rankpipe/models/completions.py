@@ -8,23 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from rankpipe.models.endpoint import Endpoint
-from rankpipe.models.language_model import THOUGHT, Answer, Chat, Writing, without_thoughts
+from rankpipe.models.endpoint import LENGTH_FIELDS, Endpoint
+from rankpipe.models.language_model import Answer, Chat, Writing, without_thoughts
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 """Halves of a character that stand alone: JSON can say them as an escape, a text of Unicode cannot hold them."""
-THOUGHTS = ("reasoning_content", "reasoning")
-"""Parts of a message in which servers say what a model thought, apart from its answer."""
+REASONING = ("reasoning_content", "reasoning", "reasoning_details")
+PARTS = ("thinking", "reasoning")
+"""Fields of a message, and types of the parts of its content, in which servers say what a model thought."""
 FAILED = ("error", "abort")
 """What a server says where it could not finish an answer; that it was long enough, or refused, it says otherwise."""
 
 
 LEFT_OUT = ("temperature", "top_p", "seed", "stop")
 """Fields that a request can do without."""
-NOT_TAKEN = re.compile("support|permit|unknown|unrecogni[sz]ed|unexpected", re.IGNORECASE)
-"""How servers say it, rather than that a value is too large."""
+NOT_TAKEN = re.compile("support|permit|unknown|unrecogni[sz]ed|unexpected|cannot both", re.IGNORECASE)
+TOO_MUCH = re.compile("too (large|long|many)|at most|maximum", re.IGNORECASE)
+"""How servers say that they do not take a field, and that a value is too large."""
 
 
 class ExhaustedError(ValueError):
@@ -55,16 +58,18 @@ def request(model: str, chat: Chat, writing: Writing, number: int, endpoint: End
     return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
 
-def refused_field(message: str) -> str | None:
+def refused_field(message: str, endpoint: Endpoint) -> str | None:
     """What to do where a server says of a field, by its name in quotation marks, that it does not take it; else None."""
-    if not NOT_TAKEN.search(message):
+    if TOO_MUCH.search(message) or not NOT_TAKEN.search(message):
         return None
-    named = set(re.findall(r"['\"`](\w+)['\"`]", message))
-    if Endpoint.length_field in named:
-        return "'length_field: max_completion_tokens' of the endpoint gives it another name"
-    if found := next((name for name in LEFT_OUT if name in named), None):
-        return f"'fields: {{{found}: null}}' of the endpoint leaves it out"
-    return None
+    named = re.findall(r"['\"`](\w+)['\"`]", message)
+    name = next((one for one in named if one in (*LEFT_OUT, endpoint.length_field)), None)
+    if name is None:
+        return None
+    if name == endpoint.length_field:
+        other = next(one for one in LENGTH_FIELDS if one != name)
+        return f"'length_field: {other}' of the endpoint gives it another name"
+    return f"'fields: {{{name}: null}}' of the endpoint leaves it out"
 
 
 def answer_seed(seed: int, number: int) -> int:
@@ -92,24 +97,39 @@ def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
         raise ValueError(f"answers with JSON that is no completion: {message(body)}")
     if choice.get("error") or choice.get("finish_reason") in FAILED:
         raise ValueError(f"broke its answer off: {message(json.dumps(choice).encode())}")
-    thought = any(said.get(name) for name in THOUGHTS) or text.lstrip().startswith(THOUGHT)
+    thought = _thought(said, text)
     text = without_thoughts(text)
     if not text.strip() and choice.get("finish_reason") == "length":
         raise ExhaustedError(
-            f"wrote nothing within {writing.longest} tokens; a model that thinks first needs more of them ('max_tokens'), or "
-            "to be told not to, by 'fields' of the endpoint"
+            "wrote nothing within its tokens; a model that thinks first needs more of them ('max_tokens'), or to be told not to, "
+            "by 'fields' of the endpoint"
         )
-    if not text.strip() and thought and writing.stop:
-        raise ExhaustedError(
-            f"only thought, until one of {json.dumps(writing.stop)} stopped it; it has to be told not to think, by 'fields' "
-            "of the endpoint, or not to stop there: 'fields: {stop: null}'"
-        )
+    if thought and not text.strip():
+        raise ExhaustedError(_only_thought(writing))
+    if thought:
+        text = text.lstrip()  # an empty line often stands between; it ends no answer
     text, stopped = _cut(_after(chat.answer, text), writing.stop)
     return Answer(
         text,
         ended=stopped or choice.get("finish_reason") != "length",
         prompt_tokens=_count(content.get("usage"), "prompt_tokens"),
         tokens=_count(content.get("usage"), "completion_tokens"),
+    )
+
+
+def _thought(said: Mapping[str, Any], text: str) -> bool:
+    """Whether a message has thoughts, in whatever place a server puts them."""
+    parts = said.get("content")
+    apart = isinstance(parts, list) and any(isinstance(one, dict) and one.get("type") in PARTS for one in parts)
+    return apart or any(said.get(name) for name in REASONING) or without_thoughts(text) != text
+
+
+def _only_thought(writing: Writing) -> str:
+    """What is wrong where all that a model said are thoughts, and what to do about it."""
+    stops = f", or {json.dumps(list(writing.stop))} ended them ('fields: {{stop: null}}')" if writing.stop else ""
+    return (
+        f"gave thoughts and no answer: the server takes the answer for one of them (its reasoning parser){stops}; a model that "
+        "is told not to think, by 'fields' of the endpoint, has none"
     )
 
 

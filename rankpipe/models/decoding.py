@@ -46,7 +46,7 @@ class Drawing:
     ) -> None:
         """Stop before a token of `ends`, behind a text of writing.stop, or after writing.longest tokens.
 
-        text  of tokens
+        text  that an answer has at the end of these tokens, or all of them; what was thought before it is none of it
         """
         self.made: list[int] = []
         self.ended = False
@@ -61,9 +61,12 @@ class Drawing:
             return []
         self.made.append(token)
         if self._writing.stop:
-            tail = self._text(self.made[-self._tail :])
-            self.ended = any(stop in tail for stop in self._writing.stop)
+            self.ended = self._stopped(self.made[-self._tail :]) and self._stopped(self.made)
         return [] if self.ended or len(self.made) >= self._writing.longest else [token]
+
+    def _stopped(self, tokens: list[int]) -> bool:
+        text = self._text(tokens)
+        return any(stop in text for stop in self._writing.stop)
 
     def _drawn(self, logits: Tensor) -> int:
         writing = self._writing

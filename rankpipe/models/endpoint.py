@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, ConfigDict, JsonValue, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, JsonValue, Strict
 from pydantic.dataclasses import dataclass
 
+LengthField = Literal["max_tokens", "max_completion_tokens"]
+LENGTH_FIELDS: tuple[str, ...] = get_args(LengthField)
 OURS = ("model", "messages", "n", "stream")
 """Fields of a request without which an answer could not be told from another, or not be read."""
 
@@ -34,6 +36,16 @@ def _no_field_of_ours(fields: Mapping[str, JsonValue]) -> Mapping[str, JsonValue
     return fields
 
 
+def _as_json(value: Any) -> Any:
+    """The value, its tuples as lists: settings of a pipeline are tuples."""
+    if isinstance(value, Mapping):
+        return {name: _as_json(one) for name, one in value.items()}
+    return [_as_json(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+Fields = Annotated[Mapping[str, JsonValue], BeforeValidator(_as_json), AfterValidator(_no_field_of_ours)]
+
+
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Endpoint:
     """A server of OpenAI's interface, and how patient one is with it.
@@ -54,7 +66,5 @@ class Endpoint:
     concurrency: Annotated[int, Strict(), Ge(1), Le(256)] = 4
     timeout: Annotated[float, Gt(0), Le(604_800)] = 120.0
     retries: Annotated[int, Strict(), Ge(0)] = 5
-    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    fields: Annotated[Mapping[str, JsonValue], AfterValidator(_no_field_of_ours)] = field(
-        default_factory=dict, hash=False
-    )
+    length_field: LengthField = "max_tokens"
+    fields: Fields = field(default_factory=dict, hash=False)

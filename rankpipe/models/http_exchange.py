@@ -119,7 +119,7 @@ class Server:
                 if self._key
                 else f"; no key was sent: {variable} is empty"
             )
-        elif status in (400, 422) and (advice := completions.refused_field(said)):
+        elif status in (400, 422) and (advice := completions.refused_field(said, self._endpoint)):
             text += f"; {advice}"
         elif status == 404:
             text += "; is the model's name right, and the address? Most often it ends in /v1"

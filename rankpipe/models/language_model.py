@@ -12,8 +12,15 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-THOUGHT, THOUGHT_ENDS = "<think>", "</think>"
-"""What stands around the thoughts of models that think before they answer: Qwen, DeepSeek, GLM, SmolLM3."""
+THOUGHTS = {
+    "<think>": "</think>",
+    "<thought>": "</thought>",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+}
+"""What stands around the thoughts of models that think before they answer: Qwen, DeepSeek, GLM and SmolLM; EXAONE;
+Magistral; Seed-OSS; Command A. What begins them, and what ends them."""
 
 
 class Chat(NamedTuple):
@@ -149,9 +156,14 @@ def behind(beginning: str, text: str) -> str:
 def without_thoughts(text: str) -> str:
     """An answer without what the model thought before it; nothing where it came no further than that.
 
-    Some chat templates begin the thoughts themselves: then an answer has their end alone.
+    Some chat templates begin the thoughts themselves: then an answer has their end alone. Where an answer speaks of such
+    marks, they stand further on in it.
     """
-    _, ended, answer = text.partition(THOUGHT_ENDS)
-    if ended:
-        return answer.lstrip()
-    return "" if text.lstrip().startswith(THOUGHT) else text
+    led = text.lstrip()
+    for begin, end in THOUGHTS.items():
+        thought, ended, answer = text.partition(end)
+        if ended and (led.startswith(begin) or begin not in thought):
+            return answer.lstrip()
+        if led.startswith(begin):
+            return ""
+    return text

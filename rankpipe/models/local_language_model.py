@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rankpipe.errors import UsageError
+from rankpipe.errors import ModelError, UsageError
 from rankpipe.models.batching import each_on_a_core, rising_batches
 from rankpipe.models.causal_lm import ChatTokens, open_causal_lm
 from rankpipe.models.decoding import Arranging, CausalNetwork, Drawing, Ids
-from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind, without_thoughts
+from rankpipe.models.language_model import Answer, Answered, Chat, Writing, behind
 from rankpipe.models.network import device_of, dtype_name, dtype_of, thread_limit
 from rankpipe.models.recipe import longest, network_config
 from rankpipe.models.references import model_digest, resolve
@@ -71,8 +71,9 @@ class LocalLanguageModel:
         return dtype_name(self._dtype)
 
     def key(self) -> dict[str, Any]:
-        """Digest and precision."""
-        return {"model": model_digest(self._folder), "dtype": self.dtype}
+        """Digest and precision, and whether a model that thinks is told not to."""
+        told = {"unthinking": True} if self._frame("").unthinking else {}
+        return {"model": model_digest(self._folder), "dtype": self.dtype, **told}
 
     def counts(self) -> dict[str, int]:
         """Nothing that is not counted elsewhere."""
@@ -85,7 +86,10 @@ class LocalLanguageModel:
     def next_logits(
         self, chats: Sequence[Chat], options: Sequence[str], advance: Advance = _silent
     ) -> NDArray[np.float32]:
-        """(C, O) logits of texts as what comes next. Raises UsageError for an option that is not one token."""
+        """(C, O) logits of texts as what comes next. Raises UsageError for an option that is not one token.
+
+        Raises ModelError where the model would rather begin to think: what it answers is no answer then.
+        """
         prompts, numbers = [], []
         known: dict[tuple[str, str], tuple[Ids, list[Ids]]] = {}
         for chat in chats:
@@ -97,6 +101,7 @@ class LocalLanguageModel:
 
         def look(rows: list[int]) -> list[NDArray[np.float32]]:
             logits = self._network.logits([prompts[row] for row in rows], 1)[:, 0]
+            self._refuse_thoughts(logits)
             asked = torch.from_numpy(np.stack([numbers[row] for row in rows])).to(logits.device)
             return list(logits.gather(1, asked).cpu().numpy())
 
@@ -146,17 +151,17 @@ class LocalLanguageModel:
         }
         for row, answers in made.items():
             answered(row, answers)
-        text = self._frame("").text
+        said = self._frame("").said
 
         def answer(places: list[int]) -> list[list[Answer]]:
             rows = [read[place] for place in places]
             choosers = [
-                [Drawing(writing, self._ends, rng, lambda ids: text(np.array(ids, np.int64))) for rng in drawn]
+                [Drawing(writing, self._ends, rng, said) for rng in drawn]
                 for drawn in (_generators(chats[row], writing) for row in rows)
             ]
             self._network.decode([prompts[row] for row in rows], list(chain(*choosers)))
             return [
-                [_answer(text(np.array(one.made, np.int64)), one, writing, len(prompts[row])) for one in group]
+                [_answer(said(one.made), one, writing, len(prompts[row])) for one in group]
                 for row, group in zip(rows, choosers, strict=True)
             ]
 
@@ -185,6 +190,19 @@ class LocalLanguageModel:
             return [choosers[row].order for row in rows]
 
         return self._each(answer, sizes, advance)
+
+    def _refuse_thoughts(self, logits: torch.Tensor) -> None:
+        """logits: (B, V)."""
+        thoughts = self._frame("").thoughts
+        if (
+            thoughts
+            and (found := next((one for one in logits.argmax(1).tolist() if one in thoughts), None)) is not None
+        ):
+            mark = self._frame("").tokenizer.convert_ids_to_tokens(found)
+            raise ModelError(
+                f"the model {self._folder} begins to think ({mark}) where it is asked for an answer, though it was told not to: "
+                "take another one, or end its thoughts in the section 'answer' of the prompt"
+            )
 
     # -- tokens -------------------------------------------------------------------------------------------------
 
@@ -283,7 +301,6 @@ def _generators(chat: Chat, writing: Writing) -> list[np.random.Generator]:
 
 
 def _answer(text: str, chooser: Drawing, writing: Writing, prompt_tokens: int) -> Answer:
-    text = without_thoughts(text)
     ends = [place for stop in writing.stop if (place := text.find(stop)) >= 0]
     return Answer(text[: min(ends, default=len(text))], chooser.ended, prompt_tokens, len(chooser.made))
 

@@ -20,11 +20,11 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 from rankpipe.data.shipped import shipped
 from rankpipe.errors import DataError, ModelError, UsageError, told_of_a_setting
-from rankpipe.models.language_model import THOUGHT, THOUGHT_ENDS
+from rankpipe.models.language_model import THOUGHTS
 from rankpipe.models.references import explained
 from rankpipe.store import key_digest
 
@@ -44,9 +44,11 @@ MARK = "\ue000"
 DATE = datetime(2024, 7, 26)
 """What chat templates are told that today is, so that a score does not depend on the day; the templates of Llama 3 take
 this date where they are told none."""
-UNTHINKING = {"enable_thinking": False, "thinking": False}
-"""What chat templates are told so that the answer comes at once: the names that Qwen, GLM and SmolLM, and DeepSeek and
-Granite have for it. A template that knows neither passes over both."""
+UNTHINKING = {"enable_thinking": False, "thinking": False, "reasoning": False, "thinking_budget": 0}
+"""What chat templates are told so that the answer comes at once: the names that Qwen, GLM and SmolLM, DeepSeek and Granite,
+Command A, and Seed-OSS have for it. A template passes over those that it does not know."""
+SWITCH = re.compile(r"/(no_)?think\b")
+"""What templates take out of the system's text, and heed."""
 DIRECTIVES = "aAbBdHIjmMpSyY"
 """Of strftime: parts of a date that a template may ask for."""
 
@@ -183,8 +185,19 @@ def _sections(path: Path, text: str) -> dict[str, str]:
     return sections
 
 
-def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | None:
-    """What a model's chat template writes before and after the text of a user; None for a model without a template.
+class Frame(NamedTuple):
+    """What a chat template writes around the text of a user.
+
+    unthinking  whether it would have been another one for a model that is not told to answer at once
+    """
+
+    before: str
+    after: str
+    unthinking: bool = False
+
+
+def chat_frame(tokenizer: Any, system: str, folder: Path) -> Frame | None:
+    """What a model's chat template writes around the text of a user; None for a model without a template.
 
     system  what the model is told before, if anything
 
@@ -200,22 +213,23 @@ def chat_frame(tokenizer: Any, system: str, folder: Path) -> tuple[str, str] | N
         template = tokenizer.get_chat_template()
         if "strftime_now" in template:
             template = f"{_fixed_date()}\n{template}"
-        text = tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=True, **UNTHINKING
-        )
+        options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+        text = tokenizer.apply_chat_template(messages, **options, **UNTHINKING)
+        plain = tokenizer.apply_chat_template(messages, **options)
     except Exception as error:  # a template can fail in any way
         raise ModelError(f"model folder {folder}: its chat template fails: {explained(error)}") from error
     before, mark, after = text.partition(MARK)
     if not mark or MARK in after:
         raise ModelError(f"model folder {folder}: its chat template does not write the text of a user once")
-    if system.strip() not in text:  # templates may trim it
+    if SWITCH.sub("", system).strip() not in text:  # templates may trim it
         raise ModelError(
             f"model folder {folder}: its chat template does not write what the system says; take a prompt without the "
             "section 'system'"
         )
-    if after.rstrip().endswith(THOUGHT):
-        after = f"{after.rstrip()}\n\n{THOUGHT_ENDS}\n\n"
-    return before, after
+    begun = next((end for begin, end in THOUGHTS.items() if after.rstrip().endswith(begin)), None)
+    if begun is not None:
+        after = f"{after.rstrip()}\n\n{begun}\n\n"
+    return Frame(before, after, unthinking=begun is not None or text != plain)
 
 
 def _fixed_date() -> str:

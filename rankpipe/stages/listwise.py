@@ -157,7 +157,8 @@ class Listwise(Generative):
             ]
             self._refuse_long(run, rows, whole, or_lower="window")
         elif self.endpoint is None:
-            self._refuse_long(run, rows, chats, answer=self._longest, or_lower="window")
+            lower = "window" if self.max_tokens is None else "max_tokens"
+            self._refuse_long(run, rows, chats, answer=self._longest, or_lower=lower)
         return chats
 
 

@@ -42,7 +42,7 @@ from rankpipe.training.head_scores import Example, contrastive_scores, logistic_
 from rankpipe.training.queries import judged_queries, no_judgements, plain_text
 from rankpipe.writing import replacing_folder
 
-FORMAT = 2
+FORMAT = 1
 """Of what is kept of a prompt."""
 KINDS = ("filtered", "calibrated", "raw")
 """What is kept of every document and head: the calibrated sum without outliers, with them, and the sum uncalibrated."""

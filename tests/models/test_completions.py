@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rankpipe.models.completions import EXCERPT, ExhaustedError, answer, answer_seed, excerpt, message, refused_field
+from rankpipe.models.endpoint import Endpoint
 from rankpipe.models.language_model import Answer, Chat, Writing
 
 ENDS = ("length", "stop")
@@ -74,7 +75,7 @@ def test_a_beginning_in_white_space_is_taken_off() -> None:
 def test_an_answer_whose_tokens_went_into_thinking_is_no_answer() -> None:
     for content in (None, " \n"):
         with pytest.raises(
-            ExhaustedError, match=r"^wrote nothing within \d+ tokens; a model that thinks first needs more"
+            ExhaustedError, match=r"^wrote nothing within its tokens; a model that thinks first needs more"
         ):
             answered(completion(content, "length"))
 
@@ -86,6 +87,9 @@ def test_an_answer_whose_tokens_went_into_thinking_is_no_answer() -> None:
         (" \n<think></think>an apple", "an apple"),
         ("fruit, so</think>\nan apple", "an apple"),  # its template began the thoughts
         ("what <think> means", "what <think> means"),
+        ("<think> and </think> stand around thoughts", "stand around thoughts"),
+        ("The <think> and </think> of R1", "The <think> and </think> of R1"),
+        ("[THINK]\n\nfruit[/THINK]an apple", "an apple"),
     ],
 )
 def test_thoughts_are_no_part_of_an_answer_and_end_it_nowhere(content: str, text: str) -> None:
@@ -97,20 +101,41 @@ def test_a_beginning_is_taken_off_behind_the_thoughts() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [{"content": "<think>\nfruit"}, {"content": None, "reasoning_content": "fruit"}, {"reasoning": "fruit"}]
+    "said",
+    [
+        {"content": "\n\nan apple", "reasoning_content": "fruit"},
+        {"content": [{"type": "thinking", "thinking": "fruit"}, {"type": "text", "text": "\n\nan apple"}]},
+    ],
 )
-def test_an_answer_that_ends_within_its_thoughts_is_no_answer(said: dict[str, Any]) -> None:
+def test_what_stands_between_thoughts_and_answer_ends_nothing(said: dict[str, Any]) -> None:
+    body = json.dumps({"choices": [{"message": said, "finish_reason": "stop"}]}).encode()
+    assert answered(body, stop=("\n\n",)) == Answer("an apple", ended=True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": "<think>\nfruit"},
+        {"content": "<think>fruit</think>\n"},
+        {"content": None, "reasoning_content": "fruit"},
+        {"reasoning": "fruit"},
+        {"content": "", "reasoning_details": [{"text": "fruit"}]},
+        {"content": [{"type": "thinking", "thinking": "fruit"}]},
+    ],
+)
+def test_thoughts_alone_are_no_answer(said: dict[str, Any]) -> None:
     body = {finish: json.dumps({"choices": [{"message": said, "finish_reason": finish}]}).encode() for finish in ENDS}
-    with pytest.raises(ExhaustedError, match=r"^wrote nothing within 20 tokens"):
+    with pytest.raises(ExhaustedError, match=r"^wrote nothing within its tokens; a model that thinks first needs more"):
         answered(body["length"])
     with pytest.raises(ExhaustedError) as raised:
-        answered(body["stop"], stop=("\n\n",))
+        answered(body["stop"], stop=("\n\n", "END"))
     assert str(raised.value) == (
-        'only thought, until one of ["\\n\\n"] stopped it; '
-        "it has to be told not to think, by 'fields' of the endpoint, or "
-        "not to stop there: 'fields: {stop: null}'"
+        "gave thoughts and no answer: the server takes the answer for one of them (its reasoning parser), or "
+        "[\"\\n\\n\", \"END\"] ended them ('fields: {stop: null}'); a model that is told not to think, by 'fields' of the "
+        "endpoint, has none"
     )
-    assert answered(body["stop"]) == Answer("", ended=True)  # it had nothing to say
+    with pytest.raises(ExhaustedError, match=r"\(its reasoning parser\); a model"):
+        answered(body["stop"])
 
 
 @pytest.mark.parametrize(
@@ -128,12 +153,23 @@ def test_an_answer_that_ends_within_its_thoughts_is_no_answer(said: dict[str, An
             '[{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]',
             "'fields: {seed: null}' of the endpoint leaves it out",
         ),
-        ("'max_tokens' is too large: 9000", None),
+        ("'max_tokens' is too large: 9000. This model supports at most 4096 completion tokens", None),
+        (
+            "Unsupported parameter: 'top_p' is not supported when 'temperature' is set",
+            "'fields: {top_p: null}' of the endpoint leaves it out",
+        ),
+        ("`seed` and `user` cannot both be given", "'fields: {seed: null}' of the endpoint leaves it out"),
         ("the temperature of this model is not supported", None),
     ],
 )
 def test_a_field_that_a_server_does_not_take_is_known_by_its_name(said: str, advice: str | None) -> None:
-    assert refused_field(said) == advice
+    assert refused_field(said, Endpoint(url="http://a/v1")) == advice
+
+
+def test_the_other_name_is_advised_for_a_length_that_is_not_known() -> None:
+    said = "Unknown field 'max_completion_tokens'; did you mean 'max_tokens'?"
+    advice = "'length_field: max_tokens' of the endpoint gives it another name"
+    assert refused_field(said, Endpoint(url="http://a/v1", length_field="max_completion_tokens")) == advice
 
 
 def test_half_a_character_at_the_end_of_what_was_cut_is_left_out() -> None:

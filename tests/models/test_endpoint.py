@@ -3,6 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from rankpipe import Pipeline
+from rankpipe.errors import PipelineError
 from rankpipe.models.endpoint import Endpoint
 
 
@@ -47,3 +49,22 @@ def test_fields_are_json_and_none_of_those_that_answers_are_known_by() -> None:
     for name in ("model", "messages", "n", "stream"):
         with pytest.raises(ValidationError, match=f"'{name}' is no field that can be set here"):
             Endpoint(url="http://a/v1", fields={name: 2})
+
+
+def test_fields_of_a_pipeline_survive_its_yaml() -> None:
+    text = """
+        stages:
+          - query2doc:
+              writer: any
+              endpoint:
+                url: http://a/v1
+                fields: {seed: null, stop: [a, b], provider: {order: [x]}}
+          - bm25
+    """
+    pipeline = Pipeline.from_yaml(text)
+    assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
+    assert pipeline.stages[0].endpoint.fields == {"seed": None, "stop": ["a", "b"], "provider": {"order": ["x"]}}
+    with pytest.raises(
+        PipelineError, match=r"7:25: 'query2doc' setting 'endpoint.fields': 'n' is no field that can be set"
+    ):
+        Pipeline.from_yaml(text.replace("seed: null", "n: 2"))

@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="needs the extra 'llm'")
 pytest.importorskip("transformers", reason="needs the extra 'llm'")
 
 import torch
+from tokenizers import AddedToken
 
 from rankpipe.errors import ModelError
 from rankpipe.models.causal_lm import ChatTokens
@@ -350,6 +351,50 @@ def test_thoughts_are_no_part_of_an_answer(tmp_path: Path, tiny_causal_lm: Write
     [[answer]] = opened(folder).write([CHATS[0]], Writing(longest=30))
     assert answer[:2] == ("apple", True)
     assert answer.tokens == len(said) - 1  # that which ends it is not counted
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_marks_of_thoughts_may_be_tokens_of_their_own(tmp_path: Path, tiny_causal_lm: Write, special: bool) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tiny_causal_lm(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    added = [AddedToken(one, special=special, normalized=False) for one in ("<think>", "</think>")]
+    tokenizer.add_tokens(added, special_tokens=special)
+    tokenizer.save_pretrained(folder)
+    begin, end = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    widen(folder, end + 1)
+    last = written(folder, CHATS[0])[-1]
+    goes_on(folder, [last, begin, *encoded(folder, "so;"), end, *encoded(folder, "apple!car"), 2])
+    model = opened(folder)
+    [[answer]] = model.write([CHATS[0]], Writing(longest=30))
+    assert answer[:2] == ("apple!car", True)
+    [[stopped]] = model.write([CHATS[0]], Writing(longest=30, stop=(";", "!")))
+    assert stopped[:2] == ("apple", True)
+    assert stopped.tokens < answer.tokens
+    [[cut]] = model.write([CHATS[0]], Writing(longest=2))
+    assert cut[:2] == ("", False)
+    with pytest.raises(ModelError) as raised:
+        model.next_logits([CHATS[0]], ["yes"])
+    assert str(raised.value) == (
+        f"the model {folder} begins to think (<think>) where it is asked for an answer, though it was told not to: take "
+        "another one, or end its thoughts in the section 'answer' of the prompt"
+    )
+
+
+def test_it_is_known_by_its_key_that_a_model_is_told_not_to_think(tmp_path: Path, tiny_causal_lm: Write) -> None:
+    said = "{% for one in messages %}{{ one['content'] }}{% endfor %}"
+    plain = opened(tiny_causal_lm(tmp_path / "plain", chat=said))
+    told = opened(tiny_causal_lm(tmp_path / "told", chat=f"{said}<think>"))
+    assert "unthinking" not in plain.key()
+    assert told.key()["unthinking"] is True
+
+
+def widen(folder: Path, size: int) -> None:
+    """Give a network of a folder so many tokens."""
+    grown = network(folder)
+    grown.resize_token_embeddings(size)
+    grown.save_pretrained(folder)
 
 
 def goes_on(folder: Path, tokens: list[int]) -> None:

@@ -164,6 +164,8 @@ def test_a_template_is_told_the_same_day_every_day(tmp_path: Path, tiny_causal_l
         ("{% if enable_thinking is not defined or enable_thinking %}<think>{% else %}at once{% endif %}", "at once"),
         ("{% if thinking is not defined or thinking %}<think>{% else %}at once{% endif %}", "at once"),
         ("<think>\n", "<think>\n\n</think>\n\n"),
+        ("<thought>\n", "<thought>\n\n</thought>\n\n"),
+        ("{% if thinking_budget == 0 %}at once{% else %}<seed:think>{% endif %}", "at once"),
         ("<think></think>", "<think></think>"),
     ],
 )
@@ -173,6 +175,13 @@ def test_a_model_that_thinks_is_told_not_to_or_its_thoughts_are_ended(
     said = "{% for one in messages %}{{ one['content'] }}{% endfor %}"
     tokens = ChatTokens(tiny_causal_lm(tmp_path / "model", chat=f"{said}{begins}"))
     assert tokens.text(tokens.after) == after
+    assert tokens.unthinking == (begins != "<think></think>")
+
+
+def test_a_switch_in_what_the_system_says_may_be_taken_out(tmp_path: Path, tiny_causal_lm: Callable[..., Path]) -> None:
+    chat = "{% for one in messages %}[{{ one['content'].replace('/no_think', '') }}]{% endfor %}"
+    tokens = ChatTokens(tiny_causal_lm(tmp_path / "model", chat=chat), "/no_think Be brief.")
+    assert tokens.text(tokens.before) == "[ Be brief.]["
 
 
 def test_a_template_that_leaves_out_the_system_is_said(
