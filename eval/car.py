@@ -31,6 +31,7 @@ import pyarrow.parquet as parquet
 from cells import slug
 from rich.console import Console
 from trained import (
+    RUNTIME,
     by_query,
     cell_done,
     cells_of,
@@ -120,7 +121,7 @@ def _cell(name: str, method: str, seed: int, options: argparse.Namespace, say: A
     say(f"{file}: measuring", markup=False)
     dataset = Dataset.load(name)
     stage = Dense(model=str(folder), k=100)
-    run = Pipeline(stages=(stage,), corpus=dataset.corpus).run(dataset.queries("test"))
+    run = Pipeline(stages=(stage,), corpus=dataset.corpus, runtime=RUNTIME).run(dataset.queries("test"))
     content = {
         "key": key,
         "dataset": name,

@@ -36,9 +36,22 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from cells import DTYPE
 from numpy.typing import NDArray
 from rich.console import Console
-from trained import by_query, comparison, digests, finished, mean, over_seeds, spread, write, write_cell, write_table
+from trained import (
+    RUNTIME,
+    by_query,
+    comparison,
+    digests,
+    finished,
+    mean,
+    over_seeds,
+    spread,
+    write,
+    write_cell,
+    write_table,
+)
 
 from rankpipe import Dataset, Pipeline, Run, Runtime
 from rankpipe.cli.train import train_recipe
@@ -142,7 +155,7 @@ def _cell(log: str, method: str, seed: int, options: argparse.Namespace, say: An
         pipeline, told = _trained(method, phase, seed, work, say)
     say(f"{file}: measuring", markup=False)
     dataset = _dataset()
-    run = Pipeline.load(pipeline, corpus=dataset.corpus).run(dataset.queries("test"))
+    run = Pipeline.load(pipeline, corpus=dataset.corpus, runtime=RUNTIME).run(dataset.queries("test"))
     content = {
         "key": key,
         "log": log,
@@ -179,7 +192,7 @@ def _trained(method: str, phase: str, seed: int, work: Path, say: Any) -> tuple[
             str(recipe),
             str(work / "data"),
             folder,
-            Runtime(threads=1),
+            Runtime(threads=1, dtype=DTYPE),
             model=None,
             recompute=False,
             command=f"rankpipe train {recipe.name}",

@@ -10,7 +10,7 @@ held out; the weight of the first stage is chosen there too. Test queries are fo
 
 `--protocol full`: three seeds, a hundred candidates of every test query, and what was not trained on: cranfield and
 vaswani behind the hybrid, TREC DL 2019 behind BM25. `--protocol reduced`: one seed, fewer steps, 100 test queries.
-`--dtype int8` measures with networks in 8-bit integers, which takes a CPU half the time; they are trained as they are.
+`--dtype int8` measures with networks in 8-bit integers, which takes a CPU half the time; they are trained in float32.
 
 Trained networks stand in --models and are used again; a finished cell (one method, seed and data set) is a small file
 in --output and is not run again. Exit status: 0 all cells are there, 1 one or more failed, 2 a wrong command.
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from trained import (
+    RUNTIME,
     by_query,
     curve,
     digests,
@@ -292,7 +293,7 @@ class _Measuring:
 
     def _reranked(self, dataset: Dataset, queries: Queries, depth: int) -> tuple[Run, Run]:
         """The hybrid's first candidates, and the network's order of them."""
-        first = Pipeline.load("hybrid", corpus=dataset.corpus).run(queries).top(depth)
+        first = Pipeline.load("hybrid", corpus=dataset.corpus, runtime=RUNTIME).run(queries).top(depth)
         return first, self._scored(first)
 
     def _scored(self, first: Run) -> Run:

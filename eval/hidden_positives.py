@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from trained import relevant, write, write_table
+from trained import RUNTIME, relevant, write, write_table
 
 from rankpipe import Dataset, Dense, Pipeline
 from rankpipe.errors import RankpipeError
@@ -75,7 +75,7 @@ def measured(name: str, model: str, max_length: int) -> dict[str, Any]:
         ids = [asked[row][place] for place in rng.permutation(len(asked[row]))]
         halves.append((set(ids[: len(ids) // 2]), set(ids[len(ids) // 2 :])))
     stage = Dense(model=model, max_length=max_length, k=max(DEPTHS) + max(map(len, asked)))
-    run = Pipeline(stages=(stage,), corpus=dataset.corpus).run(queries.select(rows))
+    run = Pipeline(stages=(stage,), corpus=dataset.corpus, runtime=RUNTIME).run(queries.select(rows))
     found = [list(ranked) for ranked in run.to_dict().values()]
     return {
         "dataset": name,

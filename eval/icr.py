@@ -138,7 +138,7 @@ def _heads(method: str, options: Any, say: Any) -> Path:
         shutil.rmtree(folder, ignore_errors=True)  # what is there is of another recipe than the one that is written now
         write(path, recipe)
         words = ["-m", "rankpipe", "train", str(path), "--dataset", options.choice, "--output", str(folder), "--force"]
-        subprocess.run([sys.executable, *words], check=True, timeout=3600)
+        subprocess.run([sys.executable, *words, "--dtype", options.dtype], check=True, timeout=3600)
     return folder / "heads.json"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from cells import slug
 from rich.console import Console
-from trained import by_query, comparison, digests, finished, mean, write_cell, write_table
+from trained import RUNTIME, by_query, comparison, digests, finished, mean, write_cell, write_table
 
 from rankpipe import Dataset, Pipeline
 from rankpipe.data import Queries
@@ -96,7 +96,8 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
     }
     for place, value in values.items():
         stages = [stage.replace(place, value) for stage in stages]
-    pipeline = Pipeline.from_yaml("stages:\n" + "".join(f"  - {stage}\n" for stage in stages), corpus=dataset.corpus)
+    text = "stages:\n" + "".join(f"  - {stage}\n" for stage in stages)
+    pipeline = Pipeline.from_yaml(text, corpus=dataset.corpus, runtime=RUNTIME)
     queries = _drawn(dataset.queries("test"), options.queries)
     key = key_digest(
         {

@@ -28,6 +28,7 @@ from typing import Any
 from cells import slug
 from rich.console import Console
 from trained import (
+    RUNTIME,
     by_query,
     cell_done,
     cells_of,
@@ -182,7 +183,7 @@ def _recipe(method: str, seed: int, options: argparse.Namespace) -> str:
 def _measured(stage: Dense, name: str) -> dict[str, dict[str, float]]:
     """Every measure of every test query."""
     dataset = Dataset.load(name)
-    run = Pipeline(stages=(stage,), corpus=dataset.corpus).run(dataset.queries("test"))
+    run = Pipeline(stages=(stage,), corpus=dataset.corpus, runtime=RUNTIME).run(dataset.queries("test"))
     return {measure: by_query(run, dataset, "test", measure) for measure in MEASURES}
 
 

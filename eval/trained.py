@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from rankpipe import Dataset, Run
+from cells import DTYPE
+
+from rankpipe import Dataset, Run, Runtime
 from rankpipe.errors import RankpipeError
 from rankpipe.evaluation.comparison import Comparison, compare
 from rankpipe.evaluation.experiment import evaluate_on
@@ -21,6 +23,8 @@ from rankpipe.evaluation.result import Result
 from rankpipe.models.references import model_digest, resolve
 from rankpipe.writing import replacing
 
+RUNTIME = Runtime(dtype=DTYPE)
+"""Of pipelines that are measured, and of what candidates come from."""
 LIMIT = 3600
 """Seconds that a command trains before it is stopped; the next one goes on from the last checkpoint."""
 
@@ -42,7 +46,7 @@ def weights_of(reference: str) -> str:
 
 
 def train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
-    """Train if the folder is not there, or go on with a training that was stopped.
+    """Train in float32 if the folder is not there, or go on with a training that was stopped.
 
     Raises RankpipeError where it is stopped after LIMIT seconds. The seconds in its manifest are those of all calls, but
     for steps after a checkpoint that were taken twice; `resumed` says how many calls there were before the last one.
@@ -51,9 +55,9 @@ def train(recipe: Path, dataset: str, output: Path, say: Any) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     say(f"{output}: training", markup=False)
-    words = [sys.executable, "-m", "rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output)]
+    words = ["rankpipe", "train", str(recipe), "--dataset", dataset, "--output", str(output), "--dtype", DTYPE]
     try:
-        subprocess.run(words, check=True, timeout=LIMIT)
+        subprocess.run([sys.executable, "-m", *words], check=True, timeout=LIMIT)
     except subprocess.TimeoutExpired:
         raise RankpipeError(
             f"{output}: stopped after {LIMIT // 60} minutes; run the command again, it goes on where it was"
