@@ -113,15 +113,16 @@ def test_a_guard_leaves_out_what_scores_above_the_relevant_documents(
         assert done.status == 0, done.err
     dataset = Dataset.load(garden)
     qrels = dataset.qrels("train")
-    encoders = Dense(model=str(tmp_path / "encoder"))
-    documents = encoders.encoders()[0].documents(dataset.corpus.joined_texts(dataset.corpus.live_rows())).vectors
+    with Runtime(dtype="float32").active():
+        of_documents, of_queries = Dense(model=str(tmp_path / "encoder")).encoders()
+    documents = of_documents.documents(dataset.corpus.joined_texts(dataset.corpus.live_rows())).vectors
     for name, margin in margins.items():
         table = parquet.read_table(tmp_path / name / "negatives.parquet").to_pylist()
         seen = set()
         for query_id in dict.fromkeys(one["query_id"] for one in table):
             rows = [one for one in table if one["query_id"] == query_id]
             if name == "model":
-                vector = encoders.encoders()[1].queries([dataset.queries("train")[query_id]]).vectors[0]
+                vector = of_queries.queries([dataset.queries("train")[query_id]]).vectors[0]
                 cosines = documents @ vector
                 best = max(cosines[dataset.corpus.rows([doc_id])[0]] for doc_id in qrels[query_id])
                 for one in rows:

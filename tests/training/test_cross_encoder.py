@@ -446,7 +446,8 @@ def test_the_stage_opens_folder_and_adapter_and_gives_the_scores_of_sentence_tra
     # a bi-encoder's prompt, which the pairs of a cross-encoder are trained without
     told = {"prompts": {"query": "the sweet road "}, "default_prompt_name": "query"}
     (tmp_path / "encoder" / "config_sentence_transformers.json").write_text(json.dumps(told))
-    assert rankpipe("train", recipe, "--dataset", garden, "--output", output).status == 0
+    done = rankpipe("train", recipe, "--dataset", garden, "--output", output, "--dtype", "float32")
+    assert done.status == 0, done.err
     dataset = Dataset.load(garden)
     first = BM25(k=8).on(dataset.corpus).run(dataset.queries("test"))
     texts = dataset.corpus.joined_texts(first.documents)
