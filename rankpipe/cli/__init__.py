@@ -330,6 +330,10 @@ def clicks(
     pipeline: Annotated[
         str, typer.Option(help="Whose features tell relevance; ends with the stage features.")
     ] = "features",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Features that are not looked at; by default reciprocal-rank."),
+    ] = None,
     depth: Annotated[int, typer.Option(min=2, help="Candidates of the pipeline that have features.")] = 100,
     positions: Annotated[int, typer.Option(min=2, help="That are looked at, from the first on.")] = 10,
     draws: Annotated[int, typer.Option(min=2, help="Of lists with replacement, for the band.")] = 20,
@@ -350,6 +354,7 @@ def clicks(
         output,
         runtime_of(threads, device, "auto"),
         pipeline=pipeline,
+        without=without or None,
         depth=depth,
         positions=positions,
         draws=draws,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ def diagnose_log(
     runtime: Runtime,
     *,
     pipeline: str,
+    without: Sequence[str] | None,
     depth: int,
     positions: int,
     draws: int,
@@ -32,12 +34,15 @@ def diagnose_log(
 ) -> None:
     """Print the diagnosis, and write it where a folder is given: manifest.json, clicks.svg.
 
+    without  columns that the ranker is not to see; None: reciprocal-rank, if there is one
+
     Raises UsageError for a truth of another number of positions, and whatever reading the log and its features raises.
     """
     need_extra("rankpipe clicks", ("torch",), "torch", "dense")
     from rankpipe.data import Dataset
     from rankpipe.evaluation.manifest import versions
     from rankpipe.progress import counted
+    from rankpipe.stages.features import RECIPROCAL_RANK, feature_columns
     from rankpipe.training.click_diagnosis import diagnose, picture
     from rankpipe.training.click_log import read_click_log
     from rankpipe.training.ranker_material import FromPipeline, Gathered
@@ -56,6 +61,9 @@ def diagnose_log(
     if read.problems.count:
         say(f"{read.problems}\n{read.problems.count:,} of {read.problems.sessions:,} sessions are wrong, and left out")
     found_by = FromPipeline(candidates, data.corpus, runtime)
+    if without is None:
+        without = [RECIPROCAL_RANK] if RECIPROCAL_RANK in feature_columns(found_by.run(queries.select([0]))) else []
+    candidates = replace(candidates, without=tuple(without))
     with runtime.active():
         gathered = Gathered(RankerRecipe(candidates=candidates, phases=(phase,)), data, found_by)
         lists, told = gathered.of_clicks(phase, read, queries)
@@ -74,7 +82,8 @@ def diagnose_log(
     print("\n".join(_lines(found, told)))
     if output is not None:
         with replacing_folder(output, force=force) as place:
-            content = {"command": command, "log": told, **found.told(), "versions": versions()}
+            features = {"pipeline": pipeline, "columns": list(gathered.columns), "without": list(without)}
+            content = {"command": command, "log": told, "features": features, **found.told(), "versions": versions()}
             (place / "manifest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             (place / "clicks.svg").write_text(picture(found), encoding="utf-8")
         say(f"written: {output}")

@@ -132,7 +132,7 @@ class Features(Stage):
 
     def _columns(self, run: Run) -> Iterator[tuple[str, NDArray[np.floating]]]:
         yield "score", self._normalised(run, run.scores)
-        yield "reciprocal-rank", 1 / run.ranks
+        yield RECIPROCAL_RANK, 1 / run.ranks
         for name in self.scores:
             yield name, of_earlier(run, name, self.type_name(), self.normalise)
         for field, stage in self._by_field:
@@ -216,6 +216,10 @@ class _Files(NamedTuple):
 def feature_matrix(run: Run, columns: Sequence[str]) -> NDArray[np.float32]:
     """(H, F) columns of a run, by the names without the prefix. Each has to be there."""
     return np.stack([run.features[FEATURE + name] for name in columns], axis=1)
+
+
+RECIPROCAL_RANK = "reciprocal-rank"
+"""The column that is the position in disguise: from a log of the same pipeline, nobody can tell them apart."""
 
 
 def feature_columns(run: Run) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ FEWEST = 100.0
 """Effective clicks below which nothing is said."""
 FLAT = 0.15
 """A propensity so near to 1 is no bias that matters."""
+WIDE = 0.3
+"""A band that reaches so far below 1 leaves room for one that does."""
 ALIKE = 0.02
 """Share of pairs ordered otherwise, below which two rankings are alike."""
 STRONG = 0.8
@@ -35,8 +37,9 @@ class Diagnosis:
     """Of n positions.
 
     click_through  (n, 3) clicks as a share of the sessions in which a position was filled, and its 95 % interval (Wilson)
-    propensities   (n, 3) how likely a position is looked at, over the first, by DLA, and the band of estimates on lists
-                   drawn anew; NaN where no list that was clicked has a document
+    propensities   (n, 3) how likely a position is looked at, over the first, by DLA with a ranker that begins with no
+                   weights, and the band of estimates on lists drawn anew by rankers whose weights are drawn; NaN where no
+                   list that was clicked has a document
     truth          (n,) what the propensities are, where that is known
     effective      clicks that those weighted by the inverse of their propensities are worth (Kish)
     disagreement   share of pairs of shown documents that the ranker with and without correction order otherwise
@@ -63,7 +66,14 @@ class Diagnosis:
             )
         known = self.propensities[~np.isnan(self.propensities[:, 0])]
         lowest, highest = known[1:, 1], known[1:, 2]
+        if len(lowest) and not self.settled:
+            return (
+                "cannot be told: rankers that began elsewhere find other propensities in the same clicks; leave out features "
+                "that follow what was shown ('--without'), or show a share of the lists in another order"
+            )
         if len(lowest) == 0 or ((highest > 1 - FLAT) & (lowest < 1 + FLAT)).all():
+            if len(lowest) and lowest.min() < 1 - WIDE:
+                return f"cannot be told: the bands reach from {lowest.min():.2f} to {highest.max():.2f}; more lists would narrow them"
             return "hardly: no position is looked at less than the first, as far as these clicks show"
         if self.disagreement < ALIKE:
             return (
@@ -79,6 +89,12 @@ class Diagnosis:
             f"likely: position {len(known)} is looked at {known[-1, 0]:.2f} times as often as the first, and "
             f"correction orders {100 * self.disagreement:.0f} % of all pairs of shown documents otherwise"
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether every estimate lies in its band, or as good as: the band is of rankers that began elsewhere."""
+        found, low, high = self.propensities[~np.isnan(self.propensities[:, 0])].T
+        return bool(((found > low - FLAT) & (found < high + FLAT)).all())
 
     @property
     def error(self) -> float | None:
@@ -128,14 +144,14 @@ def diagnose(
     advance   is told of every training that is done
     """
     fit = _Fit(features, rows, sessions, steps)
-    dual, debiased = fit.dual(np.arange(len(rows)), seed)
+    dual, debiased = fit.dual(np.arange(len(rows)), seed, drawn=False)
     advance(1)
-    naive = fit.scores(fit.ranker(Weighted(), np.arange(len(rows)), seed))
+    naive = fit.scores(fit.ranker(Weighted(), np.arange(len(rows)), seed, drawn=False))
     advance(1)
     rng = np.random.default_rng([seed, 17])
     drawn = []
     for number in range(draws):
-        drawn.append(fit.dual(rng.integers(len(rows), size=len(rows)), seed + 1 + number)[0])
+        drawn.append(fit.dual(rng.integers(len(rows), size=len(rows)), seed + 1 + number, drawn=True)[0])
         advance(1)
     found = dual[:, None]
     band = np.quantile(np.stack(drawn), BAND, axis=0).T if drawn else np.repeat(found, 2, axis=1)
@@ -169,16 +185,19 @@ class _Fit:
         counted = (sessions.clicks, sessions.count, sessions.pairs)
         self._counted = [torch.from_numpy(one).float() for one in counted]
 
-    def dual(self, lists: NDArray[np.int64], seed: int) -> tuple[NDArray[np.float64], FeatureRanker]:
+    def dual(self, lists: NDArray[np.int64], seed: int, *, drawn: bool) -> tuple[NDArray[np.float64], FeatureRanker]:
         """(n,) propensities by DLA, and the ranker that was learnt with them."""
         loss = Dual(self._rows.shape[1], limit=LIMIT)
-        ranker = self.ranker(loss, lists, seed)
+        ranker = self.ranker(loss, lists, seed, drawn=drawn)
         return loss.propensities().double().numpy(), ranker
 
-    def ranker(self, loss: ClickLoss, lists: NDArray[np.int64], seed: int) -> FeatureRanker:
-        """Train on some of the lists."""
+    def ranker(self, loss: ClickLoss, lists: NDArray[np.int64], seed: int, *, drawn: bool) -> FeatureRanker:
+        """Train on some of the lists, from weights that are drawn, or from none."""
         torch.manual_seed(seed)
         ranker = FeatureRanker(self._inputs.shape[1])
+        if not drawn:
+            for one in ranker.parameters():
+                torch.nn.init.zeros_(one)
         groups: list[dict[str, Any]] = [{"params": list(ranker.parameters()), "lr": 0.05}]
         if learnt := list(loss.parameters()):
             groups.append({"params": learnt, "lr": 0.5})

@@ -21,7 +21,7 @@ from rankpipe.models.runtime import Runtime
 from rankpipe.pipeline import Pipeline
 from rankpipe.run import Run
 from rankpipe.stage import walk
-from rankpipe.stages.features import Features, feature_columns, feature_matrix
+from rankpipe.stages.features import RECIPROCAL_RANK, Features, feature_columns, feature_matrix
 from rankpipe.training import queries as drawing
 from rankpipe.training.click_lists import ClickLists, click_lists, in_words, nothing_judged, trainable
 from rankpipe.training.click_log import ClickLog, read_click_log
@@ -153,6 +153,11 @@ def gather_lists(
         else:  # never: it was looked for above
             raise nothing_judged(dataset)
         notify(in_words(told))
+        if isinstance(phase, FromLog) and recipe.candidates is not None and RECIPROCAL_RANK in gathered.columns:
+            notify(
+                f"if the log is that of pipeline {recipe.candidates.pipeline!r}, its column '{RECIPROCAL_RANK}' is the position "
+                f"itself, and takes its place: leave it out by 'candidates: {{..., without: [{RECIPROCAL_RANK}]}}'"
+            )
         lists.append(one)
         account["phases"].append(told)
     features = gathered.features()

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the extra 'dense'")
 
 from rankpipe import Dataset, Pipeline
+from rankpipe.stages.features import feature_columns
 from rankpipe.training.click_diagnosis import Diagnosis, diagnose, picture
 from rankpipe.training.click_log import write_click_log
 from rankpipe.training.click_models import ClickModel, PositionBased
@@ -62,6 +63,17 @@ def test_without_a_bias_there_is_nothing_to_correct() -> None:
     assert found.verdict == "hardly: no position is looked at less than the first, as far as these clicks show"
 
 
+def test_a_feature_that_is_the_position_itself_widens_the_band() -> None:
+    """With a feature that is the position itself, rankers that begin elsewhere share its effect out otherwise."""
+    features, rows, sessions = logged(PositionBased(), blind=True)
+    place = np.empty(len(features), np.float32)
+    place[rows] = 1 / np.arange(1, rows.shape[1] + 1, dtype=np.float32)
+    without = diagnose(features, rows, sessions, draws=6)
+    beside = diagnose(np.column_stack([features, place]), rows, sessions, draws=6)
+    widths = [np.diff(found.propensities[1:, 1:]).max() for found in (without, beside)]
+    assert widths[1] > 3 * widths[0]
+
+
 def test_of_few_clicks_nothing_is_said() -> None:
     found = diagnose(*logged(PositionBased(), blind=True, sessions=300), draws=2)
     assert found.verdict.startswith(f"cannot be told: {found.clicks} clicks, weighted, are worth ")
@@ -83,7 +95,15 @@ def test_the_order_of_relevance_cannot_be_told_from_position() -> None:
             "likely: position 2 is looked at 0.40 times as often as the first, and correction orders 20 % of all pairs",
         ),
         ({"effective": 99.0}, "cannot be told: 500 clicks, weighted, are worth 99; at least 100 are needed"),
-        ({"propensities": np.array([[1, 1, 1], [0.8, 0.5, 0.9]])}, "hardly: no position is looked at less"),
+        ({"propensities": np.array([[1, 1, 1], [0.9, 0.75, 1.1]])}, "hardly: no position is looked at less"),
+        (
+            {"propensities": np.array([[1, 1, 1], [0.8, 0.5, 0.9]])},
+            "cannot be told: the bands reach from 0.50 to 0.90; more lists would narrow them",
+        ),
+        (
+            {"propensities": np.array([[1, 1, 1], [1.31, 0.44, 1.15]])},
+            "cannot be told: rankers that began elsewhere find other propensities in the same clicks",
+        ),
         ({"disagreement": 0.01}, "hardly: with and without correction, 99.0 % of all pairs"),
         ({"strength": 0.85}, "uncertain: what was shown was ordered almost as relevance is (correlation 0.85)"),
     ],
@@ -159,11 +179,22 @@ def test_the_command_prints_and_writes_it(garden: Path, tmp_path: Path, rankpipe
     assert told["sessions"] == 600
     assert told["truth"] == [1, 0.5, 0.2]
     assert told["log"]["wrong_lines"] == {"query": {"count": 1, "first_lines": [601]}}
+    shown = Pipeline.load(tmp_path / "features.yaml", corpus=dataset.corpus).run(dataset.queries("train"))
+    columns = [one for one in feature_columns(shown) if one != "reciprocal-rank"]
+    assert told["features"] == {
+        "pipeline": str(tmp_path / "features.yaml"),
+        "columns": columns,
+        "without": ["reciprocal-rank"],
+    }
     ElementTree.fromstring((tmp_path / "out" / "clicks.svg").read_text())
     exists = f"error: {tmp_path / 'out'} exists already; choose another folder, or replace it with --force\n"
     assert rankpipe(*words, "--output", tmp_path / "out") == (2, "", exists)
     assert rankpipe(*words, "--output", tmp_path / "out", "--force").status == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["truth"] is None
+    assert rankpipe(*words, "--without", "score", "--output", tmp_path / "out", "--force").status == 0
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert told["features"]["columns"] == [one for one in feature_columns(shown) if one != "score"]
+    assert "'without' names 'scor', which is no feature" in rankpipe(*words, "--without", "scor").err
     wrong = rankpipe(*words, "--truth", "1,0.5")
     assert wrong.status == 2
     assert "the truth has 2 propensities, and there are 3 positions" in wrong.err

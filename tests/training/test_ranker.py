@@ -221,6 +221,21 @@ def test_with_context_every_session_is_a_list_of_its_own(
     assert len(manifest["positions"][0]["propensities"]) == 5
 
 
+def test_a_column_that_is_the_position_is_told(
+    train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path
+) -> None:
+    clicks_of(garden, tmp_path / "clicks.jsonl")
+    recipe = GRADES.replace(GRADES_PHASE, "clicks: {log: clicks.jsonl, positions: 5, steps: 5, learning_rate: 0.1}")
+    lines: list[str] = []
+    train(recipe, notify=lines.append)
+    [told] = [line for line in lines if "position itself" in line]
+    assert told.endswith("leave it out by 'candidates: {..., without: [reciprocal-rank]}'")
+    lines.clear()
+    train(recipe.replace("depth: 20", "depth: 20, without: [reciprocal-rank]"), notify=lines.append)
+    assert lines
+    assert not [line for line in lines if "position itself" in line]
+
+
 def test_clicks_may_go_on_from_judgements(train: Callable[..., dict[str, Any]], garden: Path, tmp_path: Path) -> None:
     clicks_of(garden, tmp_path / "clicks.jsonl")
     more = "  - clicks: {log: clicks.jsonl, positions: 5, steps: 10, learning_rate: 0.01}\n"
