@@ -115,17 +115,20 @@ def _cell(name: str, method: str, options: argparse.Namespace, say: Any) -> dict
     run = pipeline.run(queries)
     values = {measure: by_query(run, dataset, "test", measure) for measure in MEASURES}
     asked = [stage for stage in pipeline.stages if isinstance(stage, Rewriting)]
+    with RUNTIME.active():  # else models would be opened once more
+        counted = {
+            name: value
+            for stage in asked
+            for name, value in stage.counted(dataset.corpus).items()
+            if isinstance(value, int)  # shares are of the encoder
+        }
+        examples = _examples(asked[0], dataset, queries) if asked else []
     content = {
         "key": key,
         "dataset": name,
         "method": method,
-        "counted": {
-            key: value
-            for stage in asked
-            for key, value in stage.counted(dataset.corpus).items()
-            if isinstance(value, int)  # shares are of the encoder
-        },
-        "examples": _examples(asked[0], dataset, queries) if asked else [],
+        "counted": counted,
+        "examples": examples,
         "measures": {measure: mean(of_queries) for measure, of_queries in values.items()},
         "per_query": values,
         "versions": versions(),

@@ -108,19 +108,32 @@ class Run:
     def of(cls, queries: Queries, corpus: Corpus, ranked: Mapping[str, Mapping[str, float]]) -> Run:
         """A run from {query_id: {doc_id: score}}, in any order; queries that are not there have no candidates.
 
-        Raises UsageError for a query or document that is unknown.
+        Raises UsageError for a query or document that is unknown, and for a score that is no number.
         """
-        for query_id in ranked:
+        for query_id, ranking in ranked.items():
             if query_id not in queries:
                 raise UsageError(f"query {query_id!r} of the run is not among the queries")
+            if not isinstance(ranking, Mapping):
+                raise UsageError(f"the ranking of query {query_id!r} must be {{doc_id: score}}, got {ranking!r:.100}")
         lists = [ranked.get(query_id, {}) for query_id in queries.ids]
         ids = [doc_id for one in lists for doc_id in one]
         documents = corpus.rows(ids)
         if (documents < 0).any():
             raise UsageError(f"document {ids[int(np.argmin(documents))]!r} of the run is not in the corpus")
         offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-        scores = np.fromiter((score for one in lists for score in one.values()), np.float64, len(ids))
+        scores = np.array([score for one in lists for score in one.values()] or np.empty(0))
+        if scores.dtype.kind not in "fiu":
+            wrong = next(
+                score for one in lists for score in one.values() if not isinstance(score, (float, int, np.number))
+            )
+            raise UsageError(f"the score {wrong!r} of the run is no number")
         return cls(queries, corpus, offsets, documents, np.zeros(len(ids), np.float32)).rescored(scores)
+
+    @classmethod
+    def from_dict(cls, ranked: Mapping[str, Mapping[str, float]]) -> Run:
+        """A run from {query_id: {doc_id: score}}, as to_dict gives it, whose queries and documents have ids only."""
+        corpus = Corpus.of_ids(list(dict.fromkeys(chain.from_iterable(ranked.values()))))
+        return cls.of(Queries.of(dict.fromkeys(ranked, "")), corpus, ranked)
 
     @classmethod
     def concatenate(cls, runs: Sequence[Run], queries: Queries | None = None) -> Run:
@@ -210,6 +223,45 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({len(self)} queries, {len(self.documents)} candidates)"
+
+    def check(self) -> None:
+        """Raise RankpipeError unless candidates are as this class says. What rankpipe's own stages make always is.
+
+        Their order among equal scores is not looked at: whatever it is, files and measures keep it.
+        """
+        rows = len(self.corpus)
+        known = (self.documents >= 0) & (self.documents < rows) & ~np.isin(self.documents, self.corpus.deleted)
+        if not known.all():
+            place = int(np.argmin(known))
+            query_id = self.queries.ids[int(self.query_rows[place])]
+            raise RankpipeError(
+                f"the ranking of query {query_id!r} has row {self.documents[place]} of the corpus, where no document is"
+            )
+        finite = np.isfinite(self.scores)
+        if not finite.all():
+            raise self._fault(
+                int(np.argmin(finite)), f"has the score {self.scores[np.argmin(finite)]}, no finite number"
+            )
+        within = np.diff(self.query_rows) == 0
+        rises = within & (self.scores[1:] > self.scores[:-1])
+        if rises.any():
+            place = int(np.argmax(rises)) + 1
+            above, mine = self.scores[place - 1 : place + 1]
+            raise self._fault(
+                place, f"has the score {mine}, and the one above it {above}; give scores by run.rescored(scores)"
+            )
+        pairs = np.sort(self.query_rows * np.int64(rows) + self.documents)
+        if (twice := np.flatnonzero(pairs[1:] == pairs[:-1])).size:
+            query, row = divmod(int(pairs[twice[0]]), rows)
+            raise RankpipeError(
+                f"document {self.corpus.ids([row])[0]!r} stands twice in the ranking of query {self.queries.ids[query]!r}"
+            )
+
+    def _fault(self, place: int, what: str) -> RankpipeError:
+        doc_id = self.corpus.ids([int(self.documents[place])])[0]
+        return RankpipeError(
+            f"document {doc_id!r} in the ranking of query {self.queries.ids[int(self.query_rows[place])]!r} {what}"
+        )
 
     # -- new runs of it -----------------------------------------------------------------------------------------
 

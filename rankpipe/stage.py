@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict, Strict
 from pydantic.dataclasses import dataclass
 
+from rankpipe.errors import RankpipeError
 from rankpipe.run import Pieces, Run
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class Stage(ABC):
 
 def _steps(stage: Stage) -> tuple[Stage, ...]:
     """Stages that a chain is made of, or the one stage itself; a named chain stays whole, for its name's sake."""
-    return stage.stages if isinstance(stage, Chain) and stage.name is None else (stage,)
+    return tuple(stage.stages) if isinstance(stage, Chain) and stage.name is None else (stage,)
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
@@ -213,12 +214,12 @@ class Chain(Stage):
 
     in_turn: ClassVar[bool] = True
 
-    stages: tuple[Stage, ...]
+    stages: Several[Stage]
 
     @property
     def parts(self) -> tuple[Stage, ...]:
         """The chain's stages."""
-        return self.stages
+        return tuple(self.stages)
 
     @property
     def lowest_score(self) -> float | None:
@@ -299,12 +300,30 @@ def apply(stage: Stage, run: Run) -> Run:
     trace = _trace.get()
     started = perf_counter()
     result = stage(run)
+    if not type(stage).__module__.startswith("rankpipe."):
+        _check_given(stage, run, result)
     name = stage.name
     if trace is not None and (label := trace.labels.get(id(stage))) is not None:
         trace.seconds[label] = trace.seconds.get(label, 0.0) + perf_counter() - started
         if trace.keep_scores and not isinstance(stage, Chain):
             name = label
     return result if name is None else result.with_feature(name, _given_scores(stage, result))
+
+
+def _check_given(stage: Stage, run: Run, result: Run) -> None:
+    """Raise RankpipeError where somebody's own stage gives what no other stage could go on from."""
+    who = f"stage '{stage.type_name()}'"
+    if not isinstance(result, Run):
+        raise RankpipeError(f"{who} gave {result!r:.100} and no Run")
+    if result.queries.ids != run.queries.ids:
+        raise RankpipeError(
+            f"{who} was given {len(run)} queries and gave {len(result)}, or in another order; one that finds nothing for a query "
+            "leaves it without candidates"
+        )
+    try:
+        result.check()
+    except RankpipeError as error:
+        raise RankpipeError(f"{who}: {error}") from None
 
 
 def _given_scores(stage: Stage, result: Run) -> NDArray[np.float32]:

@@ -36,8 +36,9 @@ def write_run(run: Run, path: Path, *, tag: str = "rankpipe") -> None:
     trec_eval does, finds them equal and orders them as we do; one that compares doubles and has its own way with ties
     finds none. Read into float32, they are what they were.
 
-    Raises UsageError for an id or tag with white space in it, which the format cannot hold.
+    Raises UsageError for an id or tag with white space in it, which the format cannot hold, RankpipeError as Run.check.
     """
+    run.check()
     ids = run.corpus.ids(run.documents)
     for kind, names in (("query id", run.queries.ids), ("document id", ids), ("tag", (tag,))):
         _check_names(kind, names)

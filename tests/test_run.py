@@ -3,6 +3,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from rankpipe.data import Corpus, Queries
 from rankpipe.errors import RankpipeError, UsageError
+from rankpipe.evaluation import evaluate
 from rankpipe.run import Rest, Run
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -333,3 +335,63 @@ def test_what_is_cut_keeps_order_and_scores(run: Run, number: int, cut: str) -> 
     for query_id in less:
         whole, left = run.to_dict()[query_id], less.to_dict()[query_id]
         assert list(left.items()) == [item for item in whole.items() if item[0] in left]
+
+
+# -- what somebody else's program may put into a run ------------------------------------------------------------------
+
+
+def odd_run(documents: list[int], scores: list[float]) -> Run:
+    corpus = Corpus.from_texts(["one", "two", "three"])
+    given = np.array(documents, np.int32), np.array(scores, np.float32)
+    return Run(Queries.of({"q0": "x", "q1": "y"}), corpus, np.array([0, 0, len(documents)], np.int64), *given)
+
+
+@pytest.mark.parametrize(
+    ("documents", "scores", "fault"),
+    [
+        ([0, 1], [1, 2], "has the score 2.0, and the one above it 1.0; give scores by run.rescored(scores)"),
+        ([0, 1], [2, float("nan")], "has the score nan, no finite number"),
+        ([0, 1], [float("inf"), 2], "has the score inf, no finite number"),
+    ],
+)
+def test_scores_that_are_in_no_order_are_said(documents: list[int], scores: list[float], fault: str) -> None:
+    run = odd_run(documents, scores)
+    wrong = run.corpus.ids([0 if scores[0] == float("inf") else 1])[0]
+    for use in (run.check, lambda: evaluate(run, {"q1": {wrong: 1}}), lambda: run.write_trec("never.trec")):
+        with pytest.raises(RankpipeError) as raised:
+            use()
+        assert str(raised.value) == f"document {wrong!r} in the ranking of query 'q1' {fault}"
+    assert not Path("never.trec").exists()
+
+
+def test_documents_that_stand_twice_or_nowhere_are_said() -> None:
+    with pytest.raises(RankpipeError) as raised:
+        odd_run([1, 0, 1], [3, 2, 1]).check()
+    twice = odd_run([1], [1]).corpus.ids([1])[0]
+    assert str(raised.value) == f"document {twice!r} stands twice in the ranking of query 'q1'"
+    for row in (-1, 3):
+        with pytest.raises(RankpipeError) as raised:
+            odd_run([0, row], [2, 1]).check()
+        assert str(raised.value) == f"the ranking of query 'q1' has row {row} of the corpus, where no document is"
+    run = odd_run([0, 2], [2, 1])
+    shorter = run.corpus.without(run.corpus.ids([2]))
+    with pytest.raises(RankpipeError, match="has row 2 of the corpus, where no document is"):
+        replace(run, corpus=shorter).check()
+    Run.empty(Queries.of({}), run.corpus).check()
+
+
+def test_a_run_of_ids_alone_is_measured() -> None:
+    ranked = {"q1": {"d1": 1.0, "d2": 2}, "q2": {}}
+    run = Run.from_dict(ranked)
+    assert run.to_dict() == {"q1": {"d2": 2.0, "d1": 1.0}, "q2": {}}
+    assert evaluate(ranked, {"q1": {"d1": 1}}, ["RR@10"])["RR@10"] == 0.5
+    assert Run.from_dict({}).to_dict() == {}
+
+
+def test_a_ranking_that_is_none_is_said() -> None:
+    with pytest.raises(UsageError) as raised:
+        Run.from_dict({"q1": {"d1": "3"}})  # type: ignore[dict-item]
+    assert str(raised.value) == "the score '3' of the run is no number"
+    with pytest.raises(UsageError) as raised:
+        Run.of(Queries.of({"q1": ""}), Corpus.of_ids(["d1"]), {"q1": ["d1"]})  # type: ignore[dict-item]
+    assert str(raised.value) == "the ranking of query 'q1' must be {doc_id: score}, got ['d1']"

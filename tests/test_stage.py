@@ -2,6 +2,8 @@ import pickle
 import re
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from rankpipe.data import Corpus, Queries
+from rankpipe.errors import RankpipeError
 from rankpipe.run import Run
 from rankpipe.stage import OPENED_AT_ONCE, SETTINGS, Chain, Part, Stage, apply, stage_labels, traced, walk
 from rankpipe.stages.fuse import Fuse
@@ -230,3 +233,57 @@ def test_two_equal_stages_open_apart() -> None:
 def test_equal_runs_give_equal_answers() -> None:
     pipeline = AllOf() >> Times(factor=0.1)
     assert np.array_equal(pipeline(EMPTY).scores, pipeline(EMPTY).scores)
+
+
+# -- what somebody's own stage may give -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, config=SETTINGS)
+class Gives(Stage):
+    """What a function makes of the run."""
+
+    made: Callable[[Run], object]
+
+    def __call__(self, run: Run) -> Run:
+        return self.made(run)  # type: ignore[return-value]
+
+
+def rising(run: Run) -> Run:
+    return replace(run, scores=np.arange(len(run.documents), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("made", "fault"),
+    [
+        (lambda run: None, "gave None and no Run"),
+        (
+            lambda run: run.select([0]),
+            "was given 2 queries and gave 1, or in another order; one that finds nothing for a query leaves it without "
+            "candidates",
+        ),
+        (
+            lambda run: run.select([1, 0]),
+            "was given 2 queries and gave 2, or in another order; one that finds nothing for a query leaves it without "
+            "candidates",
+        ),
+        (
+            rising,
+            "document 'b' in the ranking of query 'q1' has the score 1.0, and the one above it 0.0; give scores by "
+            "run.rescored(scores)",
+        ),
+    ],
+)
+def test_what_no_stage_can_go_on_from_is_said_with_the_stage(made: Callable[[Run], object], fault: str) -> None:
+    run = Run.empty(Queries.of({"q1": "one", "q2": "two"}), CORPUS)
+    colon = ":" if fault.startswith("document") else ""
+    with pytest.raises(RankpipeError) as raised:
+        Chain(stages=(AllOf(), Gives(made=made)))(run)
+    assert str(raised.value) == f"stage 'gives'{colon} {fault}"
+
+
+def test_a_stage_may_rewrite_queries_and_leave_some_without_candidates() -> None:
+    run = Run.empty(Queries.of({"q1": "one", "q2": "two"}), CORPUS)
+    own = Gives(made=lambda run: run.keep(run.query_rows == 1).with_queries(run.queries.rewritten(["a", "b"])))
+    found = Chain(stages=[AllOf(), own])(run)  # a list of stages is as good as a tuple
+    assert found.counts.tolist() == [0, 3]
+    assert found.queries.texts == ("a", "b")

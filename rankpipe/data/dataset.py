@@ -136,6 +136,10 @@ def _find(name: str) -> Dataset:
     if os.path.isfile(path) and path.name.endswith((".jsonl", ".jsonl.gz")):
         return Dataset(name, Card(name=path.name.partition(".jsonl")[0]), Files(path, None, {}))
     notes = [f"{path} is a folder without {' or '.join(CORPUS_FILES)}"] if os.path.isdir(path) else []
+    if os.path.isfile(path):
+        notes.append(
+            f"{path} is a file; of files, those that end in .jsonl or .jsonl.gz are read, with a document a line"
+        )
     known = catalogue.names()
     if name not in known and (folder := next(_candidates(name, every_part=False), None)):
         return _of_folder(name, folder)

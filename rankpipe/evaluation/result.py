@@ -56,7 +56,7 @@ class Result(Mapping[str, float]):
 
 
 def evaluate(
-    run: Run,
+    run: Run | Mapping[str, Mapping[str, float]],
     qrels: Qrels | Mapping[str, Mapping[str, int]],
     measures: Iterable[str | Measure] | str | Measure = DEFAULT_MEASURES,
     *,
@@ -65,6 +65,7 @@ def evaluate(
 ) -> Result:
     """Measure a run against judgements.
 
+    run            of a pipeline, a file (Run.read_trec), or {query_id: {doc_id: score}}
     measures       names as ir_measures writes them, or its objects; results are found under the same names
     relevance_cut  lowest relevance that binary measures (R, RR, AP, P, ...) take as relevant, 1 or more, unless their
                    name says one, as in RR(rel=2)@10. nDCG uses the grades themselves, as gains, as trec_eval does
@@ -76,8 +77,11 @@ def evaluate(
     ten (fewer, if the ranking is shorter), and so says how far the other figures can be trusted.
 
     Raises UsageError for an unknown measure, a measure that no installed provider has, and for a run and judgements
-    that share no query.
+    that share no query. RankpipeError for a run whose candidates are not in order; see Run.check.
     """
+    if isinstance(run, Mapping):
+        run = Run.from_dict(run)
+    run.check()
     wanted = read_measures(measures)
     if type(relevance_cut) is not int or not 1 <= relevance_cut <= LARGEST_RELEVANCE:
         raise UsageError(f"relevance_cut must be a whole number, 1 to {LARGEST_RELEVANCE}, not {relevance_cut!r}")
