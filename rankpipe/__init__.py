@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rankpipe.evaluation import compare, evaluate
     from rankpipe.models.runtime import Runtime
     from rankpipe.pipeline import Pipeline
+    from rankpipe.pipeline.registry import register
     from rankpipe.run import Run
     from rankpipe.stage import Chain, Stage
     from rankpipe.stages.attention import Attention
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rankpipe.stages.multi_query import MultiQuery
     from rankpipe.stages.pointwise import Pointwise
     from rankpipe.stages.rescore import Rescore
+    from rankpipe.stages.run_file import RunFile
     from rankpipe.stages.setwise import Setwise
     from rankpipe.stages.sparse import Sparse
     from rankpipe.stages.vector_feedback import VectorFeedback
@@ -69,6 +71,7 @@ _MODULES = {
     "Rescore": "rankpipe.stages.rescore",
     "Rocchio": "rankpipe.stages.feedback",
     "Run": "rankpipe.run",
+    "RunFile": "rankpipe.stages.run_file",
     "Runtime": "rankpipe.models.runtime",
     "Setwise": "rankpipe.stages.setwise",
     "Sparse": "rankpipe.stages.sparse",
@@ -76,6 +79,7 @@ _MODULES = {
     "VectorFeedback": "rankpipe.stages.vector_feedback",
     "compare": "rankpipe.evaluation",
     "evaluate": "rankpipe.evaluation",
+    "register": "rankpipe.pipeline.registry",
 }
 
 __all__ = [
@@ -108,6 +112,7 @@ __all__ = [
     "Rescore",
     "Rocchio",
     "Run",
+    "RunFile",
     "Runtime",
     "Setwise",
     "Sparse",
@@ -116,6 +121,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "register",
 ]
 
 

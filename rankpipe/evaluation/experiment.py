@@ -55,6 +55,7 @@ def run_experiment(
     read_measures(measures or dataset.card.measures)  # a misspelt one is refused before any work is done
     began = datetime.now(timezone.utc)
     queries, bound = dataset.queries(split), pipeline.on(dataset.corpus)
+    bound.to_yaml()  # which results hold: a stage that has no name there is said before any work is done
     if given is None:
         bound.check()
     known = NOTHING if given is None else GIVEN_RUN

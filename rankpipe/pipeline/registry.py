@@ -1,6 +1,7 @@
 """Names of stages, as YAML writes them, and the classes behind them. Listing imports none of them.
 
-Ours stand in BUILT_IN. Other packages add theirs through the entry point group `rankpipe.stages`, name = "module:Class".
+Ours stand in BUILT_IN. Other packages add theirs through the entry point group `rankpipe.stages`, name = "module:Class"; a
+program adds one by `register`, for as long as it runs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module, metadata
 from inspect import isabstract
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rankpipe.errors import MissingExtraError, UsageError
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rankpipe.stage import Stage
+
+    S = TypeVar("S", bound=Stage)
+else:
+    S = TypeVar("S")
 
 GROUP = "rankpipe.stages"
 
@@ -44,10 +49,15 @@ BUILT_IN = {
     "rescore": "rankpipe.stages.rescore:Rescore",
     "rm3": "rankpipe.stages.feedback:RM3",
     "rocchio": "rankpipe.stages.feedback:Rocchio",
+    "run-file": "rankpipe.stages.run_file:RunFile",
     "setwise": "rankpipe.stages.setwise:Setwise",
     "sparse": "rankpipe.stages.sparse:Sparse",
     "vector-feedback": "rankpipe.stages.vector_feedback:VectorFeedback",
 }
+
+
+_own: dict[str, type[Stage]] = {}
+"""Stages that this program has registered, by their names."""
 
 
 class Registered(NamedTuple):
@@ -60,9 +70,33 @@ class Registered(NamedTuple):
         return f"{self.reference} of package '{self.package}'"
 
 
+def register(stage: type[S]) -> type[S]:
+    """Make a stage known to YAML under its type_name, in this program alone; a decorator above the dataclass.
+
+    A class of the same module and name takes the place of the one before, as when a cell of a notebook is run again.
+
+    Raises UsageError for a name that another stage has, and for a class that is no stage or lacks a method.
+    """
+    from rankpipe.stage import Stage
+
+    if not (isinstance(stage, type) and issubclass(stage, Stage)):
+        raise UsageError(f"{stage!r:.100} is not a subclass of rankpipe.stage.Stage")
+    if isabstract(stage):
+        raise UsageError(f"{stage.__qualname__} does not define {', '.join(sorted(stage.__abstractmethods__))}")
+    name, before = stage.type_name(), _own.get(stage.type_name())
+    if name in _registered() or (before and _told(before) != _told(stage)):
+        raise UsageError(f"a stage '{name}' is there already; give class {stage.__qualname__} another name")
+    _own[name] = stage
+    return stage
+
+
+def _told(stage: type[Stage]) -> tuple[str, str]:
+    return stage.__module__, stage.__qualname__
+
+
 def stage_names() -> tuple[str, ...]:
     """Names of all stages, sorted. Raises UsageError where two packages give one name."""
-    return tuple(sorted(name for name in _registered() if _the_one(name)))
+    return tuple(sorted([*(name for name in _registered() if _the_one(name)), *_own]))
 
 
 def load_stage(name: str) -> type[Stage]:
@@ -70,6 +104,8 @@ def load_stage(name: str) -> type[Stage]:
 
     Raises UsageError for an unknown name, one that two packages give, and a class that cannot be imported.
     """
+    if name in _own:
+        return _own[name]
     found = _the_one(name)
     module, _, attribute = found.reference.partition(":")
     try:
@@ -90,13 +126,15 @@ def load_stage(name: str) -> type[Stage]:
 
 def name_of(stage: type[Stage]) -> str:
     """Name under which a class is registered. Raises UsageError for a class that is not."""
+    if _own.get(stage.type_name()) is stage:
+        return stage.type_name()
     for name, candidates in _registered().items():
         module, _, attribute = candidates[0].reference.partition(":")
         if getattr(sys.modules.get(module), attribute, None) is stage:
             return name
     raise UsageError(
         f"{stage.__module__}.{stage.__qualname__} is not registered as a stage; "
-        f"its package names it in the entry point group '{GROUP}'"
+        f"a program registers it by rankpipe.register, a package names it in the entry point group '{GROUP}'"
     )
 
 
@@ -118,7 +156,7 @@ def _the_one(name: str) -> Registered:
     """What a name stands for; UsageError where it stands for nothing, or for two things."""
     candidates = _registered().get(name)
     if not candidates:
-        raise UsageError(f"no stage is called '{name}'{suggestion(name, _registered())}")
+        raise UsageError(f"no stage is called '{name}'{suggestion(name, [*_registered(), *_own])}")
     first, *others = candidates
     if others:
         raise UsageError(

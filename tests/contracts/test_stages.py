@@ -32,6 +32,7 @@ TINY_MASKED_LM = str(Path(TINY_ENCODER).with_name("tiny-masked-lm"))
 TINY_CROSS_ENCODER = str(Path(TINY_ENCODER).with_name("tiny-cross-encoder"))
 TINY_CAUSAL_LM = str(Path(TINY_ENCODER).with_name("tiny-causal-lm"))
 TINY_RANKER = str(Path(TINY_ENCODER).with_name("tiny-ranker"))
+RUN_FILE = Path(TINY_ENCODER).with_name("first.trec")
 NEED_TORCH = (
     "attention",
     "cross-encoder",
@@ -82,6 +83,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rescore": {"model": TINY_ENCODER, "depth": 3},
     "rm3": {"documents": 2, "terms": 3, "max_share": 0.9, "scores": "softmax"},
     "rocchio": {"documents": 2, "terms": 3, "max_share": 0.9, "gamma": 0.1},
+    "run-file": {"file": str(RUN_FILE), "k": 5, "strict": False},
     "setwise": {"model": TINY_CAUSAL_LM, "depth": 5, "k": 2, "children": 2},
     "sparse": {"model": TINY_MASKED_LM, "k": 5},
     "vector-feedback": {"model": TINY_ENCODER, "documents": 2},
@@ -181,9 +183,12 @@ every_depth = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module", autouse=True)
 def models(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The folder that EXAMPLES name as a model, where its stages can be tested at all."""
+    """What EXAMPLES name: a run file, and folders of models where their stages can be tested at all."""
+    RUN_FILE.parent.mkdir()
+    a_run().write_trec(RUN_FILE)
     if not find_spec("torch"):
         yield
+        shutil.rmtree(RUN_FILE.parent)
         return
     fixtures = {
         "tiny_encoder": TINY_ENCODER,

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rankpipe import Pipeline
+from rankpipe import Pipeline, Query2doc
 from rankpipe.errors import PipelineError
 from rankpipe.models.endpoint import Endpoint
 
@@ -63,7 +63,10 @@ def test_fields_of_a_pipeline_survive_its_yaml() -> None:
     """
     pipeline = Pipeline.from_yaml(text)
     assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
-    assert pipeline.stages[0].endpoint.fields == {"seed": None, "stop": ["a", "b"], "provider": {"order": ["x"]}}
+    [stage, _] = pipeline.stages
+    assert isinstance(stage, Query2doc)
+    assert stage.endpoint is not None
+    assert stage.endpoint.fields == {"seed": None, "stop": ["a", "b"], "provider": {"order": ["x"]}}
     with pytest.raises(
         PipelineError, match=r"7:25: 'query2doc' setting 'endpoint.fields': 'n' is no field that can be set"
     ):

@@ -1,13 +1,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from pydantic.dataclasses import dataclass
 
 from rankpipe.cli import main
 from rankpipe.errors import UsageError
-from rankpipe.pipeline.registry import BUILT_IN, load_stage, name_of, stage_names
-from rankpipe.stage import Chain, Stage
+from rankpipe.pipeline import Pipeline, registry
+from rankpipe.pipeline.registry import BUILT_IN, load_stage, name_of, register, stage_names
+from rankpipe.run import Run
+from rankpipe.stage import SETTINGS, Chain, Part, Stage
 
 
 def install(folder: Path, package: str, entry_points: str) -> None:
@@ -138,3 +142,52 @@ def test_one_stage_that_cannot_be_imported_keeps_no_other_from_the_list(
     listed = capsys.readouterr().out
     assert "\ngone: stage 'gone' (little_stages:Gone of package 'little-stages') cannot be imported: " in listed
     assert "\ninterpolate: Score the candidates by " in listed
+
+
+def test_a_program_registers_a_stage_for_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "_own", {})
+
+    def defined(bonus: float) -> type[Stage]:
+        @register
+        @dataclass(frozen=True, kw_only=True, config=SETTINGS)
+        class Raised(Stage):
+            """Every score, with something added."""
+
+            needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
+            by: float = bonus
+
+            def __call__(self, run: Run) -> Run:
+                return run.rescored(run.scores + self.by)
+
+        return Raised
+
+    first = defined(1.0)
+    assert (load_stage("raised"), name_of(first)) == (first, "raised")
+    assert "raised" in stage_names()
+    pipeline = Pipeline.from_yaml("stages: [bm25, raised: {by: 2.5}]")
+    assert Pipeline.from_yaml(pipeline.to_yaml()) == pipeline
+    second = defined(2.0)  # the cell of a notebook is run again
+    assert load_stage("raised") is second
+    with pytest.raises(
+        UsageError, match=r"Raised is not registered as a stage; a program registers it by rankpipe.register"
+    ):
+        name_of(first)
+
+
+def test_a_name_that_is_taken_cannot_be_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_own", {})
+
+    class Cut(Chain):
+        """Another one."""
+
+    class Raw(Stage):
+        """Without a call."""
+
+    for stage, message in (
+        (Cut, r"^a stage 'cut' is there already; give class .*Cut another name$"),
+        (Raw, r"Raw does not define __call__$"),
+        (dict, r"^<class 'dict'> is not a subclass of rankpipe.stage.Stage$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            register(stage)  # type: ignore[type-var]
+    assert registry._own == {}
