@@ -54,6 +54,10 @@ class Kept:
         self._parts: dict[Path, Vectors] = {}
         self._parts = self._opened()
 
+    def take(self, others: Sequence[Vectors]) -> None:
+        """Know of further vectors that need not be kept here."""
+        self._others = [*self._others, *others]
+
     def of(self, rows: NDArray[np.int32]) -> Vectors:
         """Vectors of the documents at these rows, and of no others; what is missing is encoded, shard after shard."""
         wanted = np.unique(rows)

@@ -5,6 +5,7 @@
     offsets.npy         (N + 1,) int64: document n owns vectors offsets[n]:offsets[n + 1], one for each of its windows
     vectors.npy         (W, D) float32 or float16
     truncated.npy       (N,) bool, whether a document was cut when it was encoded
+    texts.npy           (N, 2) uint64, digests of what was encoded (rankpipe/index/same_texts.py); not of candidates
 
 While it is being built, the folder holds shards (rankpipe/index/shards.py) with vectors and truncated, and counts: the
 windows of each document.
@@ -220,6 +221,27 @@ class Vectors:
             end = min(max(end, begin + 1), documents)
             yield begin, end
             begin = end
+
+
+@dataclass(frozen=True, eq=False)
+class Elsewhere(Vectors):
+    """Vectors of another corpus for documents of this one, which stand there in an order of their own.
+
+    rows  (n,) int32, rows of this corpus, rising
+    at    (n,) int64, which of the N documents each of them is
+    """
+
+    at: NDArray[np.int64]
+
+    @classmethod
+    def of_documents(cls, vectors: Vectors, rows: NDArray[np.int32], at: NDArray[np.int64]) -> Elsewhere:
+        """The documents of these vectors that are at rows of another corpus; nothing is copied."""
+        return cls(rows, vectors.offsets, vectors.values, vectors.norm, vectors.truncated, at)
+
+    def places(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """(n,) as of Vectors."""
+        here = super().places(rows)
+        return np.where(here >= 0, self.at[here], -1) if len(self.at) else here
 
 
 def merged(parts: Sequence[Vectors]) -> Vectors:

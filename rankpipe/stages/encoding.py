@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -141,22 +142,29 @@ class Encoding(Stage):
     def all_vectors(self, corpus: Corpus) -> Vectors:
         """The vectors of a whole corpus; what the store does not have of them is encoded, shard after shard.
 
-        It may have those of candidates, which are then kept here alone, and those of other corpora's documents.
+        It may have those of candidates, which are then kept here alone, and those of other corpora's documents: of
+        segments that both have, and of equal texts.
         """
+        from rankpipe.index import same_texts
         from rankpipe.index.kept import forget
         from rankpipe.index.segments import KIND
         from rankpipe.index.vectors import Vectors, build
 
-        def make(folder: Any) -> None:
-            known = self.kept_vectors(corpus)
+        def texts(rows: NDArray[np.int32]) -> list[str]:
+            return corpus.joined_texts(rows, self.fields)
+
+        def make(folder: Path) -> None:
+            rows, known = corpus.live_rows(), self.kept_vectors(corpus)
+            known.take(same_texts.known(self._key(corpus), np.setdiff1d(rows, known.rows()), texts))
             build(
                 folder,
-                corpus.live_rows(),
+                rows,
                 known.block,
                 dimensions=self.encoders()[0].dimensions,
                 precision=self.vectors,
                 known=known.rows(),
             )
+            same_texts.save(folder, rows, texts)
 
         folder = store.resumable(KIND, self._key(corpus), make)
         forget(self._key(corpus))

@@ -365,6 +365,45 @@ def test_documents_of_another_place_in_a_corpus_are_known_again(model: str, enco
     assert swapped.to_dict()["q1"]["y"] == pytest.approx(run.to_dict()["q1"]["y"], abs=1e-6)
 
 
+@pytest.mark.parametrize("window", [None, 8])
+def test_of_documents_in_another_order_only_those_with_a_new_text_are_encoded(
+    model: str, encoded: list[int], window: int | None
+) -> None:
+    """As where a file of documents was edited: the corpus is built anew, and has no segment of the old one."""
+    texts = ["a sweet fruit", "the road " * 30, "", "a car", "a tree", "a road"]
+    old = Corpus.from_records([{"id": f"d{at}", "title": "", "text": text} for at, text in enumerate(texts)])
+    changed = ["a car", "new", "the road " * 30, "", "a sweet fruit", "a sweet fruit", "a tree here"]
+    new = Corpus.from_records([{"id": f"e{at}", "text": text} for at, text in enumerate(changed)])
+    assert not set(new.segments) & set(old.segments)
+    with FULL.active():
+        stage = Dense(model=model, window=window)
+        kept = stage.all_vectors(old)
+        assert encoded == [*range(6)]
+        encoded.clear()
+        found = stage.all_vectors(new)
+        assert encoded == [1, 6]
+        expected = stage.encoders()[0].documents(new.joined_texts(found.rows))
+        assert np.abs(found.values - expected.vectors).max() < 1e-6
+        assert found.offsets.tolist() == expected.offsets.tolist()
+        assert found.truncated.tolist() == expected.truncated.tolist()
+        mine, theirs = (vectors.values[vectors.offsets[at] :] for vectors, at in ((found, 2), (kept, 1)))
+        size = int(kept.offsets[2] - kept.offsets[1])
+        assert np.array_equal(mine[:size], theirs[:size])  # copied
+        assert (size > 1) == (window is not None)
+        encoded.clear()
+        Dense(model=model, window=window).prepare(new)
+        assert encoded == []
+
+
+def test_texts_that_are_cut_at_other_places_are_others(model: str, encoded: list[int]) -> None:
+    Dense(model=model).prepare(Corpus.from_records([{"id": "a", "title": "sweet", "text": "fruit road"}]))
+    encoded.clear()
+    Dense(model=model).prepare(Corpus.from_records([{"id": "b", "title": "sweet fruit", "text": "road"}]))
+    assert encoded == []  # an encoder reads both as the same
+    Dense(model=model).prepare(Corpus.from_records([{"id": "b", "title": "sweet", "text": "fruit  road"}]))
+    assert encoded == [0]
+
+
 @pytest.mark.parametrize(
     "settings", [{"fields": ["text"]}, {"vectors": "float16"}, {"document_prompt": "the "}], ids=str
 )
