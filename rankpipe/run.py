@@ -28,7 +28,7 @@ Pieces: TypeAlias = Sequence[tuple[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One row of a ranking. Title and text are read when asked for.
+    """One row of a ranking. Title, text and document are read when asked for.
 
     rank    from 1
     scores  what named stages gave this document, by their names; NaN where a stage did not score it
@@ -54,6 +54,11 @@ class Candidate:
     def text(self) -> str:
         """The document's text, without its title."""
         return self._corpus.texts([self._row])[0]
+
+    @property
+    def document(self) -> Mapping[str, str]:
+        """The document with all of its fields, as texts: id, text, and whatever else it has."""
+        return self._corpus.records([self._row])[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -165,6 +165,21 @@ def test_search_says_nothing_of_stages_that_did_not_find_a_document(
     assert first.partition("(")[2].split()[0::2] == ["texts", "fuse"]
 
 
+def test_search_prints_lines_of_json(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
+    branches = "[{bm25: {fields: [title]}, name: titles}, {bm25: {fields: [text]}, name: texts}]"
+    (tmp_path / "fused.yaml").write_text(f"stages: [fuse: {{branches: {branches}}}]")
+    done = rankpipe("search", tmp_path / "fused.yaml", "winter", "--dataset", pets, "--json")
+    documents = {one["_id"]: one for one in map(json.loads, (pets / "corpus.jsonl").read_text().splitlines())}
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [one["rank"] for one in found] == list(range(1, len(found) + 1))
+    first = found[0]
+    assert first.keys() == {"rank", "id", "score", "scores", "document"}
+    assert first["scores"]["titles"] is None
+    assert first["scores"]["texts"] > 0
+    assert first["document"]["text"] == documents[first["id"]]["text"]
+    assert rankpipe("search", "bm25", "zzz", "-d", pets, "--json") == (0, "", "")
+
+
 def test_search_shows_as_many_as_asked(rankpipe: Command, pets: Path) -> None:
     for k, shown in (("1", 1), ("2", 2), ("1000000", 2)):
         done = rankpipe("search", "bm25", "cat", "-d", pets, "-k", k)

@@ -21,6 +21,7 @@ from rankpipe.cli.common import (
     command_line,
     common_dataset,
     finish,
+    json_line,
     load_both,
     load_dataset,
     load_pipeline,
@@ -132,6 +133,9 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show which words made a score, where a stage can say it.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A line of JSON for each, with the document and all of its fields.")
+    ] = False,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -143,6 +147,9 @@ def search(
     from rankpipe.evaluation.explanation import words_of
 
     found = loaded.search(query, k, explain=explain)
+    if as_json:
+        print("".join(f"{json_line(candidate)}\n" for candidate in found), end="")
+        return
     if not found:
         print("nothing found")
     elif explain and not any(candidate.explained for candidate in found):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rankpipe.models.runtime import Runtime
     from rankpipe.pipeline import Pipeline
     from rankpipe.pipeline.order import Given
-    from rankpipe.run import Run
+    from rankpipe.run import Candidate, Run
     from rankpipe.trec import Ties
 
 
@@ -40,6 +40,26 @@ def common_dataset(folders: list[Path], dataset: str | None, split: str | None) 
     if len(named) == 1:
         _note_changes(str(name), str(own), [digests for one, _, digests in told if one == name])
     return str(name), split or str(own)
+
+
+def json_line(candidate: Candidate) -> str:
+    """What was found as an object of JSON on one line."""
+    import json
+    from math import isnan
+
+    from rankpipe.evaluation.explanation import words_of
+
+    told = {
+        "rank": candidate.rank,
+        "id": candidate.doc_id,
+        "score": candidate.score,
+        "scores": {name: None if isnan(score) else score for name, score in candidate.scores.items()},
+        "document": candidate.document,
+    }
+    if candidate.explained:
+        told["explained"] = {name: words_of(pieces) for name, pieces in candidate.explained.items()}
+        told["remarks"] = dict(candidate.remarks)
+    return json.dumps(told, ensure_ascii=False)
 
 
 def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:

@@ -19,12 +19,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe import npy
+from rankpipe.data.records import is_plain, record_of
 from rankpipe.data.text import id_problem, text_problem
 from rankpipe.errors import DataError, StoreError, UsageError
 
@@ -78,10 +79,11 @@ class Corpus:
         return cls.from_records({"id": f"d{number}", "text": text} for number, text in enumerate(texts, start=1))
 
     @classmethod
-    def from_records(cls, records: Iterable[Record]) -> Corpus:
-        """Documents of mappings with `id`, `text`, and perhaps `title` and further text fields, in memory.
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Corpus:
+        """Documents of mappings with `id` (or `_id`), `text`, and perhaps `title` and further fields, in memory.
 
-        Raises DataError for a document without an id or a `text`, which may be empty, and for values that are no text.
+        What is no text becomes one as in a file: see rankpipe.data.records. Raises DataError for a document without an id or
+        a `text`, which may be empty.
         """
         return cls._in_memory(records, _SegmentBuilder())
 
@@ -91,7 +93,7 @@ class Corpus:
         return cls._in_memory(records, _SegmentBuilder(texts=False))
 
     @classmethod
-    def _in_memory(cls, records: Iterable[Record], builder: _SegmentBuilder) -> Corpus:
+    def _in_memory(cls, records: Iterable[Mapping[str, Any]], builder: _SegmentBuilder) -> Corpus:
         batches = list(builder.batches(records))
         return cls(batches, _arrays(builder.ids, deleted=()), [builder.description()])
 
@@ -144,7 +146,7 @@ class Corpus:
         _write_folder(folder, described, {name: np.asarray(getattr(self, _attribute(name))) for name in FILES})
         return Corpus.open(folder)
 
-    def extended(self, records: Iterable[Record]) -> Corpus:
+    def extended(self, records: Iterable[Mapping[str, Any]]) -> Corpus:
         """This corpus and further documents, in new rows; their ids must be new (delete the old ones first)."""
         builder = _SegmentBuilder()
         batches = list(builder.batches(records))
@@ -292,17 +294,16 @@ class _SegmentBuilder:
         self._seen: set[str] = set()
         self._digest = hashlib.sha256()
 
-    def batches(self, records: Iterable[Record]) -> Iterator[pa.RecordBatch]:
+    def batches(self, records: Iterable[Mapping[str, Any]]) -> Iterator[pa.RecordBatch]:
         """Record batches of at most BATCH documents. Columns only grow: a field, once seen, is in every later batch."""
         columns: dict[str, None] = {"id": None}
         pending: list[Record] = []
         for record in records:
             try:
-                self._check(record)
+                pending.append(self._checked(record))
             except DataError as error:
                 located = getattr(records, "located", None)  # a reader knows the file and line of its last record
                 raise (located(error) if located else error) from None
-            pending.append(record)
             if len(pending) == BATCH:
                 yield self._batch(pending, columns)
                 pending = []
@@ -313,23 +314,28 @@ class _SegmentBuilder:
         """Rows and digest of the segment, for the corpus' own digest."""
         return {"rows": len(self.ids), "digest": self._digest.hexdigest()}
 
-    def _check(self, record: Record) -> None:
+    def _checked(self, record: Mapping[str, Any]) -> Record:
+        """The record, all of its fields as texts."""
         if not isinstance(record, Mapping):
             raise DataError(
                 f"document {len(self.ids) + 1} is {record!r:.40}, not a mapping such as {{'id': '7', 'text': 'words'}}"
             )
+        if self._texts and not is_plain(record):
+            try:
+                record = record_of(record)
+            except ValueError as error:
+                raise DataError(f"document {len(self.ids) + 1}: {error}") from None
         doc_id = record.get("id", "")
         if problem := id_problem(doc_id):
             raise DataError(f"id of document {len(self.ids) + 1} {problem}")
         if doc_id in self._seen:
             raise RepeatedIdError(doc_id)
-        if self._texts and "text" not in record:
-            raise DataError(f"document {doc_id!r} has no 'text'; its keys are {', '.join(map(repr, record))}")
         for name, value in record.items():
             if problem := text_problem(name) or text_problem(value):
                 raise DataError(f"document {doc_id!r}, field {name!r}: {problem}")
         self._seen.add(doc_id)
         self.ids.append(doc_id)
+        return record
 
     def _batch(self, records: list[Record], columns: dict[str, None]) -> pa.RecordBatch:
         import pyarrow as pa

@@ -1,8 +1,6 @@
 """Readers of documents and queries (JSONL) and of judgements (BEIR's TSV, TREC's qrels); errors say file:line.
 
-A line of JSONL is an object with `_id` (or `id`) and `text`, and perhaps `title` and further keys, which become text
-fields: texts as they are, anything else as compact JSON, and null, {} and [] not at all. Ids are texts; a whole number
-is taken as its digits, since judgements name ids as text anyway.
+A line of JSONL is an object as rankpipe.data.records describes it.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from rankpipe.data.corpus import Record, RepeatedIdError
 from rankpipe.data.lines import Lines
 from rankpipe.data.qrels import Qrels
 from rankpipe.data.queries import Queries
+from rankpipe.data.records import kind, record_of
 from rankpipe.data.text import id_problem, text_problem
 from rankpipe.errors import DataError
 
@@ -24,7 +23,6 @@ READER_FORMAT = 1
 """Rises whenever the same file gives other records than before: part of the key of a corpus in the store."""
 BEIR_HEADER = "query-id\tcorpus-id\tscore"
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
-_JSON_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
 class DocumentReader:
@@ -139,19 +137,10 @@ def _columns(parts: list[str]) -> str:
 
 def _record(lines: Lines, line: str) -> dict[str, str]:
     """The fields of one line of JSONL, `id` and `text` always among them."""
-    value = _object(lines, line)
-    record = {"id": _identifier(lines, value)}
-    if "text" not in value:
-        raise lines.error(f"no 'text'; the keys are {', '.join(map(repr, value)) or 'none'}")
-    for name, content in value.items():
-        if type(content) is str:
-            if name not in ("_id", "id"):
-                record[name] = content
-        elif name == "text" or (name == "title" and content is not None):
-            raise lines.error(f"{name!r} is {_kind(content)}, not a text")
-        elif content not in (None, {}, []) and name not in ("_id", "id"):
-            record[name] = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return record
+    try:
+        return record_of(_object(lines, line), named="_id")
+    except ValueError as error:
+        raise lines.error(str(error)) from None
 
 
 def _object(lines: Lines, line: str) -> dict[str, Any]:
@@ -164,7 +153,7 @@ def _object(lines: Lines, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of open brackets
         raise lines.error(f"not JSON that can be read: {error}") from None
     if type(value) is not dict:
-        raise lines.error(f'{_kind(value)}, not an object such as {{"_id": "7", "text": "..."}}')
+        raise lines.error(f'{kind(value)}, not an object such as {{"_id": "7", "text": "..."}}')
     return value
 
 
@@ -181,21 +170,3 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
-def _identifier(lines: Lines, value: dict[str, Any]) -> str:
-    name = "_id" if "_id" in value else "id"
-    identifier = value.get(name)
-    if name not in value:
-        raise lines.error(f"no '_id'; the keys are {', '.join(map(repr, value)) or 'none'}")
-    if name == "_id" and value.get("id", identifier) != identifier:
-        raise lines.error(f"'_id' is {identifier!r} and 'id' is {value['id']!r}: keep the one that names the document")
-    if type(identifier) is int:
-        return str(identifier)
-    if type(identifier) is not str:
-        raise lines.error(f"{name!r} is {_kind(identifier)}, not a text")
-    return identifier
-
-
-def _kind(value: object) -> str:
-    return _JSON_KINDS.get(type(value), "a number")

@@ -1,5 +1,6 @@
 import json
 import pickle
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from rankpipe.data import Corpus
 from rankpipe.data.corpus import BATCH
+from rankpipe.data.readers import DocumentReader
 from rankpipe.errors import DataError, StoreError, UsageError
 
 RECORDS = [
@@ -125,15 +127,26 @@ def test_blocks_are_the_living_rows() -> None:
 @pytest.mark.parametrize(
     ("records", "message"),
     [
-        ([{"id": "a", "text": "x"}, {"id": "b", "text": "x"}, {"id": "a"}], "document id 'a' occurs twice"),
-        ([{"id": "a", "text": ""}, {"id": ""}], "id of document 2 is empty"),
+        ([{"id": "a", "text": "x"}, {"id": "b", "text": "x"}, {"id": "a", "text": ""}], "document id 'a' occurs twice"),
+        ([{"id": "7", "text": "x"}, {"_id": 7, "text": ""}], "document id '7' occurs twice"),
+        ([{"id": "a", "text": ""}, {"id": "", "text": ""}], "id of document 2 is empty"),
         (
             [{"id": "a", "text": ""}, {"id": "b", "contents": "x"}],
-            "document 'b' has no 'text'; its keys are 'id', 'contents'",
+            "document 2: no 'text'; the keys are 'id', 'contents'",
         ),
-        ([{"text": "x"}], "id of document 1 is empty"),
-        ([{"id": 7, "text": "x"}], "id of document 1 7 is not text"),
-        ([{"id": "a", "text": None}], "document 'a', field 'text': None is not text"),
+        ([{"text": "x"}], "document 1: no 'id'; the keys are 'text'"),
+        ([{"id": 7.5, "text": "x"}], "document 1: 'id' is a number, not a text"),
+        ([{"id": True, "text": "x"}], "document 1: 'id' is true or false, not a text"),
+        ([{"id": "a", "text": None}], "document 1: 'text' is null, not a text"),
+        ([{"id": "a", "text": "x", "title": 7}], "document 1: 'title' is a number, not a text"),
+        (
+            [{"id": "a", "text": "x", "day": date(2026, 1, 1)}],
+            "document 1: 'day' is of type date, neither a text nor what JSON can hold",
+        ),
+        (
+            [{"id": "a", "_id": "b", "text": "x"}],
+            "document 1: '_id' is 'b' and 'id' is 'a': keep the one that names the document",
+        ),
         (
             [{"id": "a", "text": "x\ud800"}],
             "document 'a', field 'text': lone surrogate U+D800 at character 2, which no Unicode text holds",
@@ -144,6 +157,25 @@ def test_documents_that_cannot_be_are_refused(records: list[dict], message: str)
     with pytest.raises(DataError) as caught:
         Corpus.from_records(records)
     assert str(caught.value) == message
+
+
+def test_what_is_no_text_becomes_one_as_in_a_file(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"_id": 7, "text": "x", "title": None, "year": 2020, "tags": ["a", "é"], "no": [], "none": None, "open": False},
+        {"id": np.int64(8), "text": np.str_("y"), "size": 1.5, "of": {"a": 1}},
+    ]
+    corpus = Corpus.from_records(records)
+    assert corpus.records([0, 1]) == [
+        {"id": "7", "text": "x", "year": "2020", "tags": '["a","é"]', "open": "false"},
+        {"id": "8", "text": "y", "size": "1.5", "of": '{"a":1}'},
+    ]
+    (tmp_path / "corpus.jsonl").write_text("".join(f"{json.dumps(one, default=_plain)}\n" for one in records))
+    assert Corpus.from_records(DocumentReader(tmp_path / "corpus.jsonl")).digest == corpus.digest
+    assert corpus.extended([{"_id": 9, "text": "z"}]).rows(["9"]).tolist() == [2]
+
+
+def _plain(value: Any) -> Any:
+    return value.item()
 
 
 def test_one_text_is_not_a_list_of_texts() -> None:
