@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rankpipe import __version__
+from rankpipe.cli.common import excerpt
 
 Command = Callable[..., Any]
 
@@ -163,6 +164,27 @@ def test_search_says_nothing_of_stages_that_did_not_find_a_document(
     done = rankpipe("search", tmp_path / "fused.yaml", "winter", "--dataset", pets)
     first = done.out.splitlines()[0]
     assert first.partition("(")[2].split()[0::2] == ["texts", "fuse"]
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "shown"),
+    [
+        ("one two three", "three", "one two three"),
+        (
+            "a " * 60 + "the cats sat on the mat " + "b " * 60,
+            "cat mat",
+            "…a the cats sat on the mat b b b b b b b b…",
+        ),
+        ("the cat " + "a " * 60 + "cat and mat", "MAT cat", "…a a a a a a a a a a a a a a a a cat and mat"),
+        ("x" * 100, "cat", "x" * 43 + "…"),
+        ("the cat " + "a " * 60, "cat", "the cat a a a a a a a a a a a a a a a a a a…"),
+        ("a " * 60 + "x" * 50, "xxxx", "a a a a a a a a a a a a a a a a a a a a a a…"),
+    ],
+    ids=range(6),
+)
+def test_an_excerpt_has_the_words_of_the_query(text: str, query: str, shown: str) -> None:
+    assert excerpt(text, query, 44) == shown
+    assert len(shown) <= 44
 
 
 def test_search_prints_lines_of_json(rankpipe: Command, pets: Path, tmp_path: Path) -> None:
@@ -453,6 +475,7 @@ import sys
 import rankpipe
 bare = sorted({"numba", "pyarrow", "numpy", "pydantic"} & set(sys.modules))
 from rankpipe.cli import main
+
 sys.argv = ["rankpipe", "--help"]
 try:
     main()

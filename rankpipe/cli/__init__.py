@@ -20,6 +20,7 @@ from rankpipe.cli import listing
 from rankpipe.cli.common import (
     command_line,
     common_dataset,
+    excerpt,
     finish,
     json_line,
     load_both,
@@ -159,7 +160,7 @@ def search(
         print(f"{candidate.rank}. {shortened(candidate.doc_id)}  {candidate.score:.4f}  ({scores})")
         if candidate.title:
             print(f"   {shortened(candidate.title)}")
-        print(f"   {shortened(candidate.text)}")
+        print(f"   {excerpt(candidate.text, query)}")
         for name, pieces in candidate.explained.items():
             words = sorted(words_of(pieces), key=lambda one: -one[1])[:EXPLAINED]
             shown = f"{name} ({candidate.remarks[name]})" if name in candidate.remarks else name

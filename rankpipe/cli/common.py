@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rankpipe.errors import UsageError
+
+WORD = re.compile(r"\w+")
+MOST = 500
+"""Words of a query in a text, from the first on, among which an excerpt is looked for."""
 
 if TYPE_CHECKING:
     from rankpipe.data import Dataset
@@ -199,5 +204,37 @@ def say(text: str) -> None:
 
 def shortened(text: str, width: int = 160) -> str:
     """Text on one line, with what is cut off shown as an ellipsis, and what a terminal would obey as a mark."""
-    line = "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
+    line = _on_one_line(text)
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def excerpt(text: str, query: str, width: int = 160) -> str:
+    """The part of a text that has the most words of a query, the first such; the beginning where it has none.
+
+    A word is one of the query's if it is the same, or begins with the first four letters of one; with three, of one of three.
+    """
+    line = _on_one_line(text)
+    wanted = {word.casefold()[:4] for word in WORD.findall(query)}
+    spans = [(found.start(), found.end(), found[0].casefold()) for found in WORD.finditer(line)]
+    hits = [
+        (begin, end, one)
+        for begin, end, word in spans
+        if (one := next((one for one in (word, word[:4], word[:3]) if one in wanted), None)) is not None
+    ][:MOST]
+    if len(line) <= width or not hits:
+        return shortened(text, width)
+
+    def within(first: int) -> list[tuple[int, int, str]]:
+        return [hit for hit in hits[first:] if hit[1] - hits[first][0] <= width - 2]
+
+    best = max(map(within, range(len(hits))), key=lambda group: len({word for *_, word in group}))
+    if not best or best[-1][1] < width:
+        return shortened(text, width)
+    before = (width - 2 - (best[-1][1] - best[0][0])) // 3
+    earliest = min(best[0][0] - before, len(line) - width + 1)
+    begin = min(begin for begin, *_ in spans if begin >= earliest)
+    return f"…{shortened(line[begin:], width - 1)}"
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in " ".join(text.split()))
