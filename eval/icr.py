@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -41,6 +42,7 @@ from rankpipe.machine import machine
 from rankpipe.models.attention import AttentionScorer, AttentionSettings, Listed
 from rankpipe.models.attention_scores import Heads, document_scores, read_heads
 from rankpipe.models.prompt import load_prompt
+from rankpipe.stage import is_default
 from rankpipe.stages.attention import read_texts
 from rankpipe.stages.generative import Generative
 from rankpipe.stages.interpolate import Interpolate
@@ -292,12 +294,21 @@ def _key(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, A
             "heads": {one: read_heads(path)["chosen"] for one, path in heads.items()} if attends else None,
             "weight": [choice["reading"], choice["weight"]] if choice is not None and kind == "attention" else None,
             "sizes": [DEPTH, WORDS, _count(kind, options), SHUFFLES],
-            "stage": None if stage is None else repr(stage),
+            "stage": None if stage is None else _stated(stage),
             "prompt": load_prompt(prompt).digest(),
             "model": weights_of(options.model),
             "dtype": options.dtype,
         }
     )
+
+
+def _stated(stage: Generative) -> dict[str, Any]:
+    """Its type and the settings that are not their defaults: a setting that is new makes no other cell of an old one."""
+    names = (one.name for one in fields(stage))
+    return {
+        "type": stage.type_name(),
+        **{name: getattr(stage, name) for name in names if not is_default(stage, name)},
+    }
 
 
 def _cell(kind: str, name: str, heads: Mapping[str, Path], choice: Mapping[str, Any], options: Any, say: Any) -> None:
