@@ -10,20 +10,15 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from rankpipe.errors import StoreError
+from rankpipe.models import tables
 from rankpipe.models.language_model import Answer, Chat, Writer, Writing
 from rankpipe.store import home, key_digest
 
 FORMAT = 2
-PATIENCE = 120.0
-"""Seconds to wait for another process that is writing to the same file."""
-AT_ONCE = 500
-"""Chats that are looked for in one query."""
+COLUMNS = "chat TEXT PRIMARY KEY, content TEXT NOT NULL"
 
 
 class Answers:
@@ -55,7 +50,7 @@ class Answers:
             known.update(found)
             advance(sum(often[key] for key in found))
 
-        with _opened(self.file) as connection:
+        with tables.opened(self.file, "answers", COLUMNS) as connection:
             take(_kept(connection, list(wanted)))
             self._count(asked=len(chats), written=0)
             if len(known) < len(wanted):
@@ -96,31 +91,5 @@ def _key(chat: Chat) -> str:
 
 
 def _kept(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[Answer]]:
-    found: dict[str, list[Answer]] = {}
-    for begin in range(0, len(keys), AT_ONCE):
-        part = keys[begin : begin + AT_ONCE]
-        places = ", ".join("?" * len(part))
-        rows = connection.execute(f"SELECT chat, content FROM answers WHERE chat IN ({places})", part)  # noqa: S608
-        found.update({chat: [Answer(*one) for one in json.loads(content)] for chat, content in rows})
-    return found
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    """The file, open. Raises StoreError where it cannot be read or written."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(file, timeout=PATIENCE)
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"{file}: answers cannot be kept there: {error}") from None
-    try:
-        connection.execute("CREATE TABLE IF NOT EXISTS answers (chat TEXT PRIMARY KEY, content TEXT NOT NULL)")
-        yield connection
-    except sqlite3.Error as error:
-        raise StoreError(f"{file}: answers cannot be kept there, or are damaged: {error}; remove the file") from None
-    except (ValueError, TypeError) as error:
-        if isinstance(error, json.JSONDecodeError):
-            raise StoreError(f"{file}: an answer in it is damaged: {error}; remove the file") from None
-        raise
-    finally:
-        connection.close()
+    select = "SELECT chat, content FROM answers WHERE chat IN"
+    return tables.found(connection, select, keys, lambda row: [Answer(*one) for one in json.loads(row[0])])

@@ -39,12 +39,12 @@ class Scored(NamedTuple):
 
     scores     (P,) float32
     windows    (P,) int32, the window of the document that counted, from 0
-    truncated  pairs of which not everything was read
+    truncated  (P,) whether not everything of a pair was read
     """
 
     scores: NDArray[np.float32]
     windows: NDArray[np.int32]
-    truncated: int
+    truncated: NDArray[np.bool_]
 
 
 class CrossEncoderScorer:
@@ -138,7 +138,7 @@ class CrossEncoderScorer:
         scores, windows = _best(logits, pieces, len(pairs))
         if self._settings.scores == "probability":
             scores = (1 / (1 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
-        return Scored(scores, windows, int(pieces.truncated.sum()))
+        return Scored(scores, windows, pieces.truncated)
 
     def _texts(self, queries: Sequence[str], documents: Sequence[str], pairs: NDArray[np.int64]) -> Texts:
         if isinstance(self._reader, PromptReader):

@@ -22,6 +22,7 @@ from rankpipe.stage import SETTINGS, Part, Reference, Several, Stage
 
 if TYPE_CHECKING:
     from rankpipe.models.cross_encoder import CrossEncoderScorer
+    from rankpipe.models.pair_scores import PairScores
 
 NEEDS = ("torch", "transformers")
 """What the extra 'dense' brings, as far as this needs it."""
@@ -50,6 +51,7 @@ class CrossEncoder(Stage):
                   the greatest score counts; "best", the one window that holds most of the query's tokens
     stride        tokens from the beginning of one window to that of the next; by default half a window
     fields        the fields of a document, joined by a blank, that are read
+    store         keep the scores of pairs: what was scored once is not scored again, and a killed run goes on
     """
 
     needs: ClassVar[frozenset[Part]] = frozenset({"candidates"})
@@ -67,6 +69,7 @@ class CrossEncoder(Stage):
     windows: Literal["first", "max", "best"] = "first"
     stride: Annotated[int, Ge(1)] | None = None
     fields: Annotated[Several[str], MinLen(1)] = ("title", "text")
+    store: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> CrossEncoder:
@@ -102,9 +105,11 @@ class CrossEncoder(Stage):
         return self._opened_once().scorer.key()
 
     def counted(self, corpus: Corpus) -> Mapping[str, Any]:
-        """Pairs that were scored, and which share of them was cut."""
-        pairs, truncated = self._opened_once().counts.get(corpus.digest, (0, 0))
-        return {"pairs": pairs, "truncated_share": round(truncated / pairs, 6)} if pairs else {}
+        """Pairs, which share of them was cut, and, of a stage that keeps scores, how many were not there."""
+        opened = self._opened_once()
+        pairs, truncated = opened.counts.get(corpus.digest, (0, 0))
+        computed = {} if opened.kept is None else {"computed": opened.kept.computed}
+        return {"pairs": pairs, "truncated_share": round(truncated / pairs, 6), **computed} if pairs else {}
 
     def _score(self, run: Run) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """(H,) scores of a run's candidates, and the windows that they are of."""
@@ -113,18 +118,20 @@ class CrossEncoder(Stage):
         pairs = np.stack([run.query_rows, documents.reshape(-1)], axis=1).astype(np.int64)
         with counted(len(pairs), "pairs") as advance:
             texts = run.corpus.joined_texts(rows, self.fields)
-            found = opened.scorer.score(run.queries.texts, texts, pairs, advance)
+            scorer = opened.kept or opened.scorer
+            found = scorer.score(run.queries.texts, texts, pairs, advance)
         before, truncated = opened.counts.get(run.corpus.digest, (0, 0))
-        opened.counts[run.corpus.digest] = (before + len(pairs), truncated + found.truncated)
+        opened.counts[run.corpus.digest] = (before + len(pairs), truncated + int(found.truncated.sum()))
         return found.scores, found.windows
 
     def _opened_once(self) -> _Opened:
         """The open network. Raises MissingExtraError, ModelError, UsageError."""
-        return self.open_once(current_runtime(), lambda: _Opened(self._open(), {}))
+        return self.open_once(current_runtime(), self._open)
 
-    def _open(self) -> CrossEncoderScorer:
+    def _open(self) -> _Opened:
         need_extra(f"stage '{self.type_name()}'", NEEDS, "transformers", "dense")
         from rankpipe.models.cross_encoder import CrossEncoderScorer  # brings torch, so not before it is needed
+        from rankpipe.models.pair_scores import PairScores
 
         settings = PairSettings(
             scores=self.scores,
@@ -136,11 +143,13 @@ class CrossEncoder(Stage):
             windows=self.windows,
             stride=self.stride,
         )
-        return CrossEncoderScorer(self.model, settings, current_runtime(), adapter=self.adapter)
+        scorer = CrossEncoderScorer(self.model, settings, current_runtime(), adapter=self.adapter)
+        return _Opened(scorer, PairScores(scorer) if self.store else None, {})
 
 
 class _Opened(NamedTuple):
-    """An open network, and of every corpus, by its digest: how many pairs were scored, and how many of them cut."""
+    """An open network, the scores that are kept of it, and of every corpus, by its digest: pairs, and how many were cut."""
 
     scorer: CrossEncoderScorer
+    kept: PairScores | None
     counts: dict[str, tuple[int, int]]

@@ -53,6 +53,8 @@ NEED_TORCH = (
 """Stages that are tested where the extra 'dense' is installed."""
 LUCENE = "bm25, lucene"
 """The engine lucene keeps the contract as well: tested with `-m slow`, where the extra 'lucene' is installed."""
+STORED = "cross-encoder, stored"
+"""Scores that are kept."""
 MENDED = "listwise, mended"
 """A model that may write anything."""
 ROUTED = "dense, routed"
@@ -65,6 +67,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     LUCENE: {"k": 5, "engine": "lucene"},
     "chain": {"stages": (BM25(k=5), BM25(k=3, b=0.75))},
     "cross-encoder": {"model": TINY_CROSS_ENCODER, "depth": 3},
+    STORED: {"model": TINY_CROSS_ENCODER, "depth": 3, "store": True},
     "cut": {"k": 2},
     "dense": {"model": TINY_ENCODER, "k": 5},
     ROUTED: {"model": TINY_ROUTER, "k": 5},
@@ -173,7 +176,7 @@ def case(name: str, *more: str) -> Any:
     return pytest.param(name, *more, marks=without)
 
 
-CASES = [*stage_names(), LUCENE, MENDED, ROUTED]
+CASES = [*stage_names(), LUCENE, MENDED, ROUTED, STORED]
 every_stage = pytest.mark.parametrize("name", [case(name) for name in CASES])
 every_depth = pytest.mark.parametrize(
     ("name", "setting"),

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ pytest.importorskip("torch", reason="needs the extra 'dense'")
 pytest.importorskip("transformers", reason="needs the extra 'dense'")
 
 from rankpipe import BM25, Corpus, CrossEncoder, Interpolate, Queries, Run, Runtime
-from rankpipe.errors import MissingExtraError, ModelError, PipelineError, UsageError
+from rankpipe.errors import MissingExtraError, ModelError, PipelineError, StoreError, UsageError
+from rankpipe.models import pair_scores
 from rankpipe.models.cross_encoder import CrossEncoderScorer
 from rankpipe.models.pair_recipe import PairSettings
 from rankpipe.pipeline.checks import load_text
@@ -109,6 +111,86 @@ def test_facts_tell_what_scores_mean_and_what_was_cut(tmp_path: Path, tiny_cross
         0.5,
     )
     assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize("settings", [{}, {"windows": "max"}, {"scores": "probability"}], ids=str)
+def test_pairs_that_were_scored_are_not_scored_again(
+    tmp_path: Path, store: Path, tiny_cross_encoder: Write, settings: dict[str, Any]
+) -> None:
+    model, texts = str(tiny_cross_encoder(tmp_path)), candidates()
+    plain = CrossEncoder(model=model, **settings)
+    first, second = (CrossEncoder(model=model, store=True, **settings) for _ in range(2))
+    with FLOAT32.active():
+        expected, head = plain(texts), first(texts.top(2))
+        assert first.counted(CORPUS)["computed"] == len(head.documents)
+        found = first(texts)
+        again = second(texts.select([1, 0]))
+        counted = [stage.counted(CORPUS) for stage in (plain, first, second)]
+    assert {one: list(scores) for one, scores in found.to_dict().items()} == {
+        one: list(scores) for one, scores in expected.to_dict().items()
+    }
+    assert np.abs(found.scores - expected.scores).max() < 1e-6
+    assert again.to_dict() == {one: found.to_dict()[one] for one in ("q2", "q1")}
+    if found.passages is not None and expected.passages is not None:
+        assert found.passages.tolist() == expected.passages.tolist()
+    computed = [one.get("computed") for one in counted]
+    assert computed == [None, len(texts.documents) - 1, 0]  # d2 and d6 are of one text
+    assert counted[2]["truncated_share"] == counted[0]["truncated_share"]
+    assert (counted[0]["truncated_share"] > 0) == (plain.windows == "first")
+    assert len(list((store / "pair-scores").iterdir())) == 1
+
+
+def test_scores_of_another_network_or_way_of_reading_are_others(
+    tmp_path: Path, store: Path, tiny_cross_encoder: Write
+) -> None:
+    models = [str(tiny_cross_encoder(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    stages = [CrossEncoder(model=one, store=True) for one in models]
+    stages += [
+        CrossEncoder(model=models[0], store=True, max_length=20),
+        CrossEncoder(model=models[0], store=True, fields=["title"]),
+    ]
+    with FLOAT32.active():
+        for stage in stages:
+            kept, fresh = stage(candidates()), replace(stage, store=False)(candidates())
+            assert np.abs(kept.scores - fresh.scores).max() < 1e-6
+    assert len(list((store / "pair-scores").iterdir())) == 3  # other fields are other texts
+
+
+def test_what_was_scored_before_a_failure_is_kept(
+    tmp_path: Path, store: Path, tiny_cross_encoder: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_scores, "KEPT", 4)
+    stage = CrossEncoder(model=str(tiny_cross_encoder(tmp_path)), store=True)
+    pairs, done = len(candidates().documents), []
+
+    def fails(more: int) -> None:
+        done.append(more)
+        if sum(done) > 5:
+            raise KeyboardInterrupt
+
+    with FLOAT32.active():
+        kept = stage._opened_once().kept
+        assert kept is not None
+        texts = CORPUS.joined_texts(candidates().documents)
+        each = np.stack([candidates().query_rows, np.arange(pairs)], axis=1)
+        with pytest.raises(KeyboardInterrupt):
+            kept.score(candidates().queries.texts, texts, each, fails)
+        stage(candidates())
+        assert stage.counted(CORPUS)["computed"] == pairs - 1 - 4  # two pairs are of the same texts
+
+
+def test_a_file_of_scores_that_is_damaged_is_named(tmp_path: Path, store: Path, tiny_cross_encoder: Write) -> None:
+    stage = CrossEncoder(model=str(tiny_cross_encoder(tmp_path)), store=True)
+    with FLOAT32.active():
+        stage(candidates())
+        [file] = (store / "pair-scores").iterdir()
+        file.write_bytes(b"no database at all, and longer than a header of one would be" * 20)
+        with pytest.raises(StoreError) as raised:
+            stage(candidates())
+    assert (
+        str(raised.value)
+        == f"{file}: scores cannot be kept there, or are damaged: file is not a database; remove the file"
+    )
 
 
 def test_probabilities_have_a_lowest_score_where_the_rest_is_dropped(tmp_path: Path, tiny_cross_encoder: Write) -> None:
