@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cells import DTYPE
 from rich.console import Console
 from trained import (
     RUNTIME,
@@ -371,7 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--datasets", nargs="+", default=["scifact", "nfcorpus"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["none", "full", "lora"])
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default="full")
-    parser.add_argument("--dtype", default="auto", help="of networks as they are measured, such as int8")
+    parser.add_argument("--dtype", default=DTYPE, help="of networks as they are measured, such as int8")
     parser.add_argument("--seeds", type=int, help="of a training; by default as many as the protocol has")
     parser.add_argument("--models", type=Path, required=True, help="folder for trained networks")
     parser.add_argument("--dl19-run", type=Path, help="BM25's run file of TREC DL 2019; without it, that is left out")

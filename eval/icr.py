@@ -129,8 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _heads(method: str, options: Any, say: Any) -> Path:
     """The file of heads that a method finds on train claims, made if it is not there."""
     folder: Path = options.output / "heads" / method
+    precision = "" if options.dtype == "float32" else f", in {options.dtype}"
     recipe = (
-        f"# found on {options.choice}\ntrain: attention-heads\nmodel: {options.model}\n"
+        f"# found on {options.choice}{precision}\ntrain: attention-heads\nmodel: {options.model}\n"
         f"candidates: {{pipeline: bm25, depth: {DEPTH}}}\nmax_words: {WORDS}\n"
         f"queries: {options.queries}\nheld_out: 0.0\n{HEADS[method].format(early=options.early)}\n"
     )

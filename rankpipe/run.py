@@ -126,18 +126,14 @@ class Run:
         if (documents < 0).any():
             raise UsageError(f"document {ids[int(np.argmin(documents))]!r} of the run is not in the corpus")
         offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-        scores = np.array([score for one in lists for score in one.values()] or np.empty(0))
-        if scores.dtype.kind not in "fiu":
-            wrong = next(
-                score for one in lists for score in one.values() if not isinstance(score, (float, int, np.number))
-            )
-            raise UsageError(f"the score {wrong!r} of the run is no number")
+        scores = np.fromiter((_number(score) for one in lists for score in one.values()), np.float64, len(ids))
         return cls(queries, corpus, offsets, documents, np.zeros(len(ids), np.float32)).rescored(scores)
 
     @classmethod
     def from_dict(cls, ranked: Mapping[str, Mapping[str, float]]) -> Run:
         """A run from {query_id: {doc_id: score}}, as to_dict gives it, whose queries and documents have ids only."""
-        corpus = Corpus.of_ids(list(dict.fromkeys(chain.from_iterable(ranked.values()))))
+        rankings = [one for one in ranked.values() if isinstance(one, Mapping)]  # `of` says what is wrong with others
+        corpus = Corpus.of_ids(dict.fromkeys(chain.from_iterable(rankings)))
         return cls.of(Queries.of(dict.fromkeys(ranked, "")), corpus, ranked)
 
     @classmethod
@@ -230,10 +226,7 @@ class Run:
         return f"Run({len(self)} queries, {len(self.documents)} candidates)"
 
     def check(self) -> None:
-        """Raise RankpipeError unless candidates are as this class says. What rankpipe's own stages make always is.
-
-        Their order among equal scores is not looked at: whatever it is, files and measures keep it.
-        """
+        """Raise RankpipeError unless candidates are as this class says. What rankpipe's own stages make always is."""
         rows = len(self.corpus)
         known = (self.documents >= 0) & (self.documents < rows) & ~np.isin(self.documents, self.corpus.deleted)
         if not known.all():
@@ -249,6 +242,12 @@ class Run:
             )
         within = np.diff(self.query_rows) == 0
         rises = within & (self.scores[1:] > self.scores[:-1])
+        ties = self.corpus.tie_order[self.documents]
+        if not rises.any() and (wrong := within & (self.scores[1:] == self.scores[:-1]) & (ties[1:] < ties[:-1])).any():
+            raise self._fault(
+                int(np.argmax(wrong)) + 1,
+                "stands below a smaller id with the same score; give scores by run.rescored(scores), which puts them in order",
+            )
         if rises.any():
             place = int(np.argmax(rises)) + 1
             above, mine = self.scores[place - 1 : place + 1]
@@ -392,6 +391,15 @@ class Run:
             )
             for place, (row, doc_id) in enumerate(zip(rows, self.corpus.ids(rows), strict=True))
         ]
+
+
+def _number(score: object) -> float:
+    if not isinstance(score, (str, bytes)):
+        try:
+            return float(score)  # type: ignore[arg-type] - whatever says that it is a number
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise UsageError(f"the score {score!r:.100} of the run is no number")
 
 
 def _rising(scores: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -315,7 +315,9 @@ def _check_given(stage: Stage, run: Run, result: Run) -> None:
     who = f"stage '{stage.type_name()}'"
     if not isinstance(result, Run):
         raise RankpipeError(f"{who} gave {result!r:.100} and no Run")
-    if result.queries.ids != run.queries.ids:
+    if result.corpus.digest != run.corpus.digest:
+        raise RankpipeError(f"{who} gave candidates of another corpus")
+    if result.queries.ids != run.queries.ids and run.queries.parent is None and result.queries.parent is None:
         raise RankpipeError(
             f"{who} was given {len(run)} queries and gave {len(result)}, or in another order; one that finds nothing for a query "
             "leaves it without candidates"

@@ -112,10 +112,14 @@ def all_found(kind: str, known: Container[Path] = ()) -> list[Path]:
     return [folder for folder in sorted((home() / kind).glob("[!.]*")) if folder in known or _verify(folder)]
 
 
-def made_by(kind: str, alike: Callable[[Mapping[str, Any]], bool]) -> list[tuple[Path, Mapping[str, Any]]]:
+def made_by(
+    kind: str, alike: Callable[[Mapping[str, Any]], bool], *, damaged: Callable[[StoreError], None] | None = None
+) -> list[tuple[Path, Mapping[str, Any]]]:
     """Folders and keys of the artefacts of a kind whose key is `alike`, in the order of their names.
 
-    A key is as JSON gives it back: sequences are lists. Raises StoreError if one of them is damaged.
+    A key is as JSON gives it back: sequences are lists.
+
+    damaged  is told of each that is damaged, which is left out then; without it, StoreError is raised
     """
     found = []
     for folder in sorted((home() / kind).glob("[!.]*")):
@@ -123,8 +127,13 @@ def made_by(kind: str, alike: Callable[[Mapping[str, Any]], bool]) -> list[tuple
             key = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["key"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # of what made it nothing is known; who asks for it by its key hears of the damage
-        if alike(key) and _verify(folder):
-            found.append((folder, key))
+        try:
+            if alike(key) and _verify(folder):
+                found.append((folder, key))
+        except StoreError as error:
+            if damaged is None:
+                raise
+            damaged(error)
     return found
 
 

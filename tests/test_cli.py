@@ -202,6 +202,17 @@ def test_search_prints_lines_of_json(rankpipe: Command, pets: Path, tmp_path: Pa
     assert rankpipe("search", "bm25", "zzz", "-d", pets, "--json") == (0, "", "")
 
 
+def test_json_is_in_ascii_on_one_line(rankpipe: Command, tmp_path: Path) -> None:
+    text = "cat é \x85 \u2028 😀"
+    (tmp_path / "odd.jsonl").write_text(
+        json.dumps({"_id": "ü", "text": text, "size": 3}, ensure_ascii=False), encoding="utf-8"
+    )
+    done = rankpipe("search", "bm25", "cat", "-d", tmp_path / "odd.jsonl", "--json")
+    assert done.out.isascii()
+    [line] = done.out.splitlines()
+    assert json.loads(line)["document"] == {"id": "ü", "text": text, "size": "3"}
+
+
 def test_search_shows_as_many_as_asked(rankpipe: Command, pets: Path) -> None:
     for k, shown in (("1", 1), ("2", 2), ("1000000", 2)):
         done = rankpipe("search", "bm25", "cat", "-d", pets, "-k", k)

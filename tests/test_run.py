@@ -2,8 +2,11 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -388,7 +391,33 @@ def test_a_run_of_ids_alone_is_measured() -> None:
     assert Run.from_dict({}).to_dict() == {}
 
 
+def test_equal_scores_in_another_order_than_everywhere_are_said() -> None:
+    run = odd_run([0, 1], [1, 1])  # d1, d2: the larger id comes first
+    with pytest.raises(RankpipeError) as raised:
+        run.check()
+    assert str(raised.value) == (
+        "document 'd2' in the ranking of query 'q1' stands below a smaller id with the same score; give scores by "
+        "run.rescored(scores), which puts them in order"
+    )
+    odd_run([1, 0], [1, 1]).check()
+
+
+@pytest.mark.parametrize("number", [True, 2**64, Fraction(3, 2), Decimal("1.5"), np.float64(2)], ids=str)
+def test_a_score_is_whatever_says_that_it_is_a_number(number: Any) -> None:
+    assert Run.from_dict({"q": {"d": number}}).scores.tolist() == [float(np.float32(float(number)))]
+
+
+@pytest.mark.parametrize("wrong", ["1", b"1", None, [1], 1j, "x"], ids=str)
+def test_a_score_that_is_none_is_said(wrong: Any) -> None:
+    with pytest.raises(UsageError) as raised:
+        Run.from_dict({"q": {"d": wrong}})
+    assert str(raised.value) == f"the score {wrong!r} of the run is no number"
+
+
 def test_a_ranking_that_is_none_is_said() -> None:
+    with pytest.raises(UsageError) as raised:
+        evaluate({"q1": None}, {"q1": {"d1": 1}})  # type: ignore[dict-item]
+    assert str(raised.value) == "the ranking of query 'q1' must be {doc_id: score}, got None"
     with pytest.raises(UsageError) as raised:
         Run.from_dict({"q1": {"d1": "3"}})  # type: ignore[dict-item]
     assert str(raised.value) == "the score '3' of the run is no number"

@@ -266,6 +266,7 @@ def rising(run: Run) -> Run:
             "was given 2 queries and gave 2, or in another order; one that finds nothing for a query leaves it without "
             "candidates",
         ),
+        (lambda run: Run.empty(run.queries, Corpus.of_ids("xyz")), "gave candidates of another corpus"),
         (
             rising,
             "document 'b' in the ranking of query 'q1' has the score 1.0, and the one above it 0.0; give scores by "

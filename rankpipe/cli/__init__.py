@@ -340,7 +340,9 @@ def clicks(
     ] = "features",
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="Features that are not looked at; by default reciprocal-rank."),
+        typer.Option(
+            metavar="COLUMN", help="Features that are not looked at; by default reciprocal-rank, '' for none."
+        ),
     ] = None,
     depth: Annotated[int, typer.Option(min=2, help="Candidates of the pipeline that have features.")] = 100,
     positions: Annotated[int, typer.Option(min=2, help="That are looked at, from the first on.")] = 10,
@@ -362,7 +364,7 @@ def clicks(
         output,
         runtime_of(threads, device, "auto"),
         pipeline=pipeline,
-        without=without or None,
+        without=None if without is None else [one for one in without if one],
         depth=depth,
         positions=positions,
         draws=draws,

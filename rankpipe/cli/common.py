@@ -50,7 +50,7 @@ def common_dataset(folders: list[Path], dataset: str | None, split: str | None) 
 def json_line(candidate: Candidate) -> str:
     """What was found as an object of JSON on one line."""
     import json
-    from math import isnan
+    from math import isfinite
 
     from rankpipe.evaluation.explanation import words_of
 
@@ -58,13 +58,13 @@ def json_line(candidate: Candidate) -> str:
         "rank": candidate.rank,
         "id": candidate.doc_id,
         "score": candidate.score,
-        "scores": {name: None if isnan(score) else score for name, score in candidate.scores.items()},
+        "scores": {name: score if isfinite(score) else None for name, score in candidate.scores.items()},
         "document": candidate.document,
     }
     if candidate.explained:
         told["explained"] = {name: words_of(pieces) for name, pieces in candidate.explained.items()}
         told["remarks"] = dict(candidate.remarks)
-    return json.dumps(told, ensure_ascii=False)
+    return json.dumps(told)  # in ASCII, which every terminal and every reader of lines takes as it is
 
 
 def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:

@@ -44,7 +44,7 @@ def stages() -> None:
         except RankpipeError as error:  # of another package: no reason not to list the others
             print(f"{name}: {error}")
             continue
-        print(f"{name}: {(stage.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name}: {next(iter((stage.__doc__ or '').strip().splitlines()), '')}")
         for setting, described in settings_of(stage).items():
             field = described.field
             required = field.is_required()

@@ -321,8 +321,8 @@ class _SegmentBuilder:
                 f"document {len(self.ids) + 1} is {record!r:.40}, not a mapping such as {{'id': '7', 'text': 'words'}}"
             )
         if self._texts and not is_plain(record):
-            try:
-                record = record_of(record)
+            try:  # NaN is what tables of pandas have where there is nothing
+                record = record_of({name: value for name, value in record.items() if not _is_nan(value)})
             except ValueError as error:
                 raise DataError(f"document {len(self.ids) + 1}: {error}") from None
         doc_id = record.get("id", "")
@@ -350,6 +350,10 @@ class _SegmentBuilder:
             self._digest.update(b"\xff" * 8)
         arrays = [pa.array([record.get(name) for record in records], pa.large_string()) for name in columns]
         return pa.record_batch(arrays, names=list(columns))
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and value != value
 
 
 def _write_batches(folder: Path, name: str, batches: Iterable[pa.RecordBatch]) -> list[str]:

@@ -26,10 +26,10 @@ def record_of(value: Mapping[str, Any], *, named: str = "id") -> dict[str, str]:
         if name in ("_id", "id"):
             continue
         if isinstance(content, str):
-            record[name] = str(content)
+            record[name] = str.__str__(content)
         elif name == "text" or (name == "title" and content is not None):
             raise ValueError(f"{name!r} is {kind(content)}, not a text")
-        elif content is not None and not (isinstance(content, dict | list) and not content):
+        elif content is not None and not (isinstance(content, dict | list | tuple) and not content):
             record[name] = _as_text(name, content)
     return record
 
@@ -58,11 +58,20 @@ def _identifier(value: Mapping[str, Any], named: str) -> str:
         return str(int(identifier))
     if not isinstance(identifier, str):
         raise ValueError(f"{name!r} is {kind(identifier)}, not a text")
-    return str(identifier)
+    return str.__str__(identifier)
 
 
 def _as_text(name: str, content: Any) -> str:
     try:
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":"), default=_plain)
     except (TypeError, ValueError, RecursionError):
         raise ValueError(f"{name!r} is {kind(content)}, neither a text nor what JSON can hold") from None
+
+
+def _plain(value: object) -> int | float:
+    """A number of another library as one of Python's."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError

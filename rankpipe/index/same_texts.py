@@ -7,6 +7,7 @@ digest are taken for the same.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -38,20 +39,25 @@ def known(key: Mapping[str, Any], rows: NDArray[np.int32], texts: Texts) -> list
 
     key  what makes the vectors; "corpus" and "segments" say of which corpus
 
-    Raises StoreError for vectors that are damaged.
+    What is damaged of another corpus is passed over, with a note: it is no fault of this one.
     """
 
     def alike(other: Mapping[str, Any]) -> bool:
         here = {name: key[name] for name in ("corpus", "segments")}
         return store.key_digest({**other, **here}) == store.key_digest(key)
 
-    folders = [folder for folder, _ in store.made_by(KIND, alike) if (folder / FILE).is_file()] if len(rows) else []
+    made = store.made_by(KIND, alike, damaged=_note) if len(rows) else []
+    folders = [folder for folder, _ in made if (folder / FILE).is_file()]
     found: list[Elsewhere] = []
     if not folders:
         return found
     own = digests(rows, texts)
     for folder in folders:
-        vectors, theirs = Vectors.open(folder), _read(folder)
+        try:
+            vectors, theirs = Vectors.open(folder), _read(folder)
+        except StoreError as error:
+            _note(error)
+            continue
         at = _places(theirs, own)
         found.append(Elsewhere.of_documents(vectors, rows[at >= 0], at[at >= 0]))
         rows, own = rows[at < 0], own[at < 0]
@@ -69,6 +75,10 @@ def digests(rows: NDArray[np.int32], texts: Texts) -> NDArray[np.uint64]:
         for text in texts(part)
     )
     return np.frombuffer(whole, "<u8").reshape(-1, 2)
+
+
+def _note(error: StoreError) -> None:
+    print(f"note: vectors of another collection are not taken over: {error}", file=sys.stderr)
 
 
 def _read(folder: Path) -> NDArray[np.uint64]:

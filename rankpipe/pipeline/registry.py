@@ -83,11 +83,21 @@ def register(stage: type[S]) -> type[S]:
         raise UsageError(f"{stage!r:.100} is not a subclass of rankpipe.stage.Stage")
     if isabstract(stage):
         raise UsageError(f"{stage.__qualname__} does not define {', '.join(sorted(stage.__abstractmethods__))}")
+    if unset := [one for one in vars(stage).get("__annotations__", {}) if not _is_setting(stage, one)]:
+        raise UsageError(
+            f"{stage.__qualname__}: {unset[0]!r} is no setting that is checked; put "
+            "@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=SETTINGS) below @register"
+        )
     name, before = stage.type_name(), _own.get(stage.type_name())
     if name in _registered() or (before and _told(before) != _told(stage)):
         raise UsageError(f"a stage '{name}' is there already; give class {stage.__qualname__} another name")
     _own[name] = stage
     return stage
+
+
+def _is_setting(stage: type[Stage], name: str) -> bool:
+    """Whether an annotation is a setting, or is meant to be none."""
+    return name in vars(stage).get("__pydantic_fields__", {}) or "ClassVar" in str(vars(stage)["__annotations__"][name])
 
 
 def _told(stage: type[Stage]) -> tuple[str, str]:
@@ -128,6 +138,10 @@ def name_of(stage: type[Stage]) -> str:
     """Name under which a class is registered. Raises UsageError for a class that is not."""
     if _own.get(stage.type_name()) is stage:
         return stage.type_name()
+    if (later := _own.get(stage.type_name())) is not None and _told(later) == _told(stage):
+        raise UsageError(
+            f"{stage.__module__}.{stage.__qualname__} was defined anew; make the pipeline again, of the class that there is now"
+        )
     for name, candidates in _registered().items():
         module, _, attribute = candidates[0].reference.partition(":")
         if getattr(sys.modules.get(module), attribute, None) is stage:

@@ -80,7 +80,10 @@ class RunFile(Stage):
         return self.open_once(corpus.digest, lambda: self._open(corpus))
 
     def _open(self, corpus: Corpus) -> _Read:
-        digest = file_digest(self.file)
+        try:
+            digest = file_digest(self.file)
+        except OSError as error:
+            raise UsageError(f"'run-file': {self.file} cannot be read: {error.strerror}") from None
         if self.strict:
             return _Read(read_run(self.file, corpus=corpus, ties=self.ties), digest, Counter())
         alone = read_run(self.file, ties=self.ties)

@@ -24,6 +24,8 @@ FEWEST = 100.0
 """Effective clicks below which nothing is said."""
 FLAT = 0.15
 """A propensity so near to 1 is no bias that matters."""
+SETTLING = 10
+"""Draws below which nobody can say that an estimate lies outside of its band."""
 WIDE = 0.3
 """A band that reaches so far below 1 leaves room for one that does."""
 ALIKE = 0.02
@@ -44,6 +46,7 @@ class Diagnosis:
     effective      clicks that those weighted by the inverse of their propensities are worth (Kish)
     disagreement   share of pairs of shown documents that the ranker with and without correction order otherwise
     strength       mean rank correlation of the corrected ranking with the order shown
+    draws          of lists, for the band
     """
 
     sessions: int
@@ -55,6 +58,7 @@ class Diagnosis:
     effective: float
     disagreement: float
     strength: float
+    draws: int
 
     @property
     def verdict(self) -> str:
@@ -68,8 +72,8 @@ class Diagnosis:
         lowest, highest = known[1:, 1], known[1:, 2]
         if len(lowest) and not self.settled:
             return (
-                "cannot be told: rankers that began elsewhere find other propensities in the same clicks; leave out features "
-                "that follow what was shown ('--without'), or show a share of the lists in another order"
+                "cannot be told: rankers that begin with other weights, on lists drawn anew, find other propensities; leave out "
+                "features that follow what was shown ('--without'), or show a share of the lists in another order"
             )
         if len(lowest) == 0 or ((highest > 1 - FLAT) & (lowest < 1 + FLAT)).all():
             if len(lowest) and lowest.min() < 1 - WIDE:
@@ -92,7 +96,9 @@ class Diagnosis:
 
     @property
     def settled(self) -> bool:
-        """Whether every estimate lies in its band, or as good as: the band is of rankers that began elsewhere."""
+        """Whether every estimate lies in its band, or as good as; of few draws the band is too narrow to say so."""
+        if self.draws < SETTLING:
+            return True
         found, low, high = self.propensities[~np.isnan(self.propensities[:, 0])].T
         return bool(((found > low - FLAT) & (found < high + FLAT)).all())
 
@@ -118,6 +124,7 @@ class Diagnosis:
             "effective_clicks": round(self.effective, 1),
             "disagreement": round(self.disagreement, 6),
             "strength": round(self.strength, 6),
+            "draws": self.draws,
             "verdict": self.verdict,
         }
 
@@ -170,6 +177,7 @@ def diagnose(
         effective=float((sessions.clicks * weights).sum() ** 2 / squares) if squares > 0 else 0.0,
         disagreement=_disagreement(naive, corrected, rows >= 0),
         strength=_strength(corrected, rows >= 0),
+        draws=draws,
     )
 
 

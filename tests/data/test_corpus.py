@@ -1,6 +1,7 @@
 import json
 import pickle
 from datetime import date
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,17 @@ def test_what_is_no_text_becomes_one_as_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text("".join(f"{json.dumps(one, default=_plain)}\n" for one in records))
     assert Corpus.from_records(DocumentReader(tmp_path / "corpus.jsonl")).digest == corpus.digest
     assert corpus.extended([{"_id": 9, "text": "z"}]).rows(["9"]).tolist() == [2]
+
+
+class Named(str, Enum):
+    A = "d1"
+
+
+def test_texts_of_other_types_are_read_as_what_they_hold() -> None:
+    corpus = Corpus.from_records(
+        [{"id": Named.A, "text": "x", "of": Named.A, "note": float("nan"), "n": np.int64(3), "t": ()}]
+    )
+    assert corpus.records([0]) == [{"id": "d1", "text": "x", "of": "d1", "n": "3"}]
 
 
 def _plain(value: Any) -> Any:

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import ClassVar
 import pytest
 from pydantic.dataclasses import dataclass
 
-from rankpipe.cli import main
+from rankpipe.cli import listing, main
 from rankpipe.errors import UsageError
 from rankpipe.pipeline import Pipeline, registry
 from rankpipe.pipeline.registry import BUILT_IN, load_stage, name_of, register, stage_names
@@ -169,7 +170,7 @@ def test_a_program_registers_a_stage_for_itself(monkeypatch: pytest.MonkeyPatch,
     second = defined(2.0)  # the cell of a notebook is run again
     assert load_stage("raised") is second
     with pytest.raises(
-        UsageError, match=r"Raised is not registered as a stage; a program registers it by rankpipe.register"
+        UsageError, match=r"Raised was defined anew; make the pipeline again, of the class that there is now$"
     ):
         name_of(first)
 
@@ -183,7 +184,18 @@ def test_a_name_that_is_taken_cannot_be_registered(monkeypatch: pytest.MonkeyPat
     class Raw(Stage):
         """Without a call."""
 
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Plain(Stage):
+        """With a setting that nobody checks."""
+
+        by: float = 1.0
+        known: ClassVar[int] = 3
+
+        def __call__(self, run: Run) -> Run:
+            return run
+
     for stage, message in (
+        (Plain, r"Plain: 'by' is no setting that is checked; put @pydantic.dataclasses.dataclass"),
         (Cut, r"^a stage 'cut' is there already; give class .*Cut another name$"),
         (Raw, r"Raw does not define __call__$"),
         (dict, r"^<class 'dict'> is not a subclass of rankpipe.stage.Stage$"),
@@ -191,3 +203,19 @@ def test_a_name_that_is_taken_cannot_be_registered(monkeypatch: pytest.MonkeyPat
         with pytest.raises(UsageError, match=message):
             register(stage)  # type: ignore[type-var]
     assert registry._own == {}
+
+
+def test_a_stage_without_a_docstring_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_own", {})
+
+    @register
+    @dataclass(frozen=True, kw_only=True, config=SETTINGS)
+    class Silent(Stage):
+        def __call__(self, run: Run) -> Run:
+            return run
+
+    Silent.__doc__ = None
+    listing.stages()
+    assert "\nsilent: \n" in capsys.readouterr().out

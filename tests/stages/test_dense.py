@@ -395,6 +395,20 @@ def test_of_documents_in_another_order_only_those_with_a_new_text_are_encoded(
         assert encoded == []
 
 
+def test_damage_of_another_collection_is_no_reason_to_stop(
+    model: str, encoded: list[int], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [{"id": f"d{at}", "text": text} for at, text in enumerate(["a sweet fruit", "a car"])]
+    Dense(model=model).prepare(Corpus.from_records(records))
+    [folder] = (store / "vectors").iterdir()
+    (folder / "texts.npy").write_bytes(b"x")
+    Dense(model=model).prepare(Corpus.from_records(records[1:]))
+    assert encoded == [0, 1, 0]
+    assert capsys.readouterr().err.startswith(
+        f"note: vectors of another collection are not taken over: {folder} is damaged"
+    )
+
+
 def test_texts_that_are_cut_at_other_places_are_others(model: str, encoded: list[int]) -> None:
     Dense(model=model).prepare(Corpus.from_records([{"id": "a", "title": "sweet", "text": "fruit road"}]))
     encoded.clear()

@@ -60,6 +60,13 @@ def test_what_does_not_fit_is_an_error_unless_it_is_allowed(file: Path) -> None:
     assert stage.counted(smaller) == {"queries": 3, "queries_not_in_file": 1, "documents_not_in_corpus": 1}
 
 
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "gone.trec", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError) as raised:
+            RunFile(file=path).prepare(CORPUS)
+        assert str(raised.value) == f"'run-file': {path} cannot be read: {reason}"
+
+
 def test_candidates_of_earlier_stages_are_replaced(file: Path) -> None:
     run = BM25(name="first")(EMPTY.select([0, 1])).with_feature("first", np.zeros(5, np.float32))
     found = RunFile(file=file)(run)

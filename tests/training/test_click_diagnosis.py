@@ -31,6 +31,7 @@ SURE = Diagnosis(
     effective=400.0,
     disagreement=0.2,
     strength=0.3,
+    draws=20,
 )
 
 
@@ -102,7 +103,7 @@ def test_the_order_of_relevance_cannot_be_told_from_position() -> None:
         ),
         (
             {"propensities": np.array([[1, 1, 1], [1.31, 0.44, 1.15]])},
-            "cannot be told: rankers that began elsewhere find other propensities in the same clicks",
+            "cannot be told: rankers that begin with other weights, on lists drawn anew, find other propensities",
         ),
         ({"disagreement": 0.01}, "hardly: with and without correction, 99.0 % of all pairs"),
         ({"strength": 0.85}, "uncertain: what was shown was ordered almost as relevance is (correlation 0.85)"),
@@ -110,6 +111,12 @@ def test_the_order_of_relevance_cannot_be_told_from_position() -> None:
 )
 def test_the_verdict_follows_the_evidence(changed: dict[str, Any], verdict: str) -> None:
     assert replace(SURE, **changed).verdict.startswith(verdict)
+
+
+def test_of_few_draws_the_band_is_no_measure_of_the_estimate() -> None:
+    far = np.array([[1, 1, 1], [1.31, 0.44, 0.8]])
+    assert not replace(SURE, propensities=far, draws=10).settled
+    assert replace(SURE, propensities=far, draws=9).settled
 
 
 def test_click_through_and_effective_clicks_by_hand() -> None:
@@ -194,6 +201,9 @@ def test_the_command_prints_and_writes_it(garden: Path, tmp_path: Path, rankpipe
     assert rankpipe(*words, "--without", "score", "--output", tmp_path / "out", "--force").status == 0
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert told["features"]["columns"] == [one for one in feature_columns(shown) if one != "score"]
+    assert rankpipe(*words, "--without", "", "--output", tmp_path / "out", "--force").status == 0
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert told["features"]["columns"] == list(feature_columns(shown))
     assert "'without' names 'scor', which is no feature" in rankpipe(*words, "--without", "scor").err
     wrong = rankpipe(*words, "--truth", "1,0.5")
     assert wrong.status == 2
