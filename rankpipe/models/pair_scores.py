@@ -50,7 +50,7 @@ class PairScores:
             advance(len(keys) - len(missing))
             for begin in range(0, len(missing), KEPT):
                 rows = missing[begin : begin + KEPT]
-                new = self._scorer.score(queries, documents, pairs[rows], advance)
+                new = self._scorer.score(*_told(queries, documents, pairs[rows]), advance)
                 values = zip(new.scores.tolist(), new.windows.tolist(), new.truncated.tolist(), strict=True)
                 made = {keys[row]: value for row, value in zip(rows, values, strict=True)}
                 with connection:
@@ -62,6 +62,15 @@ class PairScores:
         self.computed += len(missing)
         scores, windows, truncated = zip(*(known[key] for key in keys), strict=True) if keys else ((), (), ())
         return Scored(np.array(scores, np.float32), np.array(windows, np.int32), np.array(truncated, bool))
+
+
+def _told(
+    queries: Sequence[str], documents: Sequence[str], pairs: NDArray[np.int64]
+) -> tuple[list[str], list[str], NDArray[np.int64]]:
+    """Pairs with the texts that they need alone: a scorer tokenises all that it is given."""
+    (asked, query), (read, document) = (np.unique(column, return_inverse=True) for column in pairs.T)
+    rows = np.stack([query.reshape(-1), document.reshape(-1)], axis=1).astype(np.int64)
+    return [queries[row] for row in asked], [documents[row] for row in read], rows
 
 
 def _digest(text: str) -> bytes:
