@@ -68,9 +68,10 @@ def _told(
     queries: Sequence[str], documents: Sequence[str], pairs: NDArray[np.int64]
 ) -> tuple[list[str], list[str], NDArray[np.int64]]:
     """Pairs with the texts that they need alone: a scorer tokenises all that it is given."""
-    (asked, query), (read, document) = (np.unique(column, return_inverse=True) for column in pairs.T)
+    asked, query = np.unique(pairs[:, 0], return_inverse=True)
+    read, document = np.unique(pairs[:, 1], return_inverse=True)
     rows = np.stack([query.reshape(-1), document.reshape(-1)], axis=1).astype(np.int64)
-    return [queries[row] for row in asked], [documents[row] for row in read], rows
+    return [queries[row] for row in asked.tolist()], [documents[row] for row in read.tolist()], rows
 
 
 def _digest(text: str) -> bytes:
