@@ -71,7 +71,7 @@ def _told(
     asked, query = np.unique(pairs[:, 0], return_inverse=True)
     read, document = np.unique(pairs[:, 1], return_inverse=True)
     rows = np.stack([query.reshape(-1), document.reshape(-1)], axis=1).astype(np.int64)
-    return [queries[row] for row in asked.tolist()], [documents[row] for row in read.tolist()], rows
+    return [queries[int(row)] for row in asked], [documents[int(row)] for row in read], rows
 
 
 def _digest(text: str) -> bytes:
