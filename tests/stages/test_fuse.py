@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 from typing import Any, ClassVar, get_args
 
@@ -241,18 +242,19 @@ def test_queries_rewritten_in_a_branch_stay_in_it() -> None:
 
 
 @dataclass(frozen=True, kw_only=True, config=SETTINGS)
-class Half(Stage):
-    """Drop all queries but the first."""
+class Piece(Stage):
+    """The first query, as one of the several that it was made into."""
 
     def __call__(self, run: Run) -> Run:
-        return run.select([0])
+        first = run.select([0])
+        return first.with_queries(replace(first.queries, parent=np.zeros(1, np.int64)))
 
 
 def test_a_branch_that_loses_queries_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"^branch 2 of fuse gave other queries, or another corpus, than it was given$"
     ):
-        Fuse([Given(ranked={}), Half()])(EMPTY)
+        Fuse([Given(ranked={}), Piece()])(EMPTY)
 
 
 # -- settings -----------------------------------------------------------------------------------------------------------
