@@ -28,6 +28,7 @@ from rankpipe.cli.common import (
     load_pipeline,
     measured,
     print_result,
+    read_tries,
     run_file_in,
     runtime_of,
     say,
@@ -270,13 +271,20 @@ def tune(
     dataset: Annotated[list[str], typer.Option("--dataset", "-d", help="May be repeated: one setting for all.")],
     split: Annotated[list[str] | None, typer.Option(help="dev by default; one, or one for each data set.")] = None,
     measure: Annotated[str, typer.Option("--measure", "-m", help="What to choose by.")] = "nDCG@10",
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try", metavar="STAGE.SETTING=A,B", help="Values of a setting, in place of how scores are joined."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File for the tuned pipeline; without it, it is shown.")] = None,
     force: ForceOption = False,
     threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Choose how scores are joined, on dev or train queries. Writes the choice down with the evidence."""
+    """Choose how scores are joined, or settings, on dev or train queries. Writes the choice down with the evidence."""
+    from rankpipe.evaluation.grid import tune_settings
     from rankpipe.evaluation.tuning import Judged, settings_text
     from rankpipe.evaluation.tuning import tune as tune_pipeline
     from rankpipe.writing import check_writable, replacing
@@ -295,10 +303,14 @@ def tune(
         for name, one in zip(dataset, splits * (len(dataset) // len(splits)), strict=True)
     ]
     loaded = load_pipeline(pipeline, runtime_of(threads, device, dtype))
-    tuning = tune_pipeline(loaded, judged, measure=measure, notify=say)
+    if tries:
+        tuning = tune_settings(loaded, judged, read_tries(tries), measure=measure, notify=say)
+        chosen = str(tuning.tried[0])
+    else:
+        tuning = tune_pipeline(loaded, judged, measure=measure, notify=say)
+        chosen = settings_text(tuning.tried[0].stage)
     text = tuning.to_yaml(command_line())
-    best = tuning.tried[0]
-    say(f"{settings_text(best.stage)}: {measure} {best.mean:.4f}, before {tuning.before.mean:.4f}")
+    say(f"{chosen}: {measure} {tuning.tried[0].mean:.4f}, before {tuning.before.mean:.4f}")
     if output is None:
         print(text, end="")
     else:

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rankpipe.errors import UsageError
 
@@ -65,6 +65,27 @@ def json_line(candidate: Candidate) -> str:
         told["explained"] = {name: words_of(pieces) for name, pieces in candidate.explained.items()}
         told["remarks"] = dict(candidate.remarks)
     return json.dumps(told)  # in ASCII, which every terminal and every reader of lines takes as it is
+
+
+def read_tries(texts: list[str]) -> dict[str, list[Any]]:
+    """Values by "STAGE.SETTING", of texts "STAGE.SETTING=A,B". Raises UsageError for a text that is none, or a second one."""
+    import yaml
+
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        try:
+            read = yaml.safe_load(f"[{values}]")
+        except (yaml.YAMLError, ValueError):
+            read = []
+        if "." not in name or not read:
+            raise UsageError(
+                f"--try is {text!r}; it must be a stage, a setting and values of it, as bm25.k1=0.6,0.9,1.2"
+            )
+        if name in found:
+            raise UsageError(f"--try names {name!r} twice; give all values at once")
+        found[name] = read
+    return found
 
 
 def _note_changes(name: str, split: str, made_on: list[dict[str, str]]) -> None:

@@ -77,11 +77,12 @@ class Tuning:
     def to_yaml(self, command: str) -> str:
         """The chosen pipeline as a file, the evidence in comments above it."""
         lines = [f"made by: {command}", f"measure: {self.measure}, mean over {', '.join(map(str, self.judged))}"]
-        lines.append(f"chosen of {len(self.tried)} settings: {_numbers(self.tried[0].mean, self.tried[0].values)}")
-        lines += [f"  {name} alone: {_numbers(_mean(values), values)}" for name, values in self.single.items()]
-        lines.append(f"  as it was before: {_numbers(self.before.mean, self.before.values)}")
+        lines.append(f"chosen of {len(self.tried)} settings: {numbers_text(self.tried[0].mean, self.tried[0].values)}")
+        lines += [f"  {name} alone: {numbers_text(mean_of(values), values)}" for name, values in self.single.items()]
+        lines.append(f"  as it was before: {numbers_text(self.before.mean, self.before.values)}")
         lines += [
-            f"  next: {settings_text(one.stage)}: {_numbers(one.mean, one.values)}" for one in self.tried[1 : SHOWN + 1]
+            f"  next: {settings_text(one.stage)}: {numbers_text(one.mean, one.values)}"
+            for one in self.tried[1 : SHOWN + 1]
         ]
         return "".join(f"# {line}\n" for line in lines) + self.pipeline.to_yaml()
 
@@ -106,9 +107,7 @@ def tune(
     notify = notify or (lambda _: None)
     read_measures(measure)
     place, stage = _last_joining(pipeline)
-    for one in judged:
-        if one.split == "test":
-            raise UsageError(f"{one}: settings are chosen on train or dev splits; a test split is for reporting")
+    not_test(judged)
     rankings = []
     for one in judged:
         notify(f"{one}: running what {stage.type_name()} joins over {len(one.dataset.queries(one.split))} queries")
@@ -119,13 +118,15 @@ def tune(
     notify(f"trying {len(settings)} settings of {stage.type_name()}")
 
     def measured(stage: Joining) -> Tried:
-        values = tuple(_value(of_one.joined(stage), one, measure) for of_one, one in zip(rankings, judged, strict=True))
-        return Tried(stage=stage, mean=_mean(values), values=values)
+        values = tuple(
+            value_on(of_one.joined(stage), one, measure) for of_one, one in zip(rankings, judged, strict=True)
+        )
+        return Tried(stage=stage, mean=mean_of(values), values=values)
 
     before, *others = map(measured, settings)
     tried = sorted((before, *others), key=lambda one: -one.mean)
     single = {
-        name: tuple(_value(of_one.alone[name], one, measure) for of_one, one in zip(rankings, judged, strict=True))
+        name: tuple(value_on(of_one.alone[name], one, measure) for of_one, one in zip(rankings, judged, strict=True))
         for name in rankings[0].alone
     }
     stages = (*pipeline.stages[:place], tried[0].stage, *pipeline.stages[place + 1 :])
@@ -238,7 +239,15 @@ def _weights(branches: int) -> Iterator[tuple[float, ...]]:
         yield tuple(round((end - begin) / parts, 6) for begin, end in pairwise((0, *cuts, parts)))
 
 
-def _value(run: Run, judged: Judged, measure: str) -> float:
+def not_test(judged: Sequence[Judged]) -> None:
+    """Raise UsageError for a split that is called test."""
+    for one in judged:
+        if one.split == "test":
+            raise UsageError(f"{one}: settings are chosen on train or dev splits; a test split is for reporting")
+
+
+def value_on(run: Run, judged: Judged, measure: str) -> float:
+    """The measure of a run, on a data set."""
     parameters = read_measures(measure)[measure].params
     cutoff, skips = parameters.get("cutoff"), parameters.get("judged_only") or judged.dataset.card.self_match
     if isinstance(cutoff, int) and not skips:
@@ -246,9 +255,11 @@ def _value(run: Run, judged: Judged, measure: str) -> float:
     return evaluate_on(run, judged.dataset, judged.split, measures=[measure])[measure]
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean_of(values: Sequence[float]) -> float:
+    """Their mean."""
     return math.fsum(values) / len(values)
 
 
-def _numbers(mean: float, values: Sequence[float]) -> str:
+def numbers_text(mean: float, values: Sequence[float]) -> str:
+    """The mean and, of several data sets, the value on each."""
     return f"{mean:.4f}" + (f" ({', '.join(f'{value:.4f}' for value in values)})" if len(values) > 1 else "")
