@@ -283,7 +283,10 @@ def tune(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
 ) -> None:
-    """Choose how scores are joined, or settings, on dev or train queries. Writes the choice down with the evidence."""
+    """Choose settings on dev or train queries. They are how scores are joined, or those that --try names.
+
+    Writes the choice down with the evidence.
+    """
     from rankpipe.evaluation.grid import tune_settings
     from rankpipe.evaluation.tuning import Judged, settings_text
     from rankpipe.evaluation.tuning import tune as tune_pipeline
