@@ -242,17 +242,18 @@ class Run:
             )
         within = np.diff(self.query_rows) == 0
         rises = within & (self.scores[1:] > self.scores[:-1])
-        ties = self.corpus.tie_order[self.documents]
-        if not rises.any() and (wrong := within & (self.scores[1:] == self.scores[:-1]) & (ties[1:] < ties[:-1])).any():
-            raise self._fault(
-                int(np.argmax(wrong)) + 1,
-                "stands below a smaller id with the same score; give scores by run.rescored(scores), which puts them in order",
-            )
         if rises.any():
             place = int(np.argmax(rises)) + 1
             above, mine = self.scores[place - 1 : place + 1]
             raise self._fault(
                 place, f"has the score {mine}, and the one above it {above}; give scores by run.rescored(scores)"
+            )
+        ties = self.corpus.tie_order[self.documents]
+        wrong = within & (self.scores[1:] == self.scores[:-1]) & (ties[1:] < ties[:-1])
+        if wrong.any():
+            raise self._fault(
+                int(np.argmax(wrong)) + 1,
+                "stands below a smaller id with the same score; give scores by run.rescored(scores), which puts them in order",
             )
         pairs = np.sort(self.query_rows * np.int64(rows) + self.documents)
         if (twice := np.flatnonzero(pairs[1:] == pairs[:-1])).size:

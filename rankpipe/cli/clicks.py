@@ -62,7 +62,11 @@ def diagnose_log(
         say(f"{read.problems}\n{read.problems.count:,} of {read.problems.sessions:,} sessions are wrong, and left out")
     found_by = FromPipeline(candidates, data.corpus, runtime)
     if without is None:
-        without = [RECIPROCAL_RANK] if RECIPROCAL_RANK in feature_columns(found_by.run(queries.select([0]))) else []
+        without = (
+            [RECIPROCAL_RANK]
+            if RECIPROCAL_RANK in feature_columns(found_by.run(queries.select(range(min(1, len(queries))))))
+            else []
+        )
     candidates = replace(candidates, without=tuple(without))
     with runtime.active():
         gathered = Gathered(RankerRecipe(candidates=candidates, phases=(phase,)), data, found_by)

@@ -53,6 +53,7 @@ def open_settings(endpoint: str | None, **settings: Any) -> Doc2query:
     """
     from pydantic import ValidationError
 
+    from rankpipe.pipeline.settings import plain_words
     from rankpipe.training.doc2query import Doc2query
 
     server = None if endpoint is None else _open_endpoint(endpoint)
@@ -61,7 +62,7 @@ def open_settings(endpoint: str | None, **settings: Any) -> Doc2query:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         option = f"--{str(first['loc'][0]).replace('_', '-')} is {first['input']!r}: " if first["loc"] else ""
-        raise UsageError(f"{option}{_said(first)}") from None
+        raise UsageError(f"{option}{plain_words(first)}") from None
 
 
 def _open_endpoint(text: str) -> Endpoint:
@@ -69,6 +70,7 @@ def _open_endpoint(text: str) -> Endpoint:
     from pydantic import TypeAdapter, ValidationError
 
     from rankpipe.models.endpoint import Endpoint
+    from rankpipe.pipeline.settings import plain_words
 
     mapping = text.lstrip().startswith("{")
     try:
@@ -77,15 +79,9 @@ def _open_endpoint(text: str) -> Endpoint:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = f" {'.'.join(map(str, first['loc']))}" if mapping else ""
-        raise UsageError(f"--endpoint{name} is {first['input']!r}: {_said(first)}") from None
+        raise UsageError(f"--endpoint{name} is {first['input']!r}: {plain_words(first)}") from None
     except (yaml.YAMLError, ValueError):  # a date that is none, too
         raise UsageError(f"--endpoint is {text!r}: neither an address nor settings of one in YAML") from None
-
-
-def _said(mistake: Mapping[str, Any]) -> str:
-    """What pydantic says of a mistake, as one that goes on from what it is about."""
-    said = mistake["msg"].removeprefix("Value error, ")
-    return f"{said[:1].lower()}{said[1:]}"
 
 
 def open_filter(pipeline: str | None, depth: int | None, runtime: Runtime) -> Filter | None:

@@ -1,6 +1,8 @@
-"""What counts as text, and as an id: the checks that readers, Corpus and Queries share."""
+"""What counts as text, and as an id: the checks that readers, Corpus and Queries share; and what texts are known by."""
 
 from __future__ import annotations
+
+from hashlib import blake2b
 
 
 def text_problem(text: object) -> str | None:
@@ -23,3 +25,8 @@ def id_problem(identifier: object) -> str | None:
     if not identifier:
         return "is empty"
     return None
+
+
+def text_digest(text: str) -> bytes:
+    """16 bytes that a text is known by: BLAKE2b of it."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

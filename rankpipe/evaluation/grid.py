@@ -7,6 +7,7 @@ first stage that changes is run once.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -18,9 +19,9 @@ from rankpipe.evaluation.measures import read_measures
 from rankpipe.evaluation.tuning import SHOWN, Judged, mean_of, not_test, numbers_text, value_on
 from rankpipe.pipeline import Pipeline
 from rankpipe.pipeline.registry import suggestion
-from rankpipe.pipeline.settings import settings_of
+from rankpipe.pipeline.settings import plain_words, settings_of
 from rankpipe.run import Run
-from rankpipe.stage import Chain, Stage, apply, stage_labels, walk
+from rankpipe.stage import Stage, apply, stage_labels, walk
 
 MOST = 2000
 """Combinations, at most."""
@@ -81,15 +82,15 @@ def tune_settings(
     read_measures(measure)
     not_test(judged)
     places = {name: _place(pipeline, name) for name in tries}
-    count = 1
-    for values in tries.values():
-        count *= len(values)
+    count = math.prod(map(len, tries.values()))
     if not 1 <= count <= MOST:
         raise UsageError(f"{count:,} combinations; there must be 1 to {MOST:,}")
     combinations = [dict(zip(tries, values, strict=True)) for values in itertools.product(*tries.values())]
     stages = [_with(pipeline, places, one).stages for one in combinations]  # what cannot be is said before any work
     first = min(
-        at for at, stage in enumerate(pipeline.stages) if any(id(one) in _inside(stage) for one, _ in places.values())
+        at
+        for at, stage in enumerate(pipeline.stages)
+        if any(one is part for part in (stage, *walk(stage)) for one, _ in places.values())
     )
     notify(f"trying {count:,} combinations of {', '.join(tries)}")
     given = [_run(pipeline, pipeline.stages[:first], one, None) for one in judged]
@@ -143,9 +144,8 @@ def _with(pipeline: Pipeline, places: Mapping[str, tuple[Stage, str]], chosen: M
     try:
         return _changed(pipeline, changes)
     except ValidationError as error:
-        said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         told = ", ".join(f"{name} {value!r}" for name, value in chosen.items())
-        raise UsageError(f"{told}: {said[:1].lower()}{said[1:]}") from None
+        raise UsageError(f"{told}: {plain_words(error.errors(include_url=False)[0])}") from None
 
 
 def _changed(stage: Any, changes: Mapping[int, Mapping[str, Any]]) -> Any:
@@ -162,8 +162,3 @@ def _changed(stage: Any, changes: Mapping[int, Mapping[str, Any]]) -> Any:
         for part, before in zip(parts, getattr(stage, name), strict=True)
     )
     return stage if same else replace(stage, **inside, **own)
-
-
-def _inside(stage: Stage) -> set[int]:
-    """Of a stage and all stages inside it, what `id` gives."""
-    return {id(stage), *(id(one) for one in walk(Chain(stages=(stage,))))}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rankpipe import npy, store
+from rankpipe.data.text import text_digest
 from rankpipe.errors import StoreError
 from rankpipe.index.segments import KIND
 from rankpipe.index.vectors import Elsewhere, Vectors
@@ -69,11 +69,7 @@ def known(key: Mapping[str, Any], rows: NDArray[np.int32], texts: Texts) -> list
 def digests(rows: NDArray[np.int32], texts: Texts) -> NDArray[np.uint64]:
     """(n, 2) digests of the documents at rows."""
     parts = (rows[begin : begin + BLOCK] for begin in range(0, len(rows), BLOCK))
-    whole = b"".join(
-        blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        for part in parts
-        for text in texts(part)
-    )
+    whole = b"".join(text_digest(text) for part in parts for text in texts(part))
     return np.frombuffer(whole, "<u8").reshape(-1, 2)
 
 

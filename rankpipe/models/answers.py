@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from rankpipe.errors import StoreError
 from rankpipe.models import tables
 from rankpipe.models.language_model import Answer, Chat, Writer, Writing
 from rankpipe.store import home, key_digest
@@ -51,13 +52,22 @@ class Answers:
             advance(sum(often[key] for key in found))
 
         with tables.opened(self.file, "answers", COLUMNS) as connection:
-            take(_kept(connection, list(wanted)))
+            take(self._kept(connection, list(wanted)))
             self._count(asked=len(chats), written=0)
             if len(known) < len(wanted):
                 with self._writes:
-                    take(_kept(connection, [key for key in wanted if key not in known]))  # of another thread, meanwhile
+                    take(
+                        self._kept(connection, [key for key in wanted if key not in known])
+                    )  # of another thread, meanwhile
                     self._write(connection, {key: chat for key, chat in wanted.items() if key not in known}, take)
         return [known[key] for key in keys]
+
+    def _kept(self, connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[Answer]]:
+        select = "SELECT chat, content FROM answers WHERE chat IN"
+        try:
+            return tables.found(connection, select, keys, lambda row: [Answer(*one) for one in json.loads(row[0])])
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{self.file}: an answer in it is damaged: {error}; remove the file") from None
 
     def _write(
         self,
@@ -88,8 +98,3 @@ class Answers:
 
 def _key(chat: Chat) -> str:
     return hashlib.sha256(json.dumps(list(chat)).encode()).hexdigest()
-
-
-def _kept(connection: sqlite3.Connection, keys: Sequence[str]) -> dict[str, list[Answer]]:
-    select = "SELECT chat, content FROM answers WHERE chat IN"
-    return tables.found(connection, select, keys, lambda row: [Answer(*one) for one in json.loads(row[0])])

@@ -21,8 +21,6 @@ PARTS = ("thinking", "reasoning")
 """Fields of a message, and types of the parts of its content, in which servers say what a model thought."""
 FAILED = ("error", "abort")
 """What a server says where it could not finish an answer; that it was long enough, or refused, it says otherwise."""
-
-
 LEFT_OUT = ("temperature", "top_p", "seed", "stop")
 """Fields that a request can do without."""
 NOT_TAKEN = re.compile("support|permit|unknown|unrecogni[sz]ed|unexpected|cannot both", re.IGNORECASE)
@@ -97,8 +95,8 @@ def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
         raise ValueError(f"answers with JSON that is no completion: {message(body)}")
     if choice.get("error") or choice.get("finish_reason") in FAILED:
         raise ValueError(f"broke its answer off: {message(json.dumps(choice).encode())}")
-    thought = _thought(said, text)
-    text = without_thoughts(text)
+    written, text = text, without_thoughts(text)
+    thought = text != written or _apart(said)
     if not text.strip() and choice.get("finish_reason") == "length":
         raise ExhaustedError(
             "wrote nothing within its tokens; a model that thinks first needs more of them ('max_tokens'), or to be told not to, "
@@ -117,11 +115,11 @@ def answer(body: bytes, chat: Chat, writing: Writing) -> Answer:
     )
 
 
-def _thought(said: Mapping[str, Any], text: str) -> bool:
-    """Whether a message has thoughts, in whatever place a server puts them."""
+def _apart(said: Mapping[str, Any]) -> bool:
+    """Whether a message has thoughts apart from its text."""
     parts = said.get("content")
-    apart = isinstance(parts, list) and any(isinstance(one, dict) and one.get("type") in PARTS for one in parts)
-    return apart or any(said.get(name) for name in REASONING) or without_thoughts(text) != text
+    among = isinstance(parts, list) and any(isinstance(one, dict) and one.get("type") in PARTS for one in parts)
+    return among or any(said.get(name) for name in REASONING)
 
 
 def _only_thought(writing: Writing) -> str:

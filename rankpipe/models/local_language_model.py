@@ -193,15 +193,12 @@ class LocalLanguageModel:
 
     def _refuse_thoughts(self, logits: torch.Tensor) -> None:
         """logits: (B, V)."""
-        thoughts = self._frame("").thoughts
-        if (
-            thoughts
-            and (found := next((one for one in logits.argmax(1).tolist() if one in thoughts), None)) is not None
-        ):
-            mark = self._frame("").tokenizer.convert_ids_to_tokens(found)
+        frame = self._frame("")
+        if frame.thoughts and (begun := frame.thoughts.intersection(logits.argmax(1).tolist())):
             raise ModelError(
-                f"the model {self._folder} begins to think ({mark}) where it is asked for an answer, though it was told not to: "
-                "take another one, or end its thoughts in the section 'answer' of the prompt"
+                f"the model {self._folder} begins to think ({frame.tokenizer.convert_ids_to_tokens(min(begun))}) where it is asked "
+                "for an answer, though it was told not to: take another one, or end its thoughts in the section 'answer' of the "
+                "prompt"
             )
 
     # -- tokens -------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ A pair is known by its texts: 16 bytes of BLAKE2b of the query's, and of the doc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankpipe.data.text import text_digest
 from rankpipe.models import tables
 from rankpipe.models.cross_encoder import CrossEncoderScorer, Scored
 from rankpipe.store import home, key_digest
@@ -42,7 +42,7 @@ class PairScores:
         advance: Callable[[int], None] = lambda _: None,
     ) -> Scored:
         """As CrossEncoderScorer.score. Raises StoreError where the file cannot be read or written."""
-        ours, theirs = ([_digest(text) for text in texts] for texts in (queries, documents))
+        ours, theirs = ([text_digest(text) for text in texts] for texts in (queries, documents))
         keys = [ours[query] + theirs[document] for query, document in pairs.tolist()]
         with tables.opened(self.file, "scores", COLUMNS) as connection:
             known = tables.found(connection, SELECT, list(dict.fromkeys(keys)), tuple)
@@ -72,7 +72,3 @@ def _told(
     read, document = np.unique(pairs[:, 1], return_inverse=True)
     rows = np.stack([query.reshape(-1), document.reshape(-1)], axis=1).astype(np.int64)
     return [queries[int(row)] for row in asked], [documents[int(row)] for row in read], rows
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,6 @@ def opened(file: Path, what: str, columns: str) -> Iterator[sqlite3.Connection]:
     what     is kept: "answers"
     columns  of the table, as SQL declares them
     """
-    one = what.removesuffix("s")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(file, timeout=PATIENCE)
@@ -38,10 +36,6 @@ def opened(file: Path, what: str, columns: str) -> Iterator[sqlite3.Connection]:
         yield connection
     except sqlite3.Error as error:
         raise StoreError(f"{file}: {what} cannot be kept there, or are damaged: {error}; remove the file") from None
-    except (ValueError, TypeError) as error:
-        if isinstance(error, json.JSONDecodeError):
-            raise StoreError(f"{file}: an {one} in it is damaged: {error}; remove the file") from None
-        raise
     finally:
         connection.close()
 

@@ -283,6 +283,12 @@ def _own_words(details: ErrorDetails) -> str:
     return details["msg"].replace("Input should be", "must be").replace("Value error, ", "")
 
 
+def plain_words(details: ErrorDetails) -> str:
+    """What pydantic says of a mistake, as a sentence goes on that has said what it is about."""
+    said = details["msg"].removeprefix("Value error, ")
+    return f"{said[:1].lower()}{said[1:]}"
+
+
 def _mentions(annotation: Any, wanted: type | str) -> bool:
     """Whether a type is, or is made of, `wanted` (a class, or a mark of Annotated); the keys of a map do not count."""
     origin, arguments = get_origin(annotation), get_args(annotation)
